@@ -1,0 +1,125 @@
+"""The command line, made from the declarations of the options."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jobslib.config import Config, ConfigGroup, option
+
+if TYPE_CHECKING:
+    import argparse
+
+    from jobslib.tasks import BaseTask
+
+__all__ = ['Argument', 'argument', 'build_parser', 'find_settings',
+           'find_task']
+
+DESCRIPTION = (
+    'Run a task, once or for ever, on exactly one of several machines.')
+EPILOG = (
+    'Options stand before the task or after it; the task has arguments of '
+    'its own, shown by "runjob TASK --help".')
+
+
+class Argument(NamedTuple):
+    """What ``argparse.ArgumentParser.add_argument`` is called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def argument(*args: Any, **kwargs: Any) -> Argument:
+    """Declare an argument of a task, for ``BaseTask.arguments``.
+
+    Takes what :meth:`argparse.ArgumentParser.add_argument` takes.
+    """
+    return Argument(args, kwargs)
+
+
+def build_parser(
+    task_cls: 'type[BaseTask] | None' = None,
+    config_class: type[Config] = Config,
+) -> 'argparse.ArgumentParser':
+    """Return the parser of ``runjob``.
+
+    :param task_cls: adds the description and arguments of this task.
+    :param config_class: the configuration whose flags are offered.
+    :raises argparse.ArgumentError: an argument of the task has the name of
+        one of jobslib's own.
+    """
+    parser = _parser(description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument('--version', action='version', version=_version())
+    _add_runner_arguments(parser, config_class)
+    parser.add_argument(
+        'task_cls', metavar='task_cls',
+        help='dotted path of the task, a subclass of jobslib.BaseTask')
+    if task_cls is not None:
+        parser.description = task_cls.description or DESCRIPTION
+        group = parser.add_argument_group(
+            f'arguments of {task_cls.__qualname__}')
+        for args, kwargs in task_cls.arguments:
+            group.add_argument(*args, **kwargs)
+    return parser
+
+
+def find_settings(argv: list[str]) -> str | None:
+    """Return the value of ``--settings`` in *argv*, if it is there."""
+    parser = _parser(add_help=False)
+    _add_settings(parser)
+    found: str | None = parser.parse_known_args(argv)[0].settings
+    return found
+
+
+def find_task(argv: list[str], config_class: type[Config]) -> str | None:
+    """Return the ``task_cls`` in *argv*, if it is there."""
+    parser = _parser(add_help=False)
+    _add_runner_arguments(parser, config_class)
+    parser.add_argument('task_cls', nargs='?')
+    found: str | None = parser.parse_known_args(argv)[0].task_cls
+    return found
+
+
+def _parser(**kwargs: Any) -> 'argparse.ArgumentParser':
+    # Imported late: who only writes tasks needs no parser.
+    import argparse
+    return argparse.ArgumentParser(prog='runjob', allow_abbrev=False, **kwargs)
+
+
+def _add_settings(parser: 'argparse.ArgumentParser') -> None:
+    parser.add_argument(
+        '-s', '--settings', metavar='SETTINGS',
+        help='settings module, a dotted path (default: '
+             '$JOBSLIB_SETTINGS_MODULE, or none)')
+
+
+def _add_runner_arguments(parser: 'argparse.ArgumentParser',
+                          config_class: type[Config]) -> None:
+    _add_settings(parser)
+    for declared in flags(config_class):
+        kind: dict[str, Any] = (
+            {'action': 'store_const', 'const': True}
+            if declared.attrtype is bool else {'metavar': declared.metavar})
+        parser.add_argument(
+            str(declared.flag), dest=declared.dest, default=None,
+            help=_help(declared), **kind)
+
+
+def flags(group: type[ConfigGroup]) -> list[option]:
+    """Return the options of *group*, nested groups included, with a flag."""
+    found: list[option] = []
+    for declared in group.declared().values():
+        nested = declared.attrtype
+        if isinstance(nested, type) and issubclass(nested, ConfigGroup):
+            found += flags(nested)
+        elif declared.flag is not None:
+            found.append(declared)
+    return found
+
+
+def _help(declared: option) -> str:
+    text = declared.help.replace('%', '%%').rstrip('.')
+    text = text[:1].lower() + text[1:]
+    return f'{text} ({declared.env})' if declared.env else text
+
+
+def _version() -> str:
+    from jobslib import __version__
+    return f'jobslib {__version__}'

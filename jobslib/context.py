@@ -1,0 +1,51 @@
+"""What a task shares over its runs: the lock, and its own resources."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from jobslib.config import Config
+    from jobslib.oneinstance import BaseLock
+
+__all__ = ['Context']
+
+
+class Context:
+    """Resources of a task; subclass it to add your own.
+
+    It is made once, before the task, and closed when the process ends.
+
+    :param config: the configuration of the job.
+    """
+
+    def __init__(self, config: 'Config') -> None:
+        self.config: Any = config
+        self.initialize()
+
+    @classmethod
+    def from_config(cls, config: 'Config') -> Self:
+        """Return a context for *config*."""
+        return cls(config)
+
+    def initialize(self) -> None:
+        """Open what the task needs; to be overridden."""
+
+    def close(self) -> None:
+        """Close what was opened; to be overridden.
+
+        Called once, when the process ends, with the lock released.
+        """
+
+    @cached_property
+    def fqdn(self) -> str:
+        """The full name of this machine."""
+        import socket
+        return socket.getfqdn()
+
+    @cached_property
+    def one_instance_lock(self) -> 'BaseLock':
+        """The lock that keeps the task to one instance."""
+        one_instance = self.config.one_instance
+        lock: BaseLock = one_instance.backend_class(
+            self, one_instance.options)
+        return lock

@@ -1,0 +1,26 @@
+"""The exit codes of ``runjob``."""
+
+import enum
+
+__all__ = ['ExitCode']
+
+
+class ExitCode(enum.IntEnum):
+    """What ``runjob`` returns to its caller."""
+
+    #: The run (``--run-once``) or the command did what it should.
+    DONE = 0
+    #: The run failed, or took too long (``--run-once``).
+    TASK_FAILED = 1
+    #: The command line, the environment or the settings are wrong.
+    USAGE = 2
+    #: Another process holds the lock (``--run-once``).
+    LOCK_NOT_AVAILABLE = 3
+    #: The lock was lost in the run (``--run-once``).
+    LOCK_LOST = 4
+    #: The service of the lock does not answer, or refuses
+    #: (``--run-once``).
+    LOCK_SERVICE_UNAVAILABLE = 5
+    #: The process was ended by SIGTERM or SIGINT: 128 + SIGTERM, what a
+    #: shell shows for it.
+    TERMINATED = 143

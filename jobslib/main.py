@@ -1,0 +1,135 @@
+"""``runjob``: wires the command line to a run."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jobslib.cmdlineparser import build_parser, find_settings, find_task
+from jobslib.config import Config
+from jobslib.exceptions import ConfigError, ImportNameError, LockError
+from jobslib.exitcodes import ExitCode
+from jobslib.imports import import_module, import_object
+from jobslib.tasks import BaseTask
+
+if TYPE_CHECKING:
+    import logging
+
+__all__ = ['main']
+
+SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
+LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message is for the user."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line *argv*, by default that of the process.
+
+    :returns: an :class:`jobslib.exitcodes.ExitCode`.
+    """
+    # What lies in the current folder is importable, as for "python -m".
+    sys.path.insert(0, os.getcwd())
+    try:
+        config = _configure(sys.argv[1:] if argv is None else argv)
+        return _run(config)
+    except (UsageError, ConfigError, LockError) as exc:
+        print(f'runjob: error: {exc}', file=sys.stderr)
+        return ExitCode.USAGE
+
+
+def _configure(argv: list[str]) -> Config:
+    """Find settings, configuration class and task; read the options."""
+    import argparse
+    settings = _load_settings(find_settings(argv))
+    config_class = _load_config_class(settings)
+    task_path = find_task(argv, config_class)
+    task_cls = None if task_path is None else _load_task(task_path)
+    try:
+        parser = build_parser(task_cls, config_class)
+    except argparse.ArgumentError as exc:
+        raise UsageError(f'task {task_path}: {exc}') from exc
+    args = parser.parse_args(argv)
+    assert task_cls is not None, 'the parser demands a task'
+    return config_class(settings, args, task_cls)
+
+
+def _run(config: Config) -> int:
+    from jobslib.clock import Clock
+    from jobslib.interrupts import Interrupts
+    from jobslib.runner import Runner
+    from jobslib.schedule import Schedule
+    logger = _configure_logging(config)
+    clock = Clock()
+    schedule = Schedule(clock, config.sleep_interval, config.run_interval)
+    task: BaseTask = config.task_cls(config)
+    return Runner(task, config, schedule, clock, Interrupts(), logger).run()
+
+
+def _load_settings(name: str | None) -> Any:
+    source = '--settings'
+    if name is None:
+        name = os.environ.get(SETTINGS_VARIABLE) or None
+        source = SETTINGS_VARIABLE
+    if name is None:
+        return None
+    try:
+        return import_module(name)
+    except ImportNameError as exc:
+        raise UsageError(f'settings module {name!r} from {source}: {exc}; '
+                         f'allowed: the dotted path of a module') from exc
+    except (Exception, SystemExit):
+        _fail_broken(f'settings module {name!r} from {source}')
+
+
+def _load_config_class(settings: Any) -> type[Config]:
+    declared = Config.config_class
+    source = declared.env
+    path = os.environ.get(declared.env)
+    if path is None:
+        source = 'settings, CONFIG_CLASS'
+        path = getattr(settings, 'CONFIG_CLASS', None)
+    if path is None:
+        return Config
+    found = _load(path, f'config_class: {path!r} from {source}')
+    if not (isinstance(found, type) and issubclass(found, Config)):
+        raise UsageError(f'config_class: {path!r} from {source} is no '
+                         f'subclass of jobslib.Config')
+    return found
+
+
+def _load_task(path: str) -> type[BaseTask]:
+    found = _load(path, f'task {path!r}')
+    if not (isinstance(found, type) and issubclass(found, BaseTask)):
+        raise UsageError(f'task {path!r} is no subclass of jobslib.BaseTask')
+    return found
+
+
+def _load(path: str, what: str) -> Any:
+    try:
+        return import_object(path)
+    except ImportNameError as exc:
+        raise UsageError(f'{what}: {exc}') from exc
+    except (Exception, SystemExit):
+        _fail_broken(what)
+
+
+def _fail_broken(what: str) -> NoReturn:
+    """Show where the code of the user broke while it was imported."""
+    import traceback
+    traceback.print_exc()
+    raise UsageError(f'{what} cannot be imported, see above') from None
+
+
+def _configure_logging(config: Config) -> 'logging.Logger':
+    import logging
+    if config.logging is None:
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    else:
+        import logging.config
+        try:
+            logging.config.dictConfig(config.logging)
+        except (ValueError, TypeError, AttributeError, ImportError) as exc:
+            raise config.error('logging', str(exc)) from exc
+    return logging.getLogger('jobslib')

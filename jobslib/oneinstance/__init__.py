@@ -1,0 +1,154 @@
+"""Locks that keep a task to one instance.
+
+:class:`BaseLock` is what a lock has to offer; subclass it to add a kind of
+your own, and name the class in ``ONE_INSTANCE['backend']``.
+"""
+
+import os
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from jobslib.config import ConfigGroup, option
+from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
+from jobslib.oneinstance.watchdog import ProcessWatchdog
+
+if TYPE_CHECKING:
+    import logging
+
+    from jobslib.context import Context
+
+__all__ = ['BaseLock']
+
+GRACE = 3.0
+
+
+class BaseLock:
+    """A lock that one process at a time can hold.
+
+    A lock is used by one thread of one process.  Everything that can fail
+    raises :class:`jobslib.exceptions.LockError` or a subclass.
+
+    :param context: the context of the task.
+    :param options: the lock's options, an ``OptionsConfig``.
+    """
+
+    class OptionsConfig(ConfigGroup):
+        """Options that every lock has; subclass it to add more."""
+
+        grace = option(
+            attrtype=float, above=0, env='JOBSLIB_ONE_INSTANCE_GRACE',
+            help='Seconds from the interrupt of a run to its kill '
+                 '(default 3).')
+        heartbeat = option(
+            attrtype=float, above=0, env='JOBSLIB_ONE_INSTANCE_HEARTBEAT',
+            help='A run that does not call extend_lock() for longer, in '
+                 'seconds, is treated as hung.')
+
+    def __init__(self, context: 'Context', options: Any) -> None:
+        self.context = context
+        self.options = options
+        #: What the loop leaves to the next holder: ``origin`` and ``due``,
+        #: UNIX times.  Stored with the owner record, where there is one.
+        self.schedule: dict[str, float | None] = {}
+        #: The record of the holder before, as found when the lock was
+        #: acquired, or ``None``.
+        self.previous_record: dict[str, Any] | None = None
+
+    @cached_property
+    def logger(self) -> 'logging.Logger':
+        """The logger of the lock."""
+        import logging
+        return logging.getLogger(type(self).__module__)
+
+    @cached_property
+    def watchdog(self) -> ProcessWatchdog:
+        """What stops a run that hangs, or that takes too long."""
+        return ProcessWatchdog(
+            getattr(self.options, 'grace', None) or GRACE,
+            getattr(self.options, 'heartbeat', None))
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock, as far as it knows."""
+        raise NotImplementedError
+
+    @property
+    def fencing_token(self) -> int | None:
+        """A number that grows with every acquisition, while held.
+
+        ``None`` when the lock is not held, or has no such number.
+        """
+        return None
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; return whether it was.
+
+        :raises LockAlreadyHeldError: this object holds it.
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        raise NotImplementedError
+
+    def release(self) -> bool:
+        """Free the lock; return whether it was still this process's.
+
+        :raises LockNotHeldError: this object does not hold it.
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        raise NotImplementedError
+
+    def refresh(self) -> bool:
+        """Return whether the lock is this process's at this moment.
+
+        Also the heartbeat of the run, see the option ``heartbeat``.
+        """
+        raise NotImplementedError
+
+    def get_lock_owner_info(self) -> dict[str, Any] | None:
+        """Return who holds the lock: ``fqdn``, ``pid``, ``task``,
+        ``timestamp`` (UNIX), ``time_utc``, ``time_local`` and more.
+
+        ``None`` when nobody does, or the record cannot be read.
+        """
+        raise NotImplementedError
+
+    def wait(self, timeout: float) -> None:
+        """Return when the lock may be free, or after *timeout* seconds."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give up whatever the lock has, in whatever state it is."""
+
+    def make_record(self) -> dict[str, Any]:
+        """Return what the owner record says of this process.
+
+        To be extended by subclasses; the values must fit into JSON.
+        """
+        now = time.time()
+        return {
+            'fqdn': self.machine(),
+            'pid': os.getpid(),
+            'task': self.context.config.task_name,
+            'timestamp': now,
+            'time_utc': time.strftime(
+                '%Y-%m-%dT%H:%M:%SZ', time.gmtime(now)),
+            'time_local': time.strftime(
+                '%Y-%m-%dT%H:%M:%S%z', time.localtime(now)),
+            'schedule': dict(self.schedule),
+        }
+
+    def machine(self) -> str:
+        """Return the name of this machine for the owner record."""
+        return self.context.fqdn
+
+    def _refuse_if_held(self) -> None:
+        if self.held:
+            raise LockAlreadyHeldError(
+                f'the lock of {self.context.config.task_name} is held by '
+                f'this process already')
+
+    def _refuse_unless_held(self) -> None:
+        if not self.held:
+            raise LockNotHeldError(
+                f'the lock of {self.context.config.task_name} is not held '
+                f'by this process')

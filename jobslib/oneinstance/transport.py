@@ -1,0 +1,425 @@
+"""HTTP to one Consul agent: one connection, one total timeout, one token header.
+
+Uses the standard library only and imports nothing of this package, because the
+lease keeper loads this file by its path, in an interpreter that sees no
+installed packages.  That is also why it is one file, and a long one.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import select
+import socket
+import time
+from urllib.parse import quote, urlencode
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+__all__ = ['Endpoint', 'Response', 'Transport', 'TransportError']
+
+MAX_BODY = 8 * 1024 * 1024
+
+# What the socket, TLS, http.client and the encoding of a host name raise.
+_FAILURES = (OSError, http.client.HTTPException, ValueError)
+
+
+class TransportError(Exception):
+    """There is no usable answer: refused, too late, cut short, not HTTP.
+
+    The message is one line that names the method, the path without its query
+    and the address.  *sent* tells whether the request may have reached the
+    server.
+    """
+
+    def __init__(self, message: str, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Endpoint:
+    """Where the agent is and how to talk to it.
+
+    *timeout* is in seconds.  With *socket_path* the connection goes to that
+    unix socket instead of *host* and *port*.  *server_name* is the name that
+    the server's certificate must have, by default *host*.  *token_file* is
+    read for each request, and only if *token* is not set.
+    """
+
+    __slots__ = (
+        'scheme', 'host', 'port', 'socket_path', 'ca_cert', 'client_cert',
+        'client_key', 'verify', 'server_name', 'token', 'token_file', 'dc',
+        'namespace', 'timeout',
+    )
+
+    def __init__(
+        self, *, scheme: str = 'http', host: str = '127.0.0.1', port: int = 8500,
+        socket_path: str | None = None, ca_cert: str | None = None,
+        client_cert: str | None = None, client_key: str | None = None,
+        verify: bool = True, server_name: str | None = None,
+        token: str | None = None, token_file: str | None = None,
+        dc: str | None = None, namespace: str | None = None, timeout: float = 5.0,
+    ) -> None:
+        self.scheme = scheme
+        self.host = host
+        self.port = port
+        self.socket_path = socket_path
+        self.ca_cert = ca_cert
+        self.client_cert = client_cert
+        self.client_key = client_key
+        self.verify = verify
+        self.server_name = server_name
+        self.token = token
+        self.token_file = token_file
+        self.dc = dc
+        self.namespace = namespace
+        self.timeout = timeout
+
+    @property
+    def url(self) -> str:
+        """The address, for people."""
+        if self.socket_path:
+            return f'unix://{self.socket_path}'
+        return f'{self.scheme}://{self.netloc}'
+
+    @property
+    def netloc(self) -> str:
+        """The value of the Host header."""
+        if self.socket_path:
+            return 'localhost'
+        host = f'[{self.host}]' if ':' in self.host else self.host
+        return f'{host}:{self.port}'
+
+    def to_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, the token among them, fit for JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __repr__(self) -> str:
+        return f'<Endpoint {self.url}>'
+
+
+class Response:
+    """An answer, read to its end.  *origin* says what was asked, for messages."""
+
+    def __init__(
+        self, status: int, headers: dict[str, str], body: bytes, origin: str = '',
+    ) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.body = body
+        self.origin = origin
+
+    def header(self, name: str, default: str | None = None) -> str | None:
+        """The header *name*, whatever its case."""
+        return self.headers.get(name.lower(), default)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode('utf-8', 'replace')
+
+    @property
+    def index(self) -> int:
+        """X-Consul-Index, 0 if it is missing."""
+        value = self.header('X-Consul-Index') or ''
+        return int(value) if value.isascii() and value.isdigit() else 0
+
+    def json(self) -> Any:
+        """The decoded body.  Raises :class:`TransportError` if it is not JSON."""
+        import json
+        try:
+            return json.loads(self.body)
+        except ValueError as exc:
+            message = f'{self.origin}: the answer is not JSON'
+            raise TransportError(message, sent=True) from exc
+
+
+class _Connection:
+    """A connected socket whose every operation ends by one deadline.
+
+    The timeout of a socket is per operation, so a server that sends a byte now
+    and then could hold a request for ever: the time that remains is set anew
+    before each one.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.sent = False
+
+    def start(self, deadline: float) -> None:
+        """Begin a request that must end by *deadline* (monotonic seconds)."""
+        self.deadline = deadline
+        self.sent = False
+        self.received = False
+
+    def send(self, data: bytes) -> None:
+        # Not sendall, whose timeout is not a total one for TLS.
+        left = memoryview(data)
+        while left:
+            self.sock.settimeout(_remaining(self.deadline))
+            left = left[self.sock.send(left):]
+            self.sent = True
+
+    def recv_into(self, buffer: bytearray) -> int:
+        self.sock.settimeout(_remaining(self.deadline))
+        count = self.sock.recv_into(buffer)
+        self.received = self.received or count > 0
+        return count
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What http.client.HTTPResponse asks of a socket."""
+        return io.BufferedReader(_Reader(self))
+
+    def is_stale(self) -> bool:
+        """True if an idle connection has ended, or has bytes nobody asked for."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        # Only closed, not shut down: a forked parent may be using it.
+        self.sock.close()
+
+
+class _Reader(io.RawIOBase):
+    """The bytes that a connection receives, as a raw file."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._connection.recv_into(buffer)
+
+
+class Transport:
+    """Requests to one agent, over one connection that is kept alive.
+
+    Not thread-safe.  Proxies in the environment are ignored.  The timeout is
+    for a whole request, except that the system's name resolution cannot be
+    interrupted.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._idle: _Connection | None = None
+        self._pid = os.getpid()
+
+    def request(
+        self, method: str, path: str, params: Iterable[tuple[str, object]] = (),
+        body: bytes = b'', timeout: float | None = None,
+    ) -> Response:
+        """Send a request and read the whole answer, whatever its status.
+
+        *timeout* is in seconds, by default the endpoint's.  Raises
+        :class:`TransportError`.  Only what cannot have been carried out twice
+        is sent again, once, when a kept connection turns out to be dead.
+        """
+        timeout = self.endpoint.timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        target = quote(path, safe='/:')
+        origin = f'{method} {target} on {self.endpoint.url}'
+        request = self._compose(origin, method, target, params, body)
+        connection = self._take()
+        try:
+            if connection is not None:
+                try:
+                    return self._exchange(connection, deadline, request, origin)
+                except _FAILURES as exc:
+                    if not _may_repeat(connection, method, exc):
+                        raise
+                    connection = None
+            connection = _Connection(_connect(self.endpoint, deadline))
+            return self._exchange(connection, deadline, request, origin)
+        except _FAILURES as exc:
+            sent = connection is not None and connection.sent
+            raise TransportError(f'{origin}: {_reason(exc, timeout)}', sent) from exc
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        connection, self._idle = self._idle, None
+        if connection is not None:
+            connection.close()
+
+    def _take(self) -> _Connection | None:
+        """The idle connection, if it is usable.
+
+        It is taken out for the time of a request and put back only when the
+        answer was read to its end, so that whatever interrupts a request, no
+        late answer can be read as that of the next.
+        """
+        connection, self._idle = self._idle, None
+        if connection is None:
+            return None
+        if self._pid != os.getpid() or connection.is_stale():
+            connection.close()
+            return None
+        return connection
+
+    def _exchange(
+        self, connection: _Connection, deadline: float, request: bytes, origin: str,
+    ) -> Response:
+        try:
+            connection.start(deadline)
+            connection.send(request)
+            answer = http.client.HTTPResponse(connection)  # type: ignore[arg-type]
+            answer.begin()
+            body = _read_body(answer)
+        except BaseException:
+            connection.close()
+            raise
+        if answer.will_close:
+            connection.close()
+        else:
+            self._pid = os.getpid()
+            self._idle = connection
+        return Response(answer.status, dict(answer.getheaders()), body, origin)
+
+    def _compose(
+        self, origin: str, method: str, target: str,
+        params: Iterable[tuple[str, object]], body: bytes,
+    ) -> bytes:
+        query = urlencode(_with_defaults(list(params), self.endpoint))
+        if query:
+            target += '?' + query
+        lines = [f'{method} {target} HTTP/1.1', f'Host: {self.endpoint.netloc}']
+        token = _token(self.endpoint, origin)
+        if token:
+            lines.append(f'X-Consul-Token: {token}')
+        if method != 'GET':
+            lines.append(f'Content-Length: {len(body)}')
+        return '\r\n'.join([*lines, '', '']).encode('ascii') + body
+
+
+def _may_repeat(connection: _Connection, method: str, exc: Exception) -> bool:
+    """True if a request failed because the kept connection was dead.
+
+    A server may have carried out what it closed the connection on, so only
+    reading is repeated once a byte of the request has left.
+    """
+    if connection.received or isinstance(exc, TimeoutError):
+        return False
+    return method == 'GET' or not connection.sent
+
+
+def _with_defaults(
+    params: list[tuple[str, object]], endpoint: Endpoint,
+) -> Sequence[tuple[str, object]]:
+    """*params*, and the endpoint's datacenter and namespace if not among them."""
+    names = {name for name, _ in params}
+    defaults = (('dc', endpoint.dc), ('ns', endpoint.namespace))
+    return params + [(name, value) for name, value in defaults
+                     if value and name not in names]
+
+
+def _token(endpoint: Endpoint, origin: str) -> str:
+    """The token to send, '' for none.  No message shows it."""
+    token = endpoint.token or ''
+    if not token and endpoint.token_file:
+        try:
+            with open(endpoint.token_file, encoding='ascii', errors='replace') as file:
+                token = file.read().strip()
+        except OSError as exc:
+            raise TransportError(
+                f'{origin}: cannot read the token file {endpoint.token_file}: '
+                f'{exc.strerror}', False) from exc
+        if not token:
+            raise TransportError(
+                f'{origin}: the token file {endpoint.token_file} is empty', False)
+    if not (token.isascii() and token.isprintable()):
+        raise TransportError(f'{origin}: the token has characters that cannot be '
+                             f'sent in a header', False)
+    return token
+
+
+def _remaining(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
+    """A socket that is connected and, for https, has shaken hands."""
+    sock = _connect_any(_addresses(endpoint), deadline)
+    if endpoint.scheme != 'https':
+        return sock
+    try:
+        sock.settimeout(_remaining(deadline))
+        # Made anew each time, so that renewed certificates are taken up.
+        return _tls_context(endpoint).wrap_socket(
+            sock, server_hostname=endpoint.server_name or endpoint.host)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _addresses(endpoint: Endpoint) -> list[tuple[int, Any]]:
+    """(family, address) of each place where the agent may listen."""
+    if endpoint.socket_path:
+        return [(socket.AF_UNIX, endpoint.socket_path)]
+    found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _connect_any(addresses: list[tuple[int, Any]], deadline: float) -> socket.socket:
+    """Try each address in turn, each for its share of the time that is left."""
+    error = OSError('the name has no address')
+    for position, (family, address) in enumerate(addresses):
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(_remaining(deadline) / (len(addresses) - position))
+            sock.connect(address)
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        except BaseException as exc:
+            sock.close()
+            if not isinstance(exc, OSError):
+                raise
+            error = exc
+    raise error
+
+
+def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
+    import ssl
+    try:
+        context = ssl.create_default_context(cafile=endpoint.ca_cert)
+        if endpoint.client_cert:
+            # A password is given so that an encrypted key fails instead of
+            # asking for one on a terminal.
+            context.load_cert_chain(
+                endpoint.client_cert, endpoint.client_key, password='')
+    except OSError as exc:
+        files = (endpoint.ca_cert, endpoint.client_cert, endpoint.client_key)
+        names = ', '.join(filter(None, files))
+        raise OSError(f'cannot load the certificates {names}: {exc}') from exc
+    if not endpoint.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _read_body(answer: http.client.HTTPResponse) -> bytes:
+    body = answer.read(MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise http.client.HTTPException(f'the answer is longer than {MAX_BODY} bytes')
+    # read() with a limit does not complain when the end is missing.
+    if answer.length:
+        raise http.client.IncompleteRead(body, answer.length)
+    return body
+
+
+def _reason(exc: Exception, timeout: float) -> str:
+    """One short line for a message."""
+    if isinstance(exc, TimeoutError):
+        return f'no answer within {timeout:g} s'
+    text = ' '.join(str(exc).split()) or type(exc).__name__
+    return text[:200]

@@ -1,0 +1,103 @@
+"""The watchdog of a run, for locks that have no process of their own."""
+
+import faulthandler
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from jobslib.exceptions import Interrupt, OneInstanceWatchdogError
+
+__all__ = ['ProcessWatchdog']
+
+
+class ProcessWatchdog:
+    """Interrupts a run that hangs or takes too long, and ends its process.
+
+    The interrupt is raised in the main thread by SIGALRM.  A run that has
+    not stopped *grace* seconds later loses its process, by a thread that
+    needs no interpreter lock (:func:`faulthandler.dump_traceback_later`);
+    its stack goes to standard error, and the exit code is 1.
+
+    Outside the main thread, where there are no signals, only the latter
+    works.
+
+    :param grace: from the interrupt to the end of the process, in seconds.
+    :param heartbeat: the longest silence of a run in seconds, or ``None``.
+    """
+
+    def __init__(self, grace: float, heartbeat: float | None = None) -> None:
+        self.grace = grace
+        self.heartbeat = heartbeat
+        #: Called with the interrupt; by default it is raised.
+        self.interrupt: Callable[[Interrupt], None] = _raise
+        self._run_ends: float | None = None
+        self._previous: Any = None
+        self._watching = False
+        self._max_run_time: float | None = None
+
+    def start(self, max_run_time: float | None = None) -> None:
+        """A run begins, which may take *max_run_time* seconds."""
+        self._max_run_time = max_run_time
+        if max_run_time is not None:
+            self._run_ends = _now() + max_run_time
+        if max_run_time is not None or self.heartbeat is not None:
+            self._watching = True
+            if _in_main_thread():
+                self._previous = signal.signal(signal.SIGALRM, self._expired)
+            self._arm()
+
+    def beat(self) -> None:
+        """The run makes progress."""
+        if self._watching and self.heartbeat is not None:
+            self._arm()
+
+    def stopping(self) -> None:
+        """The run was told to stop; give it the grace time."""
+        self._end_process_in(self.grace)
+
+    def stop(self) -> None:
+        """The run is over."""
+        if self._watching:
+            if _in_main_thread():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, self._previous)
+            self._watching = False
+        self._run_ends = None
+        faulthandler.cancel_dump_traceback_later()
+
+    def _arm(self) -> None:
+        limits = [self.heartbeat or float('inf')]
+        if self._run_ends is not None:
+            limits.append(self._run_ends - _now())
+        left = max(min(limits), 0.001)
+        if _in_main_thread():
+            signal.setitimer(signal.ITIMER_REAL, left)
+        self._end_process_in(left + self.grace)
+
+    def _expired(self, signum: int, frame: FrameType | None) -> None:
+        self.stopping()
+        if self._run_ends is not None and _now() >= self._run_ends:
+            reason = f'the run took longer than {self._max_run_time:g} s'
+        else:
+            reason = f'the run was silent for {self.heartbeat:g} s'
+        self.interrupt(OneInstanceWatchdogError(reason))
+
+    def _end_process_in(self, seconds: float) -> None:
+        faulthandler.dump_traceback_later(
+            seconds, exit=True, file=sys.__stderr__ or 2)
+
+
+def _raise(interrupt: Interrupt) -> None:
+    raise interrupt
+
+
+def _now() -> float:
+    return time.monotonic()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

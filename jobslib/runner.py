@@ -1,0 +1,277 @@
+"""The loop: wait, acquire, run, report, release or keep, repeat."""
+
+import enum
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jobslib.exceptions import (
+    Interrupt,
+    LockError,
+    LockUnavailableError,
+    TaskError,
+    Terminate,
+)
+from jobslib.exitcodes import ExitCode
+from jobslib.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    import logging
+
+    from jobslib.clock import Clock
+    from jobslib.schedule import Schedule
+
+__all__ = ['FENCING_TOKEN_VARIABLE', 'Outcome', 'Run', 'Runner']
+
+#: The environment variable that hands the fencing token to what a task
+#: starts.
+FENCING_TOKEN_VARIABLE = 'JOBSLIB_FENCING_TOKEN'
+
+STANDBY_WAIT = 60.0
+FIRST_RETRY = 0.5
+LAST_RETRY = 2.0
+
+
+class Outcome(enum.Enum):
+    """How a run ended."""
+
+    SUCCEEDED = 'succeeded'
+    FAILED = 'failed'
+    INTERRUPTED = 'interrupted'
+
+
+class Run(NamedTuple):
+    """A run that is over."""
+
+    outcome: Outcome
+    duration: float
+
+
+class Runner:
+    """Runs one task under its lock, once or for ever.
+
+    :param task: the task.
+    :param config: the options of the loop.
+    :param schedule: says when runs are due.
+    :param clock: the clock to wait by.
+    :param interrupts: the signals of the process.
+    :param logger: where the loop reports.
+    """
+
+    def __init__(self, task: Any, config: Any, schedule: 'Schedule',
+                 clock: 'Clock', interrupts: Interrupts,
+                 logger: 'logging.Logger') -> None:
+        self.task = task
+        self.config = config
+        self.schedule = schedule
+        self.clock = clock
+        self.interrupts = interrupts
+        self.logger = logger
+        self.lock = task.context.one_instance_lock
+        self.lock.watchdog.interrupt = interrupts.interrupt
+        self._held_elsewhere = False
+        self._retry_pause = 0.0
+
+    def run(self) -> ExitCode:
+        """Run until the job is done or the process is told to end."""
+        with self.interrupts:
+            try:
+                if self.config.run_once:
+                    return self._run_once()
+                while True:
+                    self._run_cycle()
+            except Terminate as exc:
+                self.logger.info('ended by %s', exc)
+                return ExitCode.TERMINATED
+            finally:
+                self._shutdown()
+
+    def _run_once(self) -> ExitCode:
+        try:
+            with self.interrupts.guard():
+                acquired = self.lock.acquire()
+        except LockUnavailableError as exc:
+            self.logger.error('no lock: %s', exc)
+            return ExitCode.LOCK_SERVICE_UNAVAILABLE
+        if not acquired:
+            self.logger.warning('not run: %s', self._describe_holder())
+            return ExitCode.LOCK_NOT_AVAILABLE
+        run = self._run()
+        if isinstance(self.interrupts.pending, Terminate):
+            raise self.interrupts.pending
+        if run.outcome is Outcome.SUCCEEDED:
+            return ExitCode.DONE
+        if run.outcome is Outcome.FAILED or self._still_held():
+            return ExitCode.TASK_FAILED
+        return ExitCode.LOCK_LOST
+
+    def _run_cycle(self) -> None:
+        self._wait_until_due()
+        if not self._acquire():
+            return
+        run = self._run()
+        self.schedule.ran(failed=run.outcome is not Outcome.SUCCEEDED)
+        self._report_missed()
+        if not self.config.keep_lock or (
+                self.config.release_on_error
+                and run.outcome is not Outcome.SUCCEEDED):
+            self._release()
+
+    def _wait_until_due(self) -> None:
+        with self.interrupts.guard():
+            while (left := self.schedule.due - self.clock.now()) > 0:
+                self.clock.sleep(left)
+
+    def _acquire(self) -> bool:
+        """Hold the lock, or arrange when to try again."""
+        if self._still_held():
+            return True
+        try:
+            with self.interrupts.guard():
+                return self._take_or_wait()
+        except LockUnavailableError as exc:
+            self._wait_for_service(exc)
+            return False
+
+    def _still_held(self) -> bool:
+        held: bool = self.lock.held
+        if held and not self.lock.refresh():
+            self.logger.warning('the lock is lost')
+            self._release()
+            return False
+        return held
+
+    def _take_or_wait(self) -> bool:
+        self.lock.schedule = self.schedule.export()
+        acquired: bool = self.lock.acquire()
+        if self._retry_pause:
+            self._retry_pause = 0.0
+            self.logger.info('the service of the lock answers again')
+        if acquired:
+            self._held_elsewhere = False
+            if self.config.keep_lock:
+                self.schedule.inherit(self.lock.previous_record)
+                return self.schedule.due <= self.clock.now()
+            return True
+        self._report_held_elsewhere()
+        if self.config.keep_lock or not self.schedule.has_interval:
+            self.lock.wait(STANDBY_WAIT)
+        else:
+            self.schedule.skip()
+        return False
+
+    def _wait_for_service(self, exc: LockUnavailableError) -> None:
+        if not self._retry_pause:
+            self.logger.warning('waiting for the lock: %s', exc)
+        self._retry_pause = min(
+            max(FIRST_RETRY, 2 * self._retry_pause), LAST_RETRY)
+        with self.interrupts.guard():
+            self.clock.sleep(self._retry_pause)
+
+    def _run(self) -> Run:
+        started = self.clock.now()
+        error: BaseException | None = None
+        self._export_fencing_token()
+        try:
+            with self.interrupts.guard(self._deliver):
+                self.lock.watchdog.start(self.config.max_run_time)
+                self._call_task()
+        except BaseException as exc:
+            error = exc
+        finally:
+            self.lock.watchdog.stop()
+        return self._report(error, self.clock.now() - started)
+
+    def _report(self, error: BaseException | None, duration: float) -> Run:
+        interrupt = self.interrupts.pending
+        if interrupt is None and isinstance(error, Interrupt):
+            interrupt = error
+        self.interrupts.clear()
+        if interrupt is not None:
+            self.logger.warning(
+                'run interrupted after %.3f s: %s', duration, interrupt)
+            return Run(Outcome.INTERRUPTED, duration)
+        if error is None:
+            self.logger.info('run succeeded after %.3f s', duration)
+            return Run(Outcome.SUCCEEDED, duration)
+        if isinstance(error, TaskError):
+            self.logger.error('run failed after %.3f s: %s', duration, error)
+        else:
+            self.logger.error(
+                'run failed after %.3f s', duration, exc_info=error)
+        return Run(Outcome.FAILED, duration)
+
+    def _call_task(self) -> None:
+        try:
+            result = self.task.task()
+            if hasattr(result, '__await__'):
+                self._run_coroutine(result)
+        except SystemExit as exc:
+            if exc.code not in (None, 0):
+                raise TaskError(f'exit with {exc.code}') from exc
+
+    def _run_coroutine(self, coroutine: Any) -> None:
+        """Run *coroutine*; an interrupt cancels it."""
+        import asyncio
+
+        async def run() -> None:
+            loop = asyncio.get_running_loop()
+            current = asyncio.current_task()
+            assert current is not None
+
+            def cancel(interrupt: Interrupt) -> None:
+                self.lock.watchdog.stopping()
+                loop.call_soon_threadsafe(current.cancel, str(interrupt))
+
+            with self.interrupts.guard(cancel):
+                await coroutine
+
+        asyncio.run(run())
+
+    def _deliver(self, interrupt: Interrupt) -> None:
+        self.lock.watchdog.stopping()
+        raise interrupt
+
+    def _export_fencing_token(self) -> None:
+        token = self.lock.fencing_token
+        if token is None:
+            os.environ.pop(FENCING_TOKEN_VARIABLE, None)
+        else:
+            os.environ[FENCING_TOKEN_VARIABLE] = str(token)
+
+    def _release(self) -> None:
+        self.lock.schedule = self.schedule.export()
+        try:
+            self.lock.release()
+        except LockError as exc:
+            self.logger.warning('the lock was not released: %s', exc)
+
+    def _shutdown(self) -> None:
+        """Leave nothing locked, and close what was opened."""
+        try:
+            if self.lock.held:
+                self._release()
+        finally:
+            try:
+                self.lock.close()
+            finally:
+                self.task.context.close()
+
+    def _report_held_elsewhere(self) -> None:
+        # A standby says so once; a slot that is skipped says so each time.
+        if not (self._held_elsewhere and self.config.keep_lock):
+            self.logger.info('not run: %s', self._describe_holder())
+        self._held_elsewhere = True
+
+    def _describe_holder(self) -> str:
+        try:
+            holder = self.lock.get_lock_owner_info() or {}
+        except LockError:
+            holder = {}
+        return (f'the lock is held by {holder.get("fqdn", "somebody")} '
+                f'(pid {holder.get("pid", "?")}) '
+                f'since {holder.get("time_local", "?")}')
+
+    def _report_missed(self) -> None:
+        if self.schedule.missed:
+            self.logger.warning('%d slots were missed', self.schedule.missed)
+            self.schedule.missed = 0

@@ -1,0 +1,86 @@
+"""What users write: a subclass of :class:`BaseTask`."""
+
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from jobslib.exceptions import OneInstanceWatchdogError
+
+if TYPE_CHECKING:
+    import logging
+
+    from jobslib.config import Config
+
+__all__ = ['BaseTask']
+
+
+class BaseTask:
+    """A job.  Override :meth:`task`, and :meth:`initialize` if needed.
+
+    :param config: the configuration of the job.
+    """
+
+    #: Names the task in logs, and its lock: tasks of one name exclude each
+    #: other.  By default the dotted path of the class.
+    name: str = ''
+
+    #: One or more sentences for ``runjob TASK --help``.
+    description: str = ''
+
+    #: The task's own arguments, a tuple of :func:`jobslib.argument`.  Their
+    #: values are the attributes of :attr:`args`.
+    arguments: tuple[Any, ...] = ()
+
+    def __init__(self, config: 'Config') -> None:
+        if not self.name:
+            self.name = config.task_name
+        #: Resources that the runs share, the lock among them.
+        self.context: Any = config.make_context()
+        self.stdout = sys.stdout
+        self.stderr = sys.stderr
+        try:
+            self.initialize()
+        except BaseException:
+            self.context.close()
+            raise
+
+    @cached_property
+    def logger(self) -> 'logging.Logger':
+        """The task's logger, named for the task."""
+        import logging
+        return logging.getLogger(self.name)
+
+    @property
+    def args(self) -> Any:
+        """The parsed command line, an attribute for each argument."""
+        return self.context.config.args
+
+    @property
+    def fencing_token(self) -> int | None:
+        """A number that grows with each acquisition of the lock.
+
+        Hand it to what the task writes to, which can then refuse a write
+        with an older one.  ``None`` when the lock has no such number.
+        """
+        token: int | None = self.context.one_instance_lock.fencing_token
+        return token
+
+    def initialize(self) -> None:
+        """Prepare the task, once for the process; to be overridden."""
+
+    def task(self) -> Any:
+        """Do one run; to be overridden.
+
+        May be a coroutine function.  A run fails by raising an exception;
+        see :class:`jobslib.TaskError`.
+        """
+        raise NotImplementedError(f'{type(self).__name__}.task')
+
+    def extend_lock(self) -> None:
+        """Say that the run makes progress: the task's heartbeat.
+
+        :raises OneInstanceWatchdogError: the lock is not this process's any
+            more, and the run must stop.
+        """
+        if not self.context.one_instance_lock.refresh():
+            raise OneInstanceWatchdogError('the lock is lost')

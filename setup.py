@@ -1,0 +1,36 @@
+"""Packaging of jobslib."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+setup(
+    name='jobslib',
+    version='1.0.0',
+    description='Runs Python jobs that must be alive on exactly one of '
+                'several machines.',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='BSD-3-Clause',
+    license_files=['LICENSE'],
+    packages=find_packages(include=['jobslib', 'jobslib.*']),
+    package_data={'jobslib': ['py.typed']},
+    python_requires='>=3.11',
+    install_requires=['py-consul>=1.7', 'requests>=2.31'],
+    entry_points={'console_scripts': ['runjob = jobslib.main:main']},
+    classifiers=[
+        'Development Status :: 5 - Production/Stable',
+        'Environment :: Console',
+        'Intended Audience :: Developers',
+        'Intended Audience :: System Administrators',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: System :: Distributed Computing',
+        'Typing :: Typed',
+    ],
+)

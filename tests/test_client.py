@@ -1,0 +1,512 @@
+"""The Consul client against a server that answers what a test tells it to.
+
+The answers are Consul 1.8's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from jobslib.exceptions import LockUnavailableError
+from jobslib.oneinstance.client import (
+    ConsulClient,
+    KeyState,
+    PermissionDeniedError,
+    SessionLostError,
+)
+from jobslib.oneinstance.transport import Endpoint
+
+SESSION = '1a412ca3-ca5d-b5a5-2984-a944f6fae0d8'
+OTHER = '2d0755f4-e344-b3c7-4990-0947e351f5a9'
+TOKEN = 's3cret-token'
+
+# What the server does instead of answering.
+DROP = 'drop'
+HANG = 'hang'
+
+Reply = tuple[int, object] | str
+
+
+class Seen:
+    """A request that the server got."""
+
+    def __init__(self, handler: BaseHTTPRequestHandler) -> None:
+        self.method = handler.command
+        self.target = handler.path
+        self.token = handler.headers['X-Consul-Token']
+        self.length = handler.headers['Content-Length']
+        body = handler.rfile.read(int(self.length or 0))
+        self.body: Any = json.loads(body) if body else None
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.target).path
+
+    @property
+    def query(self) -> dict[str, str]:
+        query = parse_qs(urlsplit(self.target).query, keep_blank_values=True)
+        assert all(len(values) == 1 for values in query.values())
+        return {name: values[0] for name, values in query.items()}
+
+
+class Agent:
+    """The server: gives out *replies* in turn, and the last one for ever."""
+
+    def __init__(self) -> None:
+        self.replies: list[Reply] = []
+        self.index: str | None = '7'
+        self.seen: list[Seen] = []
+        self.done = threading.Event()
+        agent = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+            # One packet per answer, which spares a delayed acknowledgement.
+            wbufsize = -1
+
+            def do_GET(self) -> None:
+                agent.answer(self)
+
+            do_PUT = do_GET
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(
+            target=self.server.serve_forever, kwargs={'poll_interval': 0.01})
+        self.thread.start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.seen.append(Seen(handler))
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, str):
+            handler.close_connection = True
+            if reply == HANG:
+                self.done.wait(5)
+            return
+        status, content = reply
+        body = content if isinstance(content, str) else json.dumps(content)
+        handler.send_response(status)
+        if handler.command == 'GET' and status < 500 and self.index is not None:
+            handler.send_header('X-Consul-Index', self.index)
+        handler.send_header('Content-Length', str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+
+    def close(self) -> None:
+        self.done.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    agent = Agent()
+    yield agent
+    agent.close()
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    """The seconds that the client has slept."""
+    return []
+
+
+@pytest.fixture
+def client(agent: Agent, pauses: list[float]) -> Iterator[ConsulClient]:
+    client = make_client(agent, pauses)
+    yield client
+    client.close()
+
+
+def make_client(agent: Agent, pauses: list[float], **settings: Any) -> ConsulClient:
+    host, port = agent.server.server_address[:2]
+    settings = {'token': TOKEN, 'dc': 'dc9', 'timeout': 5.0, **settings}
+    endpoint = Endpoint(host=str(host), port=port, **settings)
+    return ConsulClient(endpoint, retry_max_attempts=3, sleep=pauses.append)
+
+
+def locked(index: int = 53) -> Reply:
+    return 200, {'Results': [{'KV': {
+        'LockIndex': 1, 'Key': 'a/b', 'Flags': 0, 'Value': None, 'Session': SESSION,
+        'CreateIndex': 50, 'ModifyIndex': index}}], 'Errors': None}
+
+
+def failed(what: str) -> Reply:
+    return 409, {'Results': None, 'Errors': [{'OpIndex': 0, 'What': what}]}
+
+
+def key(value: str | None = 'aGVsZA==', session: str | None = SESSION) -> Reply:
+    item = {'LockIndex': 2, 'Key': 'a/b', 'Flags': 0, 'Value': value,
+            'CreateIndex': 50, 'ModifyIndex': 60}
+    if session:
+        item['Session'] = session
+    return 200, [item]
+
+
+MISSING: Reply = (404, '')
+HELD = failed('failed to lock key "a/b", lock is already held')
+DELAYED = failed('failed to lock key "a/b" due to lock delay')
+NOT_HELD = failed(
+    'failed to unlock key "a/b", lock isn\'t held, or is held by another session')
+GONE = failed(f'invalid session "{SESSION}"')
+NO_LEADER: Reply = (500, 'No cluster leader')
+RPC_ERROR: Reply = (500, 'rpc error making call: EOF')
+
+# Every call, and an answer that pleases it.
+CALLS: dict[str, tuple[Callable[[ConsulClient], object], Reply]] = {
+    'create': (lambda c: c.create_session('job', 10, 15), (200, {'ID': SESSION})),
+    'renew': (lambda c: c.renew_session(SESSION), (200, [{'ID': SESSION}])),
+    'destroy': (lambda c: c.destroy_session(SESSION), (200, 'true')),
+    'read': (lambda c: c.read('a/b'), key()),
+    'acquire': (lambda c: c.acquire('a/b', b'x', SESSION), locked()),
+    'release': (lambda c: c.release('a/b', b'x', SESSION), locked()),
+    'leader': (lambda c: c.leader(), (200, '"127.0.0.1:8300"')),
+}
+every_call = pytest.mark.parametrize('name', CALLS)
+repeatable = pytest.mark.parametrize('name', sorted(set(CALLS) - {'create', 'acquire'}))
+
+
+@every_call
+def test_token_and_datacenter(client: ConsulClient, agent: Agent, name: str) -> None:
+    """Every call has the token in the header only, and names the datacenter."""
+    call, reply = CALLS[name]
+    agent.replies = [reply]
+    call(client)
+    [seen] = agent.seen
+    assert seen.token == TOKEN
+    assert seen.query['dc'] == 'dc9'
+    assert TOKEN not in seen.target
+
+
+@every_call
+def test_environment_does_not_win(
+    agent: Agent, pauses: list[float], monkeypatch: pytest.MonkeyPatch, name: str,
+) -> None:
+    """The package's own variables change neither address nor token, and survive."""
+    variables = {
+        'CONSUL_HTTP_ADDR': 'http://127.0.0.1:1', 'CONSUL_HTTP_TOKEN': 'wrong',
+        'CONSUL_HTTP_SSL': 'true', 'CONSUL_HTTP_SSL_VERIFY': 'false',
+    }
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    call, reply = CALLS[name]
+    agent.replies = [reply]
+    call(make_client(agent, pauses))
+    assert [seen.token for seen in agent.seen] == [TOKEN]
+    assert 'wrong' not in agent.seen[0].target
+    assert {variable: os.environ[variable] for variable in variables} == variables
+
+
+@repeatable
+@pytest.mark.parametrize(
+    'trouble', [NO_LEADER, RPC_ERROR, (429, 'slow down'), (503, ''), DROP],
+    ids=['no-leader', 'rpc-error', '429', '503', 'drop'])
+def test_passing_trouble_is_tried_again(
+    client: ConsulClient, agent: Agent, pauses: list[float], name: str, trouble: Reply,
+) -> None:
+    """What passes is tried again after pauses that grow."""
+    call, reply = CALLS[name]
+    agent.replies = [trouble, trouble, reply]
+    call(client)
+    assert len(agent.seen) == 3
+    assert pauses == [0.1, 0.2]
+
+
+@repeatable
+def test_attempts_come_to_an_end(
+    client: ConsulClient, agent: Agent, pauses: list[float], name: str,
+) -> None:
+    """After the last attempt one line says what failed, where and why."""
+    agent.replies = [NO_LEADER]
+    with pytest.raises(LockUnavailableError) as caught:
+        CALLS[name][0](client)
+    message = str(caught.value)
+    assert message.startswith('cannot ')
+    assert f'http://127.0.0.1:{agent.server.server_address[1]}' in message
+    assert message.endswith('500 No cluster leader')
+    assert '\n' not in message and TOKEN not in message
+    assert len(agent.seen) == 3
+    assert len(pauses) == 2
+
+
+def test_pause_stops_growing(agent: Agent, pauses: list[float]) -> None:
+    """No pause is longer than a second."""
+    agent.replies = [NO_LEADER]
+    endpoint = Endpoint(port=agent.server.server_address[1])
+    client = ConsulClient(endpoint, retry_max_attempts=7, sleep=pauses.append)
+    with pytest.raises(LockUnavailableError):
+        client.leader()
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+@every_call
+def test_refused_connection(pauses: list[float], name: str) -> None:
+    """A refused connection is tried again whatever the call: nothing was sent."""
+    client = ConsulClient(Endpoint(port=1), retry_max_attempts=3, sleep=pauses.append)
+    with pytest.raises(LockUnavailableError, match='refused'):
+        CALLS[name][0](client)
+    assert len(pauses) == 2
+
+
+@every_call
+@pytest.mark.parametrize('reply', [
+    (403, 'Permission denied'), (403, 'ACL not found'), (401, 'ACL support disabled'),
+    (500, 'rpc error making call: Permission denied'),
+], ids=['denied', 'unknown', 'disabled', 'rpc'])
+def test_permission(
+    client: ConsulClient, agent: Agent, name: str, reply: Reply,
+) -> None:
+    """A refusal by access control is told as such, and at once."""
+    agent.replies = [reply]
+    with pytest.raises(PermissionDeniedError):
+        CALLS[name][0](client)
+    assert len(agent.seen) == 1
+
+
+@every_call
+@pytest.mark.parametrize('reply', [
+    (400, 'Bad request'), (404, '404 page not found'), (301, ''), (413, 'too large'),
+], ids=['400', '404', '301', '413'])
+def test_other_refusals_are_final(
+    client: ConsulClient, agent: Agent, name: str, reply: Reply,
+) -> None:
+    """Another status is final; only a renewal's 404 has a meaning of its own."""
+    agent.index = None
+    agent.replies = [reply]
+    if (name, reply[0]) == ('renew', 404):
+        assert not client.renew_session(SESSION)
+    else:
+        with pytest.raises(LockUnavailableError):
+            CALLS[name][0](client)
+    assert len(agent.seen) == 1
+
+
+@pytest.mark.parametrize('name', sorted(set(CALLS) - {'renew', 'destroy'}))
+@pytest.mark.parametrize(
+    'body', ['<html>', 'null', '[]', '[1]', '{}', '[[]]', '{"Results": []}'])
+def test_answer_that_is_not_consuls(
+    client: ConsulClient, agent: Agent, name: str, body: str,
+) -> None:
+    """A page of something else on the port is an error, whatever it says."""
+    agent.replies = [(200, body)]
+    with pytest.raises(LockUnavailableError):
+        CALLS[name][0](client)
+
+
+@pytest.mark.parametrize('lock_delay', [0, 0.5, 15, 60])
+def test_create_session(
+    client: ConsulClient, agent: Agent, lock_delay: float,
+) -> None:
+    """A session is bound to no check, and its times carry their unit."""
+    agent.replies = [(200, {'ID': SESSION})]
+    assert client.create_session('job', 10, lock_delay) == SESSION
+    body = agent.seen[0].body
+    # Consul's default is left out by the package.
+    assert body.get('lockdelay', '15s') == f'{lock_delay}s'
+    assert (body['name'], body['ttl'], body['checks']) == ('job', '10s', [])
+    assert 'node' not in body and 'behavior' not in body
+
+
+def test_create_session_with_checks(client: ConsulClient, agent: Agent) -> None:
+    """Checks and node are passed on."""
+    agent.replies = [(200, {'ID': SESSION})]
+    client.create_session('job', 10, 15, checks=('serfHealth', 'x'), node='beta')
+    body = agent.seen[0].body
+    assert (body['checks'], body['node']) == (['serfHealth', 'x'], 'beta')
+
+
+@pytest.mark.parametrize('trouble', [DROP, RPC_ERROR, (503, '')],
+                         ids=['drop', 'rpc-error', '503'])
+def test_create_session_is_not_repeated(
+    client: ConsulClient, agent: Agent, trouble: Reply,
+) -> None:
+    """A session that may have been created is not created again."""
+    agent.replies = [trouble]
+    with pytest.raises(LockUnavailableError):
+        client.create_session('job', 10, 15)
+    assert len(agent.seen) == 1
+
+
+@pytest.mark.parametrize('trouble', [NO_LEADER, (429, '')], ids=['no-leader', '429'])
+def test_create_session_is_repeated_when_it_was_not_done(
+    client: ConsulClient, agent: Agent, trouble: Reply,
+) -> None:
+    """What Consul has certainly not done is tried again."""
+    agent.replies = [trouble, (200, {'ID': SESSION})]
+    assert client.create_session('job', 10, 15) == SESSION
+
+
+@pytest.mark.parametrize('text', [
+    'rpc error making call: Missing node registration',
+    "Missing check 'nope' registration",
+    "Invalid Session TTL '5000000000', must be between [10s=24h0m0s]",
+])
+def test_wrong_session_is_final(client: ConsulClient, agent: Agent, text: str) -> None:
+    """A session that Consul will not have is an error with Consul's words."""
+    agent.replies = [(500, text)]
+    with pytest.raises(LockUnavailableError) as caught:
+        client.create_session('job', 10, 15)
+    assert text in str(caught.value)
+    assert len(agent.seen) == 1
+
+
+def test_renew_session(client: ConsulClient, agent: Agent) -> None:
+    """A renewal says whether the session still is."""
+    agent.replies = [(200, [{'ID': SESSION}]),
+                     (404, f"Session id '{SESSION}' not found")]
+    assert client.renew_session(SESSION)
+    assert not client.renew_session(SESSION)
+    assert [seen.path for seen in agent.seen] == [f'/v1/session/renew/{SESSION}'] * 2
+
+
+def test_destroy_session(client: ConsulClient, agent: Agent) -> None:
+    """A session is destroyed by its id."""
+    agent.replies = [(200, 'true')]
+    client.destroy_session(SESSION)
+    assert agent.seen[0].path == f'/v1/session/destroy/{SESSION}'
+
+
+def test_read(client: ConsulClient, agent: Agent) -> None:
+    """A held, a free and a missing key are told apart."""
+    agent.replies = [key(), key(None, None), MISSING]
+    assert client.read('a/b') == KeyState(7, True, b'held', SESSION, 60, 2)
+    assert client.read('a/b') == KeyState(7, True, None, None, 60, 2)
+    assert client.read('a/b') == KeyState(7, False, None, None, 0, 0)
+    for seen in agent.seen:
+        assert seen.path == '/v1/kv/a/b'
+        assert seen.query == {'dc': 'dc9', 'consistent': '1'}
+
+
+def test_missing_key_needs_an_index(client: ConsulClient, agent: Agent) -> None:
+    """A 404 of something that is not Consul does not make a key free."""
+    agent.index = None
+    agent.replies = [(404, 'not found')]
+    with pytest.raises(LockUnavailableError):
+        client.read('a/b')
+
+
+def test_blocking_read(client: ConsulClient, agent: Agent) -> None:
+    """With an index the read waits for a change, for so long."""
+    agent.replies = [key()]
+    client.read('a/b', index=7, wait=2.5)
+    assert agent.seen[0].query == {
+        'dc': 'dc9', 'consistent': '1', 'index': '7', 'wait': '2500ms'}
+
+
+def test_blocking_read_is_not_repeated(agent: Agent, pauses: list[float]) -> None:
+    """A blocking read may take its wait, a sixteenth and the timeout, once."""
+    agent.replies = [HANG]
+    client = make_client(agent, pauses, timeout=0.1)
+    with pytest.raises(LockUnavailableError, match=r'no answer within 0\.1425 s'):
+        client.read('a/b', index=7, wait=0.04)
+    assert len(agent.seen) == 1
+
+
+def test_acquire(client: ConsulClient, agent: Agent) -> None:
+    """Acquiring is one transaction, and returns its fencing token."""
+    agent.replies = [locked(53)]
+    assert client.acquire('a/b', b'\xffheld', SESSION) == 53
+    [seen] = agent.seen
+    assert (seen.method, seen.path) == ('PUT', '/v1/txn')
+    assert seen.body == [{'KV': {
+        'Verb': 'lock', 'Key': 'a/b', 'Session': SESSION,
+        'Value': base64.b64encode(b'\xffheld').decode()}}]
+
+
+@pytest.mark.parametrize('reply', [HELD, DELAYED], ids=['held', 'delayed'])
+def test_acquire_held(client: ConsulClient, agent: Agent, reply: Reply) -> None:
+    """A key that is held, or not yet free, is not acquired."""
+    agent.replies = [reply]
+    assert client.acquire('a/b', b'', SESSION) is None
+    assert len(agent.seen) == 1
+
+
+@pytest.mark.parametrize('reply', [GONE, (500, f'invalid session "{SESSION}"')],
+                         ids=['409', '500'])
+def test_acquire_without_session(
+    client: ConsulClient, agent: Agent, reply: Reply,
+) -> None:
+    """A session that has ended cannot acquire."""
+    agent.replies = [reply]
+    with pytest.raises(SessionLostError):
+        client.acquire('a/b', b'', SESSION)
+    assert len(agent.seen) == 1
+
+
+@pytest.mark.parametrize('name', ['acquire', 'release'])
+def test_transaction_without_permission(
+    client: ConsulClient, agent: Agent, name: str,
+) -> None:
+    """A failed transaction can be a matter of permission."""
+    agent.replies = [failed('Permission denied')]
+    with pytest.raises(PermissionDeniedError):
+        CALLS[name][0](client)
+
+
+@pytest.mark.parametrize('name', ['acquire', 'release'])
+def test_transaction_that_failed_otherwise(
+    client: ConsulClient, agent: Agent, name: str,
+) -> None:
+    """A conflict of a kind not known is neither held nor free."""
+    agent.replies = [failed('something new')]
+    with pytest.raises(LockUnavailableError, match='something new'):
+        CALLS[name][0](client)
+
+
+@pytest.mark.parametrize('trouble', [DROP, RPC_ERROR], ids=['drop', 'rpc-error'])
+@pytest.mark.parametrize('state', [key(session=None), key(session=SESSION), MISSING],
+                         ids=['free', 'own', 'missing'])
+def test_acquire_is_repeated_on_a_key_read_free(
+    client: ConsulClient, agent: Agent, trouble: Reply, state: Reply,
+) -> None:
+    """Acquiring is tried again once the key is read free, or its own."""
+    agent.replies = [trouble, state, locked(54)]
+    assert client.acquire('a/b', b'', SESSION) == 54
+    assert [seen.method for seen in agent.seen] == ['PUT', 'GET', 'PUT']
+
+
+def test_acquire_is_not_repeated_on_a_held_key(
+    client: ConsulClient, agent: Agent,
+) -> None:
+    """Acquiring is not tried again when another session got the key meanwhile."""
+    agent.replies = [RPC_ERROR, key(session=OTHER)]
+    assert client.acquire('a/b', b'', SESSION) is None
+    assert [seen.method for seen in agent.seen] == ['PUT', 'GET']
+
+
+def test_release(client: ConsulClient, agent: Agent) -> None:
+    """Releasing is one transaction that leaves a value."""
+    agent.replies = [locked(), NOT_HELD]
+    assert client.release('a/b', b'free', SESSION)
+    assert not client.release('a/b', b'free', SESSION)
+    assert agent.seen[0].body == [{'KV': {
+        'Verb': 'unlock', 'Key': 'a/b', 'Session': SESSION,
+        'Value': base64.b64encode(b'free').decode()}}]
+
+
+def test_leader(client: ConsulClient, agent: Agent) -> None:
+    """The leader's address is returned, an empty one while there is none."""
+    agent.replies = [(200, '"127.0.0.1:8300"'), (200, '""')]
+    assert client.leader() == '127.0.0.1:8300'
+    assert client.leader() == ''
+
+
+def test_close(client: ConsulClient, agent: Agent) -> None:
+    """A closed client opens a connection again when it is asked to."""
+    agent.replies = [(200, '""')]
+    client.leader()
+    client.close()
+    assert client.leader() == ''
