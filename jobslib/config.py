@@ -58,8 +58,8 @@ class option:
     :param env: environment variable.
     :param setting: name in the settings; by default the option's own name,
         in upper case where the settings are a module.
-    :param fallback: called when nothing was given, before the default
-        counts; returns a :class:`Given` or ``None``.
+    :param fallback: called with the container when nothing was given,
+        before the default counts; returns a :class:`Given` or ``None``.
     :param help: what the option does, one sentence.
     :param secret: never show the value.
     """
@@ -72,7 +72,7 @@ class option:
         default: Any = None, flag: str | None = None,
         metavar: str | None = None, env: str | None = None,
         setting: str | None = None,
-        fallback: Callable[[], Given | None] | None = None,
+        fallback: 'Callable[[ConfigGroup], Given | None] | None' = None,
         help: str = '', secret: bool = False,
     ) -> None:
         self.function = function
@@ -142,10 +142,15 @@ class option:
     def _find(self, group: 'ConfigGroup') -> Given:
         if self.function is not None:
             return Given(self.function(group), 'computed')
-        return (self._from_command_line(group) or self._from_environment()
-                or self._from_settings(group)
-                or (self.fallback and self.fallback())
+        return (self.given(group)
+                or (self.fallback and self.fallback(group))
                 or Given(self.default, 'default'))
+
+    def given(self, group: 'ConfigGroup') -> Given | None:
+        """Return what is given for the option, before fallback and default.
+        """
+        return (self._from_command_line(group) or self._from_environment()
+                or self._from_settings(group))
 
     def _from_command_line(self, group: 'ConfigGroup') -> Given | None:
         if self.flag is None:
@@ -201,7 +206,10 @@ class option:
                 detail = str(exc) if attrtype in (dict, list) else ''
                 raise self.error(given, detail) from None
         if attrtype is float and type(value) is int:
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                raise self.error(given) from None
         if isinstance(value, bool) and attrtype in (int, float):
             raise self.error(given)
         if not isinstance(value, attrtype):
@@ -305,8 +313,8 @@ class ConfigGroup:
     def _refuse_unknown(self) -> None:
         if not isinstance(self._settings, Mapping):
             return
-        known = [declared.setting_name(self._settings)
-                 for declared in self.declared().values()]
+        known = {declared.setting_name(self._settings)
+                 for declared in self.declared().values()}
         for name in self._settings:
             if name not in known:
                 import difflib
@@ -330,7 +338,7 @@ class OneInstanceConfig(ConfigGroup):
         setting='disabled',
         help='Run without a lock, whatever the settings say.')
     raw_options = option(
-        attrtype=dict, setting='options', default={},
+        attrtype=dict, setting='options', default={}, secret=True,
         help='The options of the lock, by name; see the lock.')
 
     @option

@@ -64,7 +64,12 @@ def _run(config: Config) -> int:
     clock = Clock()
     schedule = Schedule(clock, config.sleep_interval, config.run_interval)
     task: BaseTask = config.task_cls(config)
-    return Runner(task, config, schedule, clock, Interrupts(), logger).run()
+    try:
+        runner = Runner(task, config, schedule, clock, Interrupts(), logger)
+    except BaseException:
+        task.context.close()
+        raise
+    return runner.run()
 
 
 def _load_settings(name: str | None) -> Any:
@@ -92,6 +97,9 @@ def _load_config_class(settings: Any) -> type[Config]:
         path = getattr(settings, 'CONFIG_CLASS', None)
     if path is None:
         return Config
+    if not isinstance(path, str):
+        raise UsageError(f'config_class: {path!r} from {source} is not '
+                         f'allowed; allowed: {declared.allowed()}')
     found = _load(path, f'config_class: {path!r} from {source}')
     if not (isinstance(found, type) and issubclass(found, Config)):
         raise UsageError(f'config_class: {path!r} from {source} is no '

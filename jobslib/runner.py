@@ -29,6 +29,8 @@ FENCING_TOKEN_VARIABLE = 'JOBSLIB_FENCING_TOKEN'
 STANDBY_WAIT = 60.0
 FIRST_RETRY = 0.5
 LAST_RETRY = 2.0
+# A signal that comes just before a sleep does not end it.
+LONGEST_SLEEP = 60.0
 
 
 class Outcome(enum.Enum):
@@ -119,7 +121,7 @@ class Runner:
     def _wait_until_due(self) -> None:
         with self.interrupts.guard():
             while (left := self.schedule.due - self.clock.now()) > 0:
-                self.clock.sleep(left)
+                self.clock.sleep(min(left, LONGEST_SLEEP))
 
     def _acquire(self) -> bool:
         """Hold the lock, or arrange when to try again."""

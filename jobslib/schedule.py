@@ -10,6 +10,9 @@ __all__ = ['Schedule']
 FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 60.0
 
+# No UNIX time; sums with numbers as large would lose the seconds.
+TOO_LARGE = 1e11
+
 
 class Schedule:
     """Says when runs start.  Times are those of ``clock.now()``, in seconds.
@@ -86,10 +89,10 @@ class Schedule:
             since = _number(record.get('released'))
             if since is None:
                 since = ahead + now - (_number(record.get('lock_delay')) or 0)
-            self._slot = self._slot_at(since - ahead)
+            # No clock of another machine may delay a run for ever.
+            self._slot = self._slot_at(min(since - ahead, now))
             self._next_slot()
         elif self._sleep_interval and 'released' in record and due is not None:
-            # No clock of another machine may delay a run for ever.
             self.due = min(due - ahead, now + self._sleep_interval)
 
     def _next_slot(self) -> None:
@@ -116,5 +119,5 @@ class Schedule:
 
 
 def _number(value: Any) -> float | None:
-    ok = isinstance(value, int | float) and math.isfinite(value)
+    ok = isinstance(value, int | float) and abs(value) < TOO_LARGE
     return float(value) if ok else None

@@ -65,6 +65,7 @@ class Agent:
         self.replies: list[Reply] = []
         self.index: str | None = '7'
         self.seen: list[Seen] = []
+        self.clients: list[ConsulClient] = []
         self.done = threading.Event()
         agent = self
 
@@ -105,6 +106,8 @@ class Agent:
         handler.wfile.write(body.encode())
 
     def close(self) -> None:
+        for client in self.clients:
+            client.close()
         self.done.set()
         self.server.shutdown()
         self.thread.join()
@@ -125,17 +128,19 @@ def pauses() -> list[float]:
 
 
 @pytest.fixture
-def client(agent: Agent, pauses: list[float]) -> Iterator[ConsulClient]:
-    client = make_client(agent, pauses)
-    yield client
-    client.close()
+def client(agent: Agent, pauses: list[float]) -> ConsulClient:
+    return make_client(agent, pauses)
 
 
-def make_client(agent: Agent, pauses: list[float], **settings: Any) -> ConsulClient:
+def make_client(
+    agent: Agent, pauses: list[float], attempts: int = 3, **settings: Any,
+) -> ConsulClient:
     host, port = agent.server.server_address[:2]
     settings = {'token': TOKEN, 'dc': 'dc9', 'timeout': 5.0, **settings}
     endpoint = Endpoint(host=str(host), port=port, **settings)
-    return ConsulClient(endpoint, retry_max_attempts=3, sleep=pauses.append)
+    client = ConsulClient(endpoint, retry_max_attempts=attempts, sleep=pauses.append)
+    agent.clients.append(client)
+    return client
 
 
 def locked(index: int = 53) -> Reply:
@@ -189,6 +194,14 @@ def test_token_and_datacenter(client: ConsulClient, agent: Agent, name: str) -> 
     assert seen.token == TOKEN
     assert seen.query['dc'] == 'dc9'
     assert TOKEN not in seen.target
+
+
+def test_token_parameter_is_dropped(client: ConsulClient, agent: Agent) -> None:
+    """A token that the package would put in the URL does not get there."""
+    agent.replies = [(200, '""')]
+    client._consul.http.get(lambda response: None, '/v1/x', [('token', 'wrong')])
+    assert agent.seen[0].target == '/v1/x?dc=dc9'
+    assert agent.seen[0].token == TOKEN
 
 
 @every_call
@@ -245,8 +258,7 @@ def test_attempts_come_to_an_end(
 def test_pause_stops_growing(agent: Agent, pauses: list[float]) -> None:
     """No pause is longer than a second."""
     agent.replies = [NO_LEADER]
-    endpoint = Endpoint(port=agent.server.server_address[1])
-    client = ConsulClient(endpoint, retry_max_attempts=7, sleep=pauses.append)
+    client = make_client(agent, pauses, attempts=7)
     with pytest.raises(LockUnavailableError):
         client.leader()
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
@@ -279,7 +291,8 @@ def test_permission(
 @every_call
 @pytest.mark.parametrize('reply', [
     (400, 'Bad request'), (404, '404 page not found'), (301, ''), (413, 'too large'),
-], ids=['400', '404', '301', '413'])
+    (409, '<html>'), (409, '{"Errors": null}'),
+], ids=['400', '404', '301', '413', '409', '409-null'])
 def test_other_refusals_are_final(
     client: ConsulClient, agent: Agent, name: str, reply: Reply,
 ) -> None:
@@ -460,9 +473,9 @@ def test_transaction_without_permission(
 def test_transaction_that_failed_otherwise(
     client: ConsulClient, agent: Agent, name: str,
 ) -> None:
-    """A conflict of a kind not known is neither held nor free."""
-    agent.replies = [failed('something new')]
-    with pytest.raises(LockUnavailableError, match='something new'):
+    """A conflict of a kind not known is neither held nor free, and is quoted."""
+    agent.replies = [failed('something "new"')]
+    with pytest.raises(LockUnavailableError, match=': 409 something "new"$'):
         CALLS[name][0](client)
 
 

@@ -74,16 +74,22 @@ class _Refused(Exception):
         super().__init__(response.status)
         self.status = response.status
         self.index = response.index
-        self.text = ' '.join(response.text.split())
+        self.text = ' '.join(_reason(response).split())
         self.origin = response.origin
 
     def says(self, phrases: Sequence[str]) -> bool:
-        # In a transaction's answer, which is JSON, quotes are escaped.
-        text = self.text.lower().replace('\\"', '"')
-        return any(phrase in text for phrase in phrases)
+        return any(phrase in self.text.lower() for phrase in phrases)
 
     def __str__(self) -> str:
         return f'{self.origin}: {self.status} {self.text[:200]}'
+
+
+def _reason(response: Response) -> str:
+    """Why, in Consul's words."""
+    if response.status == 409:
+        with contextlib.suppress(TransportError, LookupError, TypeError):
+            return '; '.join(error['What'] for error in response.json()['Errors'])
+    return response.text
 
 
 # What a call can raise; the last four are what the package makes of an answer
@@ -117,10 +123,10 @@ class ConsulClient:
     ) -> str:
         """Create a session and return its id.
 
-        *ttl* and *lock_delay* are in seconds.  The session is bound to the
-        health checks of the ids *checks*, to none if there are none, and to
-        *node*, by default the agent's own.  For a lock in another datacenter
-        than the agent's *node* must name one of that datacenter.
+        *ttl*, 10 to 86400, and *lock_delay* are in seconds.  The session is
+        bound to the health checks with the ids *checks*, to none if there are
+        none, and to *node*, by default the agent's own.  For a lock in another
+        datacenter than the agent's, *node* must name one of that datacenter.
 
         It is not repeated when Consul may have carried it out: a session whose
         id nobody knows would stay until its TTL ends.
@@ -224,7 +230,7 @@ class ConsulClient:
                 return KeyState(exc.index, False, None, None, 0, 0)
             raise
         return KeyState(
-            int(new_index), True, item['Value'] or None, item.get('Session') or None,
+            int(new_index), True, item['Value'], item.get('Session') or None,
             _expect(int, item['ModifyIndex']), _expect(int, item['LockIndex']))
 
     def _transact(self, verb: str, key: str, value: bytes, session: str) -> int:

@@ -76,27 +76,28 @@ class FileLock(BaseLock):
         self._announce()
         fd = self._open(os.O_RDWR | os.O_CREAT)
         try:
-            locked = self._lock(fd)
-            if locked:
+            if self._lock(fd):
                 self.previous_record = _read(fd)
                 self._token = _next_token(self.previous_record)
                 self._write(fd, self.make_record())
                 self._fd = fd
-            else:
-                os.close(fd)
+                return True
         except BaseException:
             self._fd = self._token = None
             os.close(fd)
             raise
-        return locked
+        os.close(fd)
+        return False
 
     def release(self) -> bool:
         self._refuse_unless_held()
-        ours = self._is_ours()
-        if ours and self._fd is not None:
-            self._write(self._fd,
-                        self.make_record() | {'released': time.time()})
-        self._forget()
+        try:
+            ours = self._is_ours()
+            if ours and self._fd is not None:
+                self._write(self._fd,
+                            self.make_record() | {'released': time.time()})
+        finally:
+            self._forget()
         return ours
 
     def refresh(self) -> bool:
@@ -104,18 +105,11 @@ class FileLock(BaseLock):
         return self._is_ours()
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
-        try:
-            fd = self._open(os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            return _read(fd) if _is_locked(fd) else None
-        finally:
-            os.close(fd)
+        return self._look()[1]
 
     def wait(self, timeout: float) -> None:
         ends = time.monotonic() + timeout
-        while self.get_lock_owner_info() is not None:
+        while self._look()[0]:
             left = ends - time.monotonic()
             if left <= 0:
                 return
@@ -148,6 +142,17 @@ class FileLock(BaseLock):
         except OSError as exc:
             raise LockUnavailableError(
                 f'lock file {self.path}: {exc.strerror}') from exc
+
+    def _look(self) -> tuple[bool, dict[str, Any] | None]:
+        """Return whether anybody has the lock, and the record of who."""
+        try:
+            fd = self._open(os.O_RDONLY)
+        except FileNotFoundError:
+            return False, None
+        try:
+            return (True, _read(fd)) if _is_locked(fd) else (False, None)
+        finally:
+            os.close(fd)
 
     def _lock(self, fd: int) -> bool:
         try:
@@ -232,7 +237,7 @@ def _read(fd: int) -> dict[str, Any] | None:
     """Return the record in the file, ``None`` if there is none to read."""
     try:
         record = json.loads(os.pread(fd, 1 << 20, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -13,6 +13,9 @@ from jobslib.exceptions import Interrupt, OneInstanceWatchdogError
 
 __all__ = ['ProcessWatchdog']
 
+# More, in seconds, than timers take.
+TOO_LONG = 1e9
+
 
 class ProcessWatchdog:
     """Interrupts a run that hangs or takes too long, and ends its process.
@@ -37,6 +40,7 @@ class ProcessWatchdog:
         self._run_ends: float | None = None
         self._previous: Any = None
         self._watching = False
+        self._stopping = False
         self._max_run_time: float | None = None
 
     def start(self, max_run_time: float | None = None) -> None:
@@ -52,11 +56,13 @@ class ProcessWatchdog:
 
     def beat(self) -> None:
         """The run makes progress."""
-        if self._watching and self.heartbeat is not None:
+        if (self._watching and self.heartbeat is not None
+                and not self._stopping):
             self._arm()
 
     def stopping(self) -> None:
         """The run was told to stop; give it the grace time."""
+        self._stopping = True
         self._end_process_in(self.grace)
 
     def stop(self) -> None:
@@ -64,8 +70,10 @@ class ProcessWatchdog:
         if self._watching:
             if _in_main_thread():
                 signal.setitimer(signal.ITIMER_REAL, 0)
-                signal.signal(signal.SIGALRM, self._previous)
+                # None: a handler that was not installed by Python.
+                signal.signal(signal.SIGALRM, self._previous or signal.SIG_DFL)
             self._watching = False
+        self._stopping = False
         self._run_ends = None
         faulthandler.cancel_dump_traceback_later()
 
@@ -73,7 +81,7 @@ class ProcessWatchdog:
         limits = [self.heartbeat or float('inf')]
         if self._run_ends is not None:
             limits.append(self._run_ends - _now())
-        left = max(min(limits), 0.001)
+        left = max(min(*limits, TOO_LONG), 0.001)
         if _in_main_thread():
             signal.setitimer(signal.ITIMER_REAL, left)
         self._end_process_in(left + self.grace)
@@ -88,7 +96,7 @@ class ProcessWatchdog:
 
     def _end_process_in(self, seconds: float) -> None:
         faulthandler.dump_traceback_later(
-            seconds, exit=True, file=sys.__stderr__ or 2)
+            min(seconds, TOO_LONG), exit=True, file=sys.__stderr__ or 2)
 
 
 def _raise(interrupt: Interrupt) -> None:

@@ -1,0 +1,485 @@
+"""A lock across machines, kept in Consul."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from jobslib.config import BOOLEANS, ConfigGroup, Given, option
+from jobslib.exceptions import (
+    ConfigError,
+    Interrupt,
+    LockUnavailableError,
+    OneInstanceWatchdogError,
+)
+from jobslib.oneinstance import BaseLock
+from jobslib.oneinstance.timings import Timings
+
+if TYPE_CHECKING:
+    from jobslib.context import Context
+    from jobslib.oneinstance.client import ConsulClient, KeyState
+    from jobslib.oneinstance.lease import Lease
+    from jobslib.oneinstance.transport import Endpoint
+
+__all__ = ['ConsulLock']
+
+ENV = 'JOBSLIB_ONE_INSTANCE_CONSUL_'
+
+#: The signal by which the keeper interrupts a run.
+INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
+
+MAX_LOCK_DELAY = 60.0
+REFUSED_PAUSE = 0.5
+
+
+def _variable(name: str) -> Callable[[ConfigGroup], Given | None]:
+    """Fall back on the environment variable *name*."""
+    def fallback(group: ConfigGroup) -> Given | None:
+        value = os.environ.get(name)
+        return Given(value, f'environment, {name}') if value else None
+    return fallback
+
+
+def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
+    """Fall back on a part of ``CONSUL_HTTP_ADDR``.
+
+    It is an address as a whole: with a host from elsewhere none of it counts.
+    """
+    def fallback(group: ConfigGroup) -> Given | None:
+        text = os.environ.get('CONSUL_HTTP_ADDR')
+        source = 'environment, CONSUL_HTTP_ADDR'
+        if part == 'scheme' and _is_on(os.environ.get('CONSUL_HTTP_SSL')):
+            return Given('https', 'environment, CONSUL_HTTP_SSL')
+        if not text or group.declared()['host'].given(group):
+            return None
+        if text.startswith('unix://'):
+            return Given(text, source) if part == 'host' else None
+        from urllib.parse import urlsplit
+        try:
+            url = urlsplit(text if '://' in text else f'//{text}')
+            found = {'scheme': url.scheme, 'host': url.hostname,
+                     'port': url.port}[part]
+        except ValueError:
+            raise ConfigError(
+                f'{part}: {text!r} from {source} is not allowed; allowed: '
+                f'HOST:PORT, http(s)://HOST:PORT or unix:///PATH') from None
+        return Given(str(found), source) if found else None
+    return fallback
+
+
+def _token(group: ConfigGroup) -> Given | None:
+    given = group.declared()['token_file'].given(group)
+    if given or os.environ.get('CONSUL_HTTP_TOKEN_FILE'):
+        return None
+    return _variable('CONSUL_HTTP_TOKEN')(group)
+
+
+def _is_on(text: str | None) -> bool:
+    return BOOLEANS.get((text or '').strip().lower(), False)
+
+
+class ConsulLock(BaseLock):
+    """One instance across machines.
+
+    A key of Consul, held by a session that a process of its own renews; see
+    the guide for what that guarantees.  To be subclassed: what the owner
+    record says (:meth:`make_record`) and what happens when the lock comes
+    and goes (:meth:`on_acquired`, :meth:`on_released`, :meth:`on_lost`).
+
+    Usable without ``runjob`` too: between :meth:`acquire` and
+    :meth:`release`, the loss of the lock raises
+    :class:`jobslib.OneInstanceWatchdogError` in the main thread, and
+    :meth:`release` has to follow within the grace time; else the process is
+    killed, with all that it started.  When acquired outside the main thread
+    there is no interrupt, only the kill.
+    """
+
+    class OptionsConfig(BaseLock.OptionsConfig):
+        """Options of :class:`ConsulLock`.
+
+        The standard variables of Consul's own tools (``CONSUL_HTTP_ADDR``
+        and its like) count where nothing else is given.
+        """
+
+        scheme = option(
+            attrtype=str, choices=('http', 'https'), default='http',
+            env=f'{ENV}SCHEME', fallback=_address('scheme'),
+            help='How to talk to Consul.')
+        host = option(
+            attrtype=str, default='127.0.0.1', env=f'{ENV}HOST',
+            fallback=_address('host'),
+            help='Name or address of the Consul agent, or unix:///PATH.')
+        port = option(
+            attrtype=int, minimum=1, maximum=65535, default=8500,
+            env=f'{ENV}PORT', fallback=_address('port'),
+            help='Port of the Consul agent.')
+        dc = option(
+            attrtype=str, env=f'{ENV}DC',
+            help='Datacenter that keeps the lock; the same for all machines.')
+        namespace = option(
+            attrtype=str, env=f'{ENV}NAMESPACE',
+            fallback=_variable('CONSUL_NAMESPACE'),
+            help='Namespace of the key (Consul Enterprise).')
+        token = option(
+            attrtype=str, env=f'{ENV}TOKEN', secret=True, fallback=_token,
+            help='Token for access control.')
+        token_file = option(
+            attrtype=str, env=f'{ENV}TOKEN_FILE',
+            fallback=_variable('CONSUL_HTTP_TOKEN_FILE'),
+            help='File with the token, read for each request.')
+        ca_cert = option(
+            attrtype=str, env=f'{ENV}CA_CERT',
+            fallback=_variable('CONSUL_CACERT'),
+            help='File with the certificates of the authority.')
+        client_cert = option(
+            attrtype=str, env=f'{ENV}CLIENT_CERT',
+            fallback=_variable('CONSUL_CLIENT_CERT'),
+            help="File with this client's certificate.")
+        client_key = option(
+            attrtype=str, env=f'{ENV}CLIENT_KEY',
+            fallback=_variable('CONSUL_CLIENT_KEY'),
+            help="File with this client's key.")
+        verify = option(
+            attrtype=bool, default=True, env=f'{ENV}VERIFY',
+            fallback=_variable('CONSUL_HTTP_SSL_VERIFY'),
+            help="Whether to check the server's certificate.")
+        timeout = option(
+            attrtype=float, above=0, maximum=60, default=5.0,
+            env=f'{ENV}TIMEOUT', help='The most that a request may take, '
+            'in seconds.')
+        retry_max_attempts = option(
+            attrtype=int, minimum=1, default=3,
+            env=f'{ENV}RETRY_MAX_ATTEMPTS',
+            help='How often a request is tried that is safe to repeat.')
+        key = option(
+            attrtype=str, env=f'{ENV}KEY',
+            help='Key of the lock (default jobs/TASK NAME/lock).')
+        ttl = option(
+            attrtype=float, minimum=10, maximum=86400, default=15.0,
+            env=f'{ENV}TTL', help='TTL of the session, in seconds.')
+        lock_delay = option(
+            attrtype=float, above=0, maximum=MAX_LOCK_DELAY, default=15.0,
+            env=f'{ENV}LOCK_DELAY',
+            help='How long nobody gets the lock, in seconds, when its '
+                 'session ends without a release.')
+        grace = option(
+            attrtype=float, above=0, env=f'{ENV}GRACE',
+            help='Seconds from the interrupt of a run to its kill '
+                 '(default: a fifth of the smaller of ttl and lock_delay, '
+                 'at most 3).')
+        heartbeat = option(
+            attrtype=float, above=0, env=f'{ENV}HEARTBEAT',
+            help='A run that does not call extend_lock() for longer, in '
+                 'seconds, is treated as hung.')
+
+        def validate(self) -> None:
+            """Refuse settings that contradict each other."""
+            self.timings = Timings.derive(
+                self.ttl, self.lock_delay, self.grace, self.timeout)
+            if bool(self.client_cert) != bool(self.client_key):
+                raise ConfigError(
+                    'client_cert and client_key: one is given without the '
+                    'other; allowed: both or none')
+
+    def __init__(self, context: 'Context', options: Any) -> None:
+        super().__init__(context, options)
+        self.timings: Timings = options.timings
+        self.key = options.key or f'jobs/{context.config.task_name}/lock'
+        if self.key.startswith('/') or '//' in self.key:
+            raise ConfigError(
+                f'key: {self.key!r} is not allowed; allowed: a path without '
+                f'a leading slash or empty parts')
+        self._token: int | None = None
+        self._record: dict[str, Any] = {}
+        self._lease: Lease | None = None
+        self._previous_handler: Any = None
+        self._handles_interrupt = False
+        # The last state of the key that was read, and since when it is free.
+        self._state: KeyState | None = None
+        self._free_since: tuple[int, float] | None = None
+        self._refused: int | None = None
+
+    @cached_property
+    def endpoint(self) -> 'Endpoint':
+        """How Consul is reached."""
+        from jobslib.oneinstance.transport import Endpoint
+        options = self.options
+        is_socket = options.host.startswith('unix://')
+        return Endpoint(
+            scheme=options.scheme, host=options.host, port=options.port,
+            socket_path=options.host[len('unix://'):] if is_socket else None,
+            ca_cert=options.ca_cert, client_cert=options.client_cert,
+            client_key=options.client_key, verify=options.verify,
+            server_name=os.environ.get('CONSUL_TLS_SERVER_NAME'),
+            token=options.token, token_file=options.token_file,
+            dc=options.dc, namespace=options.namespace,
+            timeout=options.timeout)
+
+    @cached_property
+    def client(self) -> 'ConsulClient':
+        """The client of Consul."""
+        # Imported late: the client library takes longer to import than all
+        # the rest.
+        from jobslib.oneinstance.client import ConsulClient
+        return ConsulClient(self.endpoint, self.options.retry_max_attempts)
+
+    @cached_property
+    def watchdog(self) -> 'KeeperWatchdog':  # type: ignore[override]
+        """What stops a run that hangs, or that takes too long."""
+        return KeeperWatchdog(self)
+
+    @property
+    def held(self) -> bool:
+        return self._token is not None
+
+    @property
+    def fencing_token(self) -> int | None:
+        """The index of Consul at which the lock was acquired."""
+        return self._token
+
+    @property
+    def lease(self) -> 'Lease | None':
+        """The session of this process and its keeper, if there is one."""
+        return self._lease
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; return whether it was.
+
+        When the last holder vanished without a release, its lock-delay is
+        waited out first.
+
+        :raises LockAlreadyHeldError: this object holds it.
+        :raises LockUnavailableError: Consul did not answer, or refused.
+        """
+        self._refuse_if_held()
+        state = self._read()
+        while state.session is None and (left := self._delay_left(state)) > 0:
+            self.logger.info(
+                'the last holder vanished; waiting out its lock-delay, '
+                '%.1f s', left)
+            time.sleep(left)
+            state = self._read()
+        if state.session is not None:
+            return False
+        self.previous_record = _parse(state.record)
+        try:
+            token = self._take()
+        except BaseException:
+            # The request may have been carried out nevertheless.
+            self._drop_lease()
+            raise
+        if token is None:
+            self._refused = state.modify_index
+            return False
+        self._token = token
+        self.on_acquired()
+        return True
+
+    def release(self) -> bool:
+        self._refuse_unless_held()
+        lease = self._lease
+        assert lease is not None
+        self._token = None
+        try:
+            lease.end_run()
+            released = lease.is_valid()
+            if released:
+                lease.release()
+                record = self._record | {'schedule': dict(self.schedule),
+                                         'released': time.time()}
+                released = self.client.release(
+                    self.key, json.dumps(record).encode(), lease.session)
+        except BaseException:
+            # The keeper goes on trying.
+            self._drop_lease()
+            raise
+        if released:
+            lease.released()
+            self.on_released()
+        else:
+            self._drop_lease()
+            self.on_lost(lease.page.reason or 'the lease ran out')
+        return released
+
+    def refresh(self) -> bool:
+        if self._lease is None or self._token is None:
+            return False
+        self._lease.beat()
+        return self._lease.is_valid()
+
+    def get_lock_owner_info(self) -> dict[str, Any] | None:
+        state = self.client.read(self.key)
+        return None if state.session is None else _parse(state.record)
+
+    def wait(self, timeout: float) -> None:
+        ends = time.monotonic() + timeout
+        # Made in advance, so that taking over costs one request.
+        self._get_lease()
+        state = self._state or self._read()
+        while state.session is not None:
+            left = ends - time.monotonic()
+            if left <= 0:
+                return
+            state = self._read(state.index, left)
+        if state.modify_index == self._refused:
+            # Free, and still Consul's delay is on it.
+            time.sleep(min(REFUSED_PAUSE, timeout))
+
+    def close(self) -> None:
+        self._token = None
+        self._drop_lease()
+        if self._handles_interrupt:
+            self._handles_interrupt = False
+            signal.signal(INTERRUPT_SIGNAL, self._previous_handler)
+        if 'client' in vars(self):
+            self.client.close()
+
+    def make_record(self) -> dict[str, Any]:
+        return super().make_record() | {
+            'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
+
+    def on_acquired(self) -> None:
+        """The lock was acquired; to be overridden."""
+
+    def on_released(self) -> None:
+        """The lock was released; to be overridden."""
+
+    def on_lost(self, reason: str) -> None:
+        """The lock was lost, and the run has stopped; to be overridden."""
+        self.logger.warning('the lock was lost: %s', reason)
+
+    def _read(self, index: int | None = None, wait: float = 0) -> 'KeyState':
+        state = self.client.read(self.key, index, wait)
+        if index and state.index < index:
+            state = self.client.read(self.key)
+        self._state = state
+        if state.session is not None:
+            self._free_since = None
+        elif (self._free_since is None
+              or self._free_since[0] != state.modify_index):
+            self._free_since = (state.modify_index, time.monotonic())
+        return state
+
+    def _delay_left(self, state: 'KeyState') -> float:
+        """Return how long the lock-delay of a vanished holder lasts."""
+        record = _parse(state.record)
+        if state.record is None or (record and 'released' in record):
+            return 0.0
+        delay = (record or {}).get('lock_delay')
+        if not isinstance(delay, int | float):
+            delay = self.timings.lock_delay
+        assert self._free_since is not None
+        return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
+                - time.monotonic())
+
+    def _take(self) -> int | None:
+        from jobslib.oneinstance.client import SessionLostError
+        from jobslib.oneinstance.keeper import now
+        for final in (False, True):
+            lease = self._get_lease()
+            self._record = self.make_record()
+            lease.claim(self._record)
+            sent = now()
+            try:
+                token = self.client.acquire(
+                    self.key, json.dumps(self._record).encode(),
+                    lease.session)
+            except SessionLostError as exc:
+                # Lost while there was nothing to lose: make another.
+                self.logger.debug('the session was lost while idle')
+                self._drop_lease()
+                if final:
+                    raise LockUnavailableError(str(exc)) from exc
+                continue
+            if token is None:
+                lease.released()
+            else:
+                lease.hold(sent, self._record, self._handle_interrupts())
+            return token
+        raise AssertionError('not reached')
+
+    def _get_lease(self) -> 'Lease':
+        if self._lease is None:
+            from jobslib.oneinstance.lease import Lease
+            session = self.client.create_session(
+                f'jobslib {self.context.config.task_name}', self.timings.ttl,
+                self.timings.lock_delay)
+            try:
+                self._lease = Lease(
+                    session, self.key, self.endpoint, self.timings)
+            except BaseException:
+                self.client.destroy_session(session)
+                raise
+        return self._lease
+
+    def _drop_lease(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.close()
+
+    def _handle_interrupts(self) -> int:
+        """Handle the keeper's signal; return it, 0 if that is impossible."""
+        if threading.current_thread() is not threading.main_thread():
+            return 0
+        if not self._handles_interrupt:
+            self._previous_handler = signal.signal(
+                INTERRUPT_SIGNAL, self._interrupt)
+            self._handles_interrupt = True
+        return INTERRUPT_SIGNAL
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        lease = self._lease
+        if lease is not None and self.held and lease.page.state:
+            self.watchdog.interrupt(
+                OneInstanceWatchdogError(lease.page.reason))
+
+
+class KeeperWatchdog:
+    """Has the keeper stop a run that hangs or takes too long.
+
+    Has what :class:`jobslib.oneinstance.watchdog.ProcessWatchdog` has.
+    """
+
+    def __init__(self, lock: ConsulLock) -> None:
+        self._lock = lock
+        self.grace = lock.timings.grace
+        self.heartbeat = lock.options.heartbeat
+        #: Called with the interrupt; by default it is raised.
+        self.interrupt: Callable[[Interrupt], None] = _raise
+
+    def start(self, max_run_time: float | None = None) -> None:
+        """A run begins, which may take *max_run_time* seconds."""
+        if self._lock.lease is not None:
+            self._lock.lease.start_run(max_run_time, self.heartbeat)
+
+    def beat(self) -> None:
+        """The run makes progress."""
+        if self._lock.lease is not None:
+            self._lock.lease.beat()
+
+    def stopping(self) -> None:
+        """The run was told to stop; give it the grace time."""
+        if self._lock.lease is not None:
+            self._lock.lease.stopping()
+
+    def stop(self) -> None:
+        """The run is over; what it started is gone, if it was stopped."""
+        if self._lock.lease is not None:
+            self._lock.lease.end_run()
+
+
+def _raise(interrupt: Interrupt) -> None:
+    raise interrupt
+
+
+def _parse(data: bytes | None) -> dict[str, Any] | None:
+    try:
+        record = json.loads(data or b'')
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,481 @@
+"""The lease keeper: a small process that keeps the lease of another.
+
+It renews the session, watches the key, stops the run when the lease is lost
+or about to be, and gives up the lock when the process is gone.  A process of
+its own, because a thread stands still while a C call keeps the interpreter,
+and cannot kill what it is part of.
+
+It is started by :mod:`jobslib.oneinstance.lease` in an interpreter without
+installed packages (``-I -S``), so it uses the standard library only, and of
+jobslib what does the same.
+
+All times are of ``CLOCK_BOOTTIME``, in seconds, which both processes share
+and which goes on while the machine is suspended.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+
+from jobslib.oneinstance import processes
+from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from jobslib.oneinstance.transport import Response
+
+__all__ = ['Keeper', 'Page', 'main', 'now']
+
+# What a process manager or a terminal sends to all processes of a group; the
+# keeper leaves last.
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT,
+           signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGPIPE)
+
+# poll() does not count the time that a machine was suspended, so no wait is
+# longer while the lock is held.
+MAX_POLL = 0.25
+RETRY = 0.3
+WATCH = 30.0
+# How often the keeper looks what the run has started.
+LOOK = 1.0
+# How much of the TTL an idle session lives on between renewals.
+IDLE_SHARE = 0.8
+# A key that was deleted, or that another session holds, is protected by no
+# lock-delay.
+UNPROTECTED_GRACE = 0.2
+
+
+def now() -> float:
+    """Return the time since boot."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Page:
+    """Memory that the keeper and its process share.
+
+    :param fd: of a file of at least :attr:`SIZE` bytes.
+    """
+
+    SIZE = 512
+    FINE, STOPPING, LOST = 0, 1, 2
+
+    _LAYOUT = struct.Struct('q')
+    _UNTIL, _ALIVE, _BEAT, _STATE, _REASON = 0, 8, 16, 24, 32
+
+    def __init__(self, fd: int) -> None:
+        self._memory = mmap.mmap(fd, self.SIZE)
+
+    def _get(self, offset: int) -> float:
+        return float(self._LAYOUT.unpack_from(self._memory, offset)[0]) / 1e9
+
+    def _set(self, offset: int, seconds: float) -> None:
+        self._LAYOUT.pack_into(self._memory, offset, int(seconds * 1e9))
+
+    @property
+    def until(self) -> float:
+        """Until when the lease is certainly ours; the keeper writes it."""
+        return self._get(self._UNTIL)
+
+    @until.setter
+    def until(self, value: float) -> None:
+        self._set(self._UNTIL, value)
+
+    @property
+    def alive(self) -> float:
+        """When the keeper was last at work; the keeper writes it."""
+        return self._get(self._ALIVE)
+
+    @alive.setter
+    def alive(self, value: float) -> None:
+        self._set(self._ALIVE, value)
+
+    @property
+    def beat(self) -> float:
+        """The last heartbeat of the run; its process writes it."""
+        return self._get(self._BEAT)
+
+    @beat.setter
+    def beat(self, value: float) -> None:
+        self._set(self._BEAT, value)
+
+    @property
+    def state(self) -> int:
+        """FINE, STOPPING (the run must stop) or LOST (the lease, too)."""
+        return int(self._LAYOUT.unpack_from(self._memory, self._STATE)[0])
+
+    @property
+    def reason(self) -> str:
+        """Why the run must stop."""
+        text = self._memory[self._REASON:].split(b'\0', 1)[0]
+        return text.decode('utf-8', 'replace')
+
+    def set_state(self, state: int, reason: str = '') -> None:
+        """Set the state; the reason is complete before it can be seen."""
+        text = reason.encode()[:self.SIZE - self._REASON - 1]
+        self._memory[self._REASON:] = text.ljust(
+            self.SIZE - self._REASON, b'\0')
+        self._LAYOUT.pack_into(self._memory, self._STATE, state)
+
+
+class Loss:
+    """How the lease was lost.
+
+    :param reason: for people.
+    :param hold: the hold that ended; ``None``: the session itself did.
+    :param protected: a lock-delay keeps others from the key.
+    """
+
+    def __init__(self, reason: str, hold: object | None = None,
+                 protected: bool = True) -> None:
+        self.reason = reason
+        self.hold = hold
+        self.protected = protected
+
+
+class Keeper:
+    """Keeps one session, for one process.
+
+    :param control: where the process sends its messages.
+    :param page: shared with the process.
+    :param config: ``pid, session, key, marker, endpoint, ttl, window,
+        renew_interval, grace, kill``.
+    """
+
+    def __init__(self, control: socket.socket, page: Page,
+                 config: dict[str, Any]) -> None:
+        self.control = control
+        self.page = page
+        self.pid: int = config['pid']
+        self.session: str = config['session']
+        self.key: str = config['key']
+        self.marker: str = config['marker']
+        self.endpoint = Endpoint(**config['endpoint'])
+        self.ttl: float = config['ttl']
+        self.window: float = config['window']
+        self.renew_interval: float = config['renew_interval']
+        self.grace: float = config['grace']
+        self.kill: float = config['kill']
+        self.check: str | None = config['check']
+        self.pidfd = os.pidfd_open(self.pid)
+        # A pid that was reused before it was opened is not our parent.
+        self.orphan = os.getppid() != self.pid
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self.renew_now = threading.Event()
+        self.hold_begins = threading.Event()
+        # The process may have the key: what to write on its release.
+        self.record: dict[str, Any] | None = None
+        # The process holds the key; a new object for each time.
+        self.hold: object | None = None
+        self.lost: Loss | None = None
+        self.signal = 0
+        self.run_begins = 0.0
+        self.run_ends: float | None = None
+        self.max_run_time = 0.0
+        self.heartbeat: float | None = None
+        self.kill_at: float | None = None
+        self.stop_reason = ''
+        self.known: set[tuple[int, int]] = set()
+        self.look_at = 0.0
+        self.quit = False
+
+    def run(self) -> None:
+        """Keep the lease until the process is gone or wants no more."""
+        threading.Thread(target=self._renew, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
+        poller = select.poll()
+        for fd in (self.pidfd, self.control.fileno(), self.wake_fd):
+            poller.register(fd, select.POLLIN)
+        while not self.quit:
+            self.page.alive = now()
+            timeout = MAX_POLL if self.hold else self.ttl / 4
+            ready = [fd for fd, _ in poller.poll(timeout * 1000)]
+            if self.pidfd in ready or self.orphan:
+                return self._process_is_gone()
+            if self.wake_fd in ready:
+                os.eventfd_read(self.wake_fd)
+            if self.control.fileno() in ready and not self._receive():
+                # Closed by exec(); the process itself goes on.
+                poller.unregister(self.control.fileno())
+            self._enforce()
+        self._give_up()
+
+    # Messages of the process; those that return True are answered.
+
+    def _receive(self) -> bool:
+        data = self.control.recv(1 << 16)
+        if not data:
+            return False
+        message = json.loads(data)
+        number = message.pop('number')
+        replies = getattr(self, f'do_{message.pop("do")}')(**message)
+        if replies:
+            try:
+                self.control.send(json.dumps({'number': number}).encode())
+            except OSError:
+                return False
+        return True
+
+    def do_claim(self, record: dict[str, Any]) -> None:
+        """The process is about to take the key."""
+        self.record = record
+
+    def do_hold(self, proof: float, record: dict[str, Any],
+                signum: int) -> bool:
+        """The process took the key; the session lived at *proof*."""
+        self.record = record
+        self.signal = signum
+        self.kill_at = None
+        self.page.set_state(Page.FINE)
+        self.page.until = max(self.page.until, proof + self.window)
+        self.hold = object()
+        self.hold_begins.set()
+        self.renew_now.set()
+        return True
+
+    def do_run(self, max_run_time: float | None,
+               heartbeat: float | None, elapsed: float) -> bool:
+        """A run begins, or began *elapsed* seconds ago."""
+        self.run_begins = now() - elapsed
+        self.page.beat = max(self.page.beat, self.run_begins)
+        self.max_run_time = max_run_time or 0.0
+        self.run_ends = (None if max_run_time is None
+                         else self.run_begins + max_run_time)
+        self.heartbeat = heartbeat
+        return True
+
+    def do_stopping(self) -> None:
+        """The process told its run to stop."""
+        self._limit(now() + self.grace, 'the run did not stop when told to')
+
+    def do_end(self) -> bool:
+        """The run is over."""
+        self.run_ends = self.heartbeat = None
+        if self.kill_at is not None:
+            processes.end(self.pid, None, self.marker, self.known)
+            self.kill_at = None
+            if not self._is_lost() and now() < self._stop_at():
+                self.page.set_state(Page.FINE)
+            else:
+                self.page.set_state(Page.LOST, self.stop_reason)
+        return True
+
+    def do_release(self) -> bool:
+        """The process is about to release the key."""
+        self.hold = None
+        self.hold_begins.clear()
+        return True
+
+    def do_released(self) -> None:
+        """The process does not have the key."""
+        self.hold = None
+        self.hold_begins.clear()
+        self.record = None
+
+    def do_quit(self) -> None:
+        """The process needs the lease no more."""
+        self.quit = True
+
+    # Stopping the run.
+
+    def _is_lost(self) -> bool:
+        return self.lost is not None and self.lost.hold in (None, self.hold)
+
+    def _stop_at(self) -> float:
+        return self.page.until - self.grace - self.kill
+
+    def _enforce(self) -> None:
+        if self.hold is None:
+            return
+        if now() >= self.look_at:
+            self.look_at = now() + LOOK
+            self.known |= processes.children(self.pid)
+        if self.page.state == Page.FINE:
+            self._stop_if_due(now())
+        if self.kill_at is not None:
+            self.kill_at = min(self.kill_at, self.page.until - self.kill)
+            if now() >= self.kill_at:
+                self._kill()
+
+    def _stop_if_due(self, time: float) -> None:
+        if self.lost is not None and self._is_lost():
+            self._stop(Page.LOST, self.lost.reason,
+                       self.grace if self.lost.protected
+                       else UNPROTECTED_GRACE)
+        elif time >= self._stop_at():
+            self._stop(Page.LOST, 'the lease could not be renewed in time',
+                       self.grace)
+        elif self.run_ends is not None and time >= self.run_ends:
+            self._stop(Page.STOPPING, 'the run took longer than '
+                       f'{self.max_run_time:g} s', self.grace)
+        elif (self.heartbeat is not None
+              and time >= self.page.beat + self.heartbeat):
+            self._stop(Page.STOPPING, 'the run was silent for '
+                       f'{self.heartbeat:g} s', self.grace)
+
+    def _stop(self, state: int, reason: str, grace: float) -> None:
+        self.page.set_state(state, reason)
+        self._limit(now() + min(grace, self.grace), reason)
+        if self.signal:
+            try:
+                signal.pidfd_send_signal(self.pidfd, self.signal)
+            except ProcessLookupError:
+                pass
+
+    def _limit(self, kill_at: float, reason: str) -> None:
+        if self.kill_at is None or kill_at < self.kill_at:
+            self.kill_at = kill_at
+            self.stop_reason = reason
+
+    def _kill(self) -> None:
+        _log(f'killing process {self.pid}: {self.stop_reason}')
+        processes.end(self.pid, self.pidfd, self.marker, self.known)
+        self._give_up()
+        os._exit(0)
+
+    def _process_is_gone(self) -> None:
+        if self.record is not None:
+            count = processes.end(self.pid, None, self.marker, self.known)
+            if count:
+                _log(f'process {self.pid} is gone; ended {count} processes '
+                     f'that it left running')
+        self._give_up()
+
+    # Requests to Consul.
+
+    def _renew(self) -> None:
+        """Renew the session for ever; runs in a thread."""
+        transport = Transport(self.endpoint)
+        while self.lost is None or self.lost.hold is not None:
+            self.renew_now.clear()
+            sent = now()
+            if not self._renew_once(transport, sent):
+                pause = RETRY
+            elif self.hold is not None:
+                pause = self.renew_interval - (now() - sent)
+            else:
+                pause = self.ttl * IDLE_SHARE
+            self.renew_now.wait(max(pause, 0))
+
+    def _renew_once(self, transport: Transport, sent: float) -> bool:
+        try:
+            response = transport.request(
+                'PUT', f'/v1/session/renew/{self.session}')
+        except TransportError:
+            return False
+        if response.status == 404:
+            self._lose(Loss('the session has ended'))
+        if response.status != 200:
+            return False
+        self.page.until = max(self.page.until, sent + self.window)
+        return True
+
+    def _watch(self) -> None:
+        """Watch the key while it is held; runs in a thread."""
+        transport = Transport(self.endpoint)
+        while True:
+            self.hold_begins.wait()
+            hold, index = self.hold, 0
+            while hold is not None and self.hold is hold:
+                index = self._watch_once(transport, hold, index)
+
+    def _watch_once(self, transport: Transport, hold: object,
+                    index: int) -> int:
+        params: list[tuple[str, object]] = [('consistent', '1')]
+        if index:
+            params = [('index', index), ('wait', f'{WATCH:g}s')]
+        timeout = self.endpoint.timeout + (WATCH * 17 / 16 if index else 0)
+        try:
+            response = transport.request(
+                'GET', f'/v1/kv/{self.key}', params, timeout=timeout)
+            lost = _find_loss(response, self.session, hold)
+        except (TransportError, LookupError, TypeError, AttributeError):
+            time.sleep(RETRY)
+            return 0
+        if not response.index:
+            time.sleep(RETRY)
+            return 0
+        if lost is not None:
+            self._lose(lost)
+        return response.index if response.index >= index else 0
+
+    def _lose(self, loss: Loss) -> None:
+        self.lost = loss
+        os.eventfd_write(self.wake_fd, 1)
+
+    def _give_up(self) -> None:
+        """Release the key and destroy the session, if Consul lets us."""
+        transport = Transport(self.endpoint)
+        ends = max(now(), self.page.until) + self.window
+        if self.record is not None:
+            self._insist(lambda: self._unlock(transport), ends)
+        self._insist(lambda: _succeeds(
+            transport, f'/v1/session/destroy/{self.session}'), ends)
+        if self.check is not None:
+            _succeeds(transport, f'/v1/agent/check/deregister/{self.check}')
+
+    def _insist(self, call: Any, ends: float) -> None:
+        while not call() and now() < ends:
+            time.sleep(RETRY)
+
+    def _unlock(self, transport: Transport) -> bool:
+        import base64
+        record = {**(self.record or {}), 'released': time.time()}
+        value = base64.b64encode(json.dumps(record).encode()).decode()
+        # 409: the session does not hold the key.
+        return _succeeds(transport, '/v1/txn', json.dumps([{'KV': {
+            'Verb': 'unlock', 'Key': self.key, 'Value': value,
+            'Session': self.session}}]).encode(), (200, 409))
+
+
+def _find_loss(response: Response, session: str,
+               hold: object) -> Loss | None:
+    """Return why the key is not ours any more, ``None`` if it is."""
+    if response.status == 404 and response.index:
+        return Loss('the key was deleted', hold, protected=False)
+    if response.status != 200:
+        return None
+    holder = response.json()[0].get('Session')
+    if holder == session:
+        return None
+    if holder:
+        return Loss('another session holds the key', hold, protected=False)
+    return Loss('the session does not hold the key any more', hold)
+
+
+def _succeeds(transport: Transport, path: str, body: bytes = b'',
+              statuses: tuple[int, ...] = (200, 404)) -> bool:
+    try:
+        return transport.request('PUT', path, body=body).status in statuses
+    except TransportError:
+        return False
+
+
+def _log(text: str) -> None:
+    # In a thread: a pipe that nobody reads must not hold up the keeper.
+    line = f'{time.strftime("%Y-%m-%d %H:%M:%S")} jobslib keeper: {text}\n'
+    threading.Thread(target=os.write, args=(2, line.encode()),
+                     daemon=True).start()
+
+
+def main() -> None:
+    """Keep a lease: control socket on 0, shared page on 1."""
+    for signum in IGNORED:
+        signal.signal(signum, signal.SIG_IGN)
+    os.closerange(3, os.sysconf('SC_OPEN_MAX'))
+    os.chdir('/')
+    control = socket.socket(fileno=0)
+    page = Page(1)
+    data = control.recv(1 << 16)
+    if data:
+        Keeper(control, page, json.loads(data)).run()

@@ -1,0 +1,321 @@
+"""A session of Consul and the keeper that keeps it, seen from the task.
+
+See :mod:`jobslib.oneinstance.keeper` for the other side.
+"""
+
+import fcntl
+import itertools
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from jobslib.exceptions import LockUnavailableError
+from jobslib.oneinstance.keeper import Page, now
+from jobslib.oneinstance.processes import KEEPER_VARIABLE
+from jobslib.oneinstance.timings import Timings
+from jobslib.oneinstance.transport import Endpoint
+
+__all__ = ['Lease']
+
+# What the interpreter and the TLS library need of the environment.
+PASSED_ON = ('LD_LIBRARY_PATH', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'TZ')
+
+#: Marks, in their environment, the processes that a task started.
+MARKER_VARIABLE = 'JOBSLIB_LEASE'
+
+REPLY_TIMEOUT = 5.0
+CHECK_INTERVAL = 1.0
+STALLED = 2.0
+MAX_RESTARTS = 5
+RESTART_PERIOD = 10.0
+
+ROOT = str(Path(__file__).resolve().parents[2])
+
+# Runs the keeper without the __init__ of the packages it is in, which would
+# import what it does not need.
+BOOT = """
+import sys, types
+for name in ('jobslib', 'jobslib.oneinstance'):
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__path__ = [sys.argv[1] + '/' + name.replace('.', '/')]
+from jobslib.oneinstance.keeper import main
+main()
+"""
+
+
+class Lease:
+    """Keeps *session* alive while this process lives.
+
+    The keeper is a child process.  If it dies or is stopped, another takes
+    its place, with the same session.
+
+    :param session: the id of the session.
+    :param key: the key of the lock.
+    :param endpoint: how to reach Consul.
+    :param timings: of the lease.
+    :param check: the id of the agent check that the session is bound to.
+    :raises LockUnavailableError: the keeper cannot be started.
+    """
+
+    def __init__(self, session: str, key: str, endpoint: Endpoint,
+                 timings: Timings, check: str | None = None) -> None:
+        self.session = session
+        self.pid = os.getpid()
+        self.marker = secrets.token_hex(16)
+        self._config = {
+            'pid': self.pid, 'session': session, 'key': key,
+            'marker': self.marker, 'check': check,
+            'endpoint': {**endpoint.to_dict(), 'timeout': timings.timeout},
+            'ttl': timings.ttl, 'window': timings.window,
+            'renew_interval': timings.renew_interval,
+            'grace': timings.grace, 'kill': timings.kill}
+        self._kill = timings.kill
+        # What a new keeper has to be told, newest last.
+        self._claim: dict[str, Any] | None = None
+        self._hold: dict[str, Any] | None = None
+        self._run: dict[str, Any] | None = None
+        self._run_begins = 0.0
+        self._restarts: list[float] = []
+        self._closed = False
+        # Reentrant: a signal handler may have something to tell, too.
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._page_fd = _above_standard(
+            os.memfd_create(f'jobslib-{self.marker}'))
+        os.ftruncate(self._page_fd, Page.SIZE)
+        self.page = Page(self._page_fd)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._start_keeper()
+        threading.Thread(target=self._supervise, daemon=True,
+                         name='jobslib-lease').start()
+
+    @property
+    def keeper_pid(self) -> int:
+        """The process id of the keeper."""
+        return self._keeper
+
+    def is_valid(self) -> bool:
+        """Return whether the lease is certainly ours at this moment."""
+        return self.page.state != Page.LOST and now() < self.page.until
+
+    def beat(self) -> None:
+        """The run makes progress."""
+        self.page.beat = now()
+
+    def claim(self, record: dict[str, Any]) -> None:
+        """This process is about to take the key."""
+        self._claim = {'do': 'claim', 'record': record}
+        self._tell(self._claim)
+
+    def hold(self, proof: float, record: dict[str, Any],
+             signum: int) -> None:
+        """This process took the key, in a request that it sent at *proof*.
+
+        :param signum: the signal that interrupts this process, or 0.
+        :raises LockUnavailableError: there is no keeper to keep it.
+        """
+        # For the processes that the task starts from here on.
+        os.environ[MARKER_VARIABLE] = self.marker
+        self._hold = {'do': 'hold', 'proof': proof, 'record': record,
+                      'signum': signum}
+        self._ask(self._hold)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def start_run(self, max_run_time: float | None,
+                  heartbeat: float | None) -> None:
+        """A run begins."""
+        self._run_begins = now()
+        self._run = {'do': 'run', 'max_run_time': max_run_time,
+                     'heartbeat': heartbeat, 'elapsed': 0.0}
+        self._ask(self._run)
+
+    def stopping(self) -> None:
+        """The run was told to stop."""
+        self._tell({'do': 'stopping'})
+
+    def end_run(self) -> None:
+        """The run is over.
+
+        If it was told to stop, this returns when all that it started is
+        gone.
+        """
+        self._run = None
+        # Killing and waiting for processes takes as long as it takes.
+        self._ask({'do': 'end'}, timeout=None)
+
+    def release(self) -> None:
+        """This process is about to release the key."""
+        self._hold = None
+        os.environ.pop(MARKER_VARIABLE, None)
+        self._ask({'do': 'release'})
+
+    def released(self) -> None:
+        """This process does not have the key."""
+        self._hold = self._claim = None
+        self._tell({'do': 'released'})
+
+    def close(self) -> None:
+        """Need the lease no more.
+
+        The keeper releases the key if this process may still have it, and
+        destroys the session.  It is not waited for.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if os.getpid() == self.pid:
+            os.environ.pop(MARKER_VARIABLE, None)
+            self._tell({'do': 'quit'})
+            os.eventfd_write(self._wake_fd, 1)
+
+    # The keeper's process.
+
+    def _start_keeper(self) -> None:
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs_fd = _above_standard(theirs.detach())
+        environment = {KEEPER_VARIABLE: '1'} | {
+            name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self.page.alive = now()
+        try:
+            keeper = os.posix_spawn(
+                sys.executable,
+                [sys.executable, '-I', '-S', '-c', BOOT, ROOT], environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs_fd, 0),
+                    (os.POSIX_SPAWN_DUP2, self._page_fd, 1)],
+                setsigmask=[])
+        except (OSError, ValueError, TypeError) as exc:
+            ours.close()
+            raise LockUnavailableError(
+                f'the lease keeper cannot be started with '
+                f'{sys.executable!r}: {exc}') from exc
+        finally:
+            os.close(theirs_fd)
+        ours.send(json.dumps(self._config).encode())
+        self._keeper_fd = os.pidfd_open(keeper)
+        self._keeper = keeper
+        self._control = ours
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Send a message that has no reply."""
+        self._exchange(message, reply=False, timeout=0)
+
+    def _ask(self, message: dict[str, Any],
+             timeout: float | None = REPLY_TIMEOUT) -> None:
+        """Send a message and wait until it was dealt with.
+
+        :raises LockUnavailableError: no keeper, not even a new one, did.
+        """
+        ends = None if timeout is None else now() + timeout
+        while not self._exchange(message, reply=True, timeout=timeout):
+            if self._closed or (ends is not None and now() >= ends):
+                raise LockUnavailableError('the lease keeper does not answer')
+            # The thread replaces a keeper that has died.
+            time.sleep(0.01)
+
+    def _exchange(self, message: dict[str, Any], reply: bool,
+                  timeout: float | None) -> bool:
+        if os.getpid() != self.pid:
+            return True
+        number = next(self._numbers)
+        try:
+            with self._lock:
+                self._control.settimeout(timeout if reply else None)
+                self._control.send(
+                    json.dumps({**message, 'number': number}).encode())
+                # A reply that was not waited for to the end, because an
+                # interrupt was raised, may still be there.
+                while reply:
+                    answer = self._control.recv(1 << 12)
+                    if not answer:
+                        return False
+                    if json.loads(answer)['number'] == number:
+                        break
+        except OSError:
+            return False
+        return True
+
+    def _supervise(self) -> None:
+        """See that there is a keeper at work; runs in a thread."""
+        while not self._closed:
+            poller = select.poll()
+            poller.register(self._keeper_fd, select.POLLIN)
+            poller.register(self._wake_fd, select.POLLIN)
+            timeout = CHECK_INTERVAL * 1000 if self._hold else None
+            ready = [fd for fd, _ in poller.poll(timeout)]
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            if self._closed:
+                break
+            if self._keeper_fd in ready:
+                self._replace_keeper()
+            elif self._hold is not None:
+                self._replace_if_stalled()
+        self._reap()
+        os.close(self._page_fd)
+        os.close(self._wake_fd)
+
+    def _replace_if_stalled(self) -> None:
+        # Looked at twice: after a freeze of the whole machine the keeper is
+        # as late as this thread.
+        for _ in range(2):
+            if self._hold is None or now() - self.page.alive < STALLED:
+                return
+            time.sleep(CHECK_INTERVAL / 2)
+        os.kill(self._keeper, signal.SIGKILL)
+
+    def _replace_keeper(self) -> None:
+        with self._lock:
+            self._reap()
+            self._restarts = [time for time in self._restarts
+                              if time > now() - RESTART_PERIOD]
+            self._restarts.append(now())
+            if len(self._restarts) > MAX_RESTARTS:
+                return self._end_process('the lease keeper dies again and '
+                                         'again')
+            try:
+                self._start_keeper()
+            except LockUnavailableError as exc:
+                return self._end_process(str(exc))
+            if self._claim is not None:
+                self._tell(self._claim)
+            for message in (self._hold, self._current_run()):
+                if message is not None:
+                    self._exchange(message, True, REPLY_TIMEOUT)
+
+    def _current_run(self) -> dict[str, Any] | None:
+        run = self._run
+        return run and {**run, 'elapsed': now() - self._run_begins}
+
+    def _end_process(self, reason: str) -> None:
+        """End this process, if it holds a lock that nothing keeps."""
+        if self._hold is not None:
+            text = f'jobslib: {reason}; ending the process\n'
+            os.write(2, text.encode())
+            os.kill(self.pid, signal.SIGKILL)
+        self._closed = True
+
+    def _reap(self) -> None:
+        """Wait for the keeper's end, so that it leaves no zombie."""
+        try:
+            os.waitpid(self._keeper, 0)
+        except ChildProcessError:
+            pass
+        os.close(self._keeper_fd)
+        self._control.close()
+
+
+def _above_standard(fd: int) -> int:
+    """Move *fd* out of the way of standard input, output and error."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved

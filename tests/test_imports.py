@@ -1,0 +1,96 @@
+"""Importing by dotted path."""
+
+import collections
+import os.path
+import pathlib
+
+import pytest
+from support import write_module
+
+from jobslib.exceptions import ImportNameError
+from jobslib.imports import import_module, import_object
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path,
+           monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder that modules are imported from."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_module() -> None:
+    """A module is imported by its dotted path."""
+    assert import_module('os.path') is os.path
+
+
+def test_object() -> None:
+    """An object is imported by the path of its module and its name."""
+    assert import_object('collections.OrderedDict') is collections.OrderedDict
+
+
+@pytest.mark.parametrize(('name', 'missing'), [
+    ('no_such_module', 'no_such_module'),
+    ('no_such_package.module', 'no_such_package'),
+    ('collections.no_such_module', 'collections.no_such_module'),
+    ('os.path.no_such_module', 'os.path.no_such_module'),
+    ('os.', 'os.'),
+])
+def test_missing_module(name: str, missing: str) -> None:
+    """A module that does not exist is an error that names what is missing."""
+    with pytest.raises(ImportNameError) as caught:
+        import_module(name)
+    assert str(caught.value) == f'no module named {missing!r}'
+
+
+@pytest.mark.parametrize('name', ['', '.', '.relative', '..relative'])
+def test_no_module_name(name: str) -> None:
+    """A name that is empty or relative is an error that says so."""
+    with pytest.raises(ImportNameError) as caught:
+        import_module(name)
+    assert str(caught.value) == f'{name!r} is no dotted path'
+
+
+@pytest.mark.parametrize('path', ['', 'os', '.os', 'os.', '.'])
+def test_no_path(path: str) -> None:
+    """A path without a module or without a name is an error that says so."""
+    with pytest.raises(ImportNameError) as caught:
+        import_object(path)
+    assert str(caught.value) == (
+        f'{path!r} is no dotted path (package.module.Name)')
+
+
+def test_missing_name() -> None:
+    """A name that its module lacks is an error that names both."""
+    with pytest.raises(ImportNameError) as caught:
+        import_object('os.path.no_such_name')
+    assert str(caught.value) == "module 'os.path' has no 'no_such_name'"
+
+
+@pytest.mark.parametrize(('text', 'error'), [
+    ('1 / 0', ZeroDivisionError),
+    ('raise TypeError("inside")', TypeError),
+    ('raise ValueError("inside")', ValueError),
+    ('raise SystemExit(3)', SystemExit),
+    ('import no_such_module', ModuleNotFoundError),
+    ('import collections.no_such_module', ModuleNotFoundError),
+    ('from os import no_such_name', ImportError),
+])
+def test_broken_module(folder: pathlib.Path, text: str,
+                       error: type[BaseException]) -> None:
+    """What a module raises while it is imported passes through unchanged."""
+    write_module(folder, 'broken_inside', text)
+    with pytest.raises(error) as caught:
+        import_object('broken_inside.Name')
+    assert type(caught.value) is error
+
+
+def test_sibling_missing_inside(folder: pathlib.Path) -> None:
+    """A module that imports a missing sibling is broken, not missing."""
+    (folder / 'sample_package').mkdir()
+    write_module(folder / 'sample_package', '__init__', '')
+    write_module(folder / 'sample_package', 'module',
+                 'import sample_package.other')
+    with pytest.raises(ModuleNotFoundError) as caught:
+        import_module('sample_package.module')
+    assert caught.value.name == 'sample_package.other'
