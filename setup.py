@@ -1,14 +1,24 @@
 """Packaging of jobslib."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).resolve().parent
 
+
+def read_version() -> str:
+    """Return the version that the package names."""
+    text = (HERE / 'jobslib' / '__init__.py').read_text(encoding='utf-8')
+    found = re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE)
+    assert found, 'jobslib/__init__.py names no version'
+    return found[1]
+
+
 setup(
     name='jobslib',
-    version='1.0.0',
+    version=read_version(),
     description='Runs Python jobs that must be alive on exactly one of '
                 'several machines.',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from integration import report, workers
 from integration.agents import LIVE, Agent, Cluster, close_all
 from integration.fetch_consul import FetchError, find_consul
 from integration.proxy import Proxy
+from integration.together import Together
 
 LOG_TAIL = 60  # lines of each agent's log in the report of a failed test
 
@@ -24,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     previous = signal.signal(signal.SIGTERM, _interrupt)
 
     def restore() -> None:
+        workers.close_all()
         close_all()
         signal.signal(signal.SIGTERM, previous)
 
@@ -51,6 +54,16 @@ def _agents_of(item: pytest.Item) -> list[Agent]:
         agents += value.agents if isinstance(value, Cluster) else []
         agents += [value] if isinstance(value, Agent) else []
     return list(dict.fromkeys(agents))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> None:
+    """Print what the faults did."""
+    if report.ROWS:
+        terminalreporter.section('faults (times in seconds)')
+        terminalreporter.write_line('\n'.join(report.table(report.LONGEST)))
+        report.save()
 
 
 @pytest.fixture(scope='session')
@@ -81,3 +94,14 @@ def proxy(agent: Agent) -> Iterator[Proxy]:
     """A proxy of the test's own in front of the shared server."""
     with Proxy(agent.http_addr) as running:
         yield running
+
+
+@pytest.fixture(scope='module')
+def running(request: pytest.FixtureRequest, agent: Agent) -> Iterator[Together]:
+    """The scenarios of the module's selected tests, all begun at once."""
+    scenarios = [
+        item.function.scenario for item in request.session.items
+        if isinstance(item, pytest.Function) and item.module is request.module
+        and hasattr(item.function, 'scenario')]
+    with Together(scenarios, agent) as started:
+        yield started

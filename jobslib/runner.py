@@ -110,6 +110,7 @@ class Runner:
         self._wait_until_due()
         if not self._acquire():
             return
+        self.schedule.starts()
         run = self._run()
         self.schedule.ran(failed=run.outcome is not Outcome.SUCCEEDED)
         self._report_missed()

@@ -46,6 +46,13 @@ class Schedule:
         """Whether there is any pause between runs."""
         return bool(self._sleep_interval or self._run_interval)
 
+    def starts(self) -> None:
+        """The run that is due starts just now: the run of this slot."""
+        if self._run_interval:
+            current = max(self._slot, self._slot_at(self._clock.now()))
+            self.missed += current - self._slot
+            self._slot = current
+
     def ran(self, failed: bool) -> None:
         """A run ended just now; work out when the next one is due."""
         if self._run_interval:

@@ -75,9 +75,15 @@ def make_file_lock(folder: pathlib.Path, name: str = 'plain',
     return lock
 
 
+def lock_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Return where jobs that run in *folder* have their lock files."""
+    # Not in the folder itself, where a folder "jobslib" could be imported.
+    return folder / 'run' / 'jobslib'
+
+
 def is_free(folder: pathlib.Path, name: str) -> bool:
-    """Return whether the lock of the task *name* can be had."""
-    lock = make_file_lock(folder / 'jobslib', name)
+    """Return whether a job in *folder* can have the lock *name*."""
+    lock = make_file_lock(lock_folder(folder), name)
     return lock.acquire() and lock.release()
 
 
@@ -109,7 +115,7 @@ def run_job(folder: pathlib.Path, *args: str,
     """Run ``runjob`` with *args* in *folder* to its end."""
     return subprocess.run(
         [sys.executable, '-m', 'jobslib', *args], cwd=folder,
-        env=environment(folder, **extra), stdin=subprocess.DEVNULL,
+        env=environment(folder / 'run', **extra), stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=DEADLINE)
 
 
@@ -126,7 +132,7 @@ class Process:
         with self.log.open('wb') as log:
             self.popen = subprocess.Popen(
                 [sys.executable, *self.args], cwd=self.folder,
-                env=environment(self.folder, **self.extra),
+                env=environment(self.folder / 'run', **self.extra),
                 stdin=subprocess.PIPE, stdout=log, stderr=log)
         return self
 

@@ -279,12 +279,12 @@ def test_refused_connection(pauses: list[float], name: str) -> None:
     (500, 'rpc error making call: Permission denied'),
 ], ids=['denied', 'unknown', 'disabled', 'rpc'])
 def test_permission(
-    client: ConsulClient, agent: Agent, name: str, reply: Reply,
+    pauses: list[float], agent: Agent, name: str, reply: Reply,
 ) -> None:
     """A refusal by access control is told as such, and at once."""
     agent.replies = [reply]
     with pytest.raises(PermissionDeniedError):
-        CALLS[name][0](client)
+        CALLS[name][0](make_client(agent, pauses, dc=None))
     assert len(agent.seen) == 1
 
 
@@ -367,13 +367,42 @@ def test_create_session_is_repeated_when_it_was_not_done(
     "Missing check 'nope' registration",
     "Invalid Session TTL '5000000000', must be between [10s=24h0m0s]",
 ])
-def test_wrong_session_is_final(client: ConsulClient, agent: Agent, text: str) -> None:
+def test_wrong_session_is_final(
+    pauses: list[float], agent: Agent, text: str,
+) -> None:
     """A session that Consul will not have is an error with Consul's words."""
     agent.replies = [(500, text)]
     with pytest.raises(LockUnavailableError) as caught:
-        client.create_session('job', 10, 15)
+        make_client(agent, pauses, dc=None).create_session('job', 10, 15)
     assert text in str(caught.value)
     assert len(agent.seen) == 1
+
+
+@pytest.mark.parametrize('refusal', [
+    (500, 'rpc error making call: Missing node registration'),
+    (403, 'Permission denied'),
+], ids=['unknown', 'denied'])
+def test_session_in_another_datacenter(
+    client: ConsulClient, agent: Agent, refusal: Reply,
+) -> None:
+    """Where the agent's node is not known, the first of the servers takes its place."""
+    servers = (200, [{'Node': 'server-2'}, {'Node': 'server-1'}])
+    agent.replies = [refusal, servers, (200, {'ID': SESSION})]
+    assert client.create_session('job', 10, 15) == SESSION
+    assert client.create_session('job', 10, 15) == SESSION
+    bodies = [seen.body for seen in agent.seen if seen.method == 'PUT']
+    assert [body.get('node') for body in bodies] == [None, 'server-1', 'server-1']
+    assert agent.seen[1].target == '/v1/catalog/service/consul?dc=dc9'
+
+
+def test_no_server_in_another_datacenter(client: ConsulClient, agent: Agent) -> None:
+    """A token that may not look the servers up is told what is missing."""
+    agent.replies = [(500, 'Missing node registration'), (200, [])]
+    with pytest.raises(LockUnavailableError, match="no server of datacenter 'dc9'"):
+        client.create_session('job', 10, 15)
+    agent.replies = [(403, 'Permission denied'), (200, [])]
+    with pytest.raises(PermissionDeniedError):
+        client.create_session('job', 10, 15)
 
 
 def test_renew_session(client: ConsulClient, agent: Agent) -> None:

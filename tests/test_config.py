@@ -340,15 +340,21 @@ def test_integer_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fallback counts after the settings and before the default."""
     found: list[Given] = []
+    groups: list[ConfigGroup] = []
+
+    def fallback(group: ConfigGroup) -> Given | None:
+        groups.append(group)
+        return found[0] if found else None
 
     class Group(ConfigGroup):
         port = option(attrtype=int, default=1, env='JOBSLIB_TEST_PORT',
-                      fallback=lambda: found[0] if found else None)
+                      fallback=fallback)
 
     assert Group(None, None).port == 1
     found.append(Given('2', 'the standard'))
     group = Group({}, None)
     assert (group.port, group.source('port')) == (2, 'the standard')
+    assert groups[-1] is group
     assert Group({'port': 3}, None).port == 3
     monkeypatch.setenv('JOBSLIB_TEST_PORT', '4')
     assert Group({'port': 3}, None).port == 4

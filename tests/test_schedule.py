@@ -78,6 +78,7 @@ def test_grid_does_not_drift(interval: float, start: float) -> None:
     for slot in range(5000):
         assert schedule.due == start + slot * interval
         clock.time = schedule.due + noise.uniform(0, 0.4) * interval
+        schedule.starts()
         clock.time += noise.uniform(0, 0.4) * interval
         schedule.ran(failed=bool(slot % 2))
     assert schedule.missed == 0
@@ -90,6 +91,7 @@ def test_grid_with_runs_of_no_length(clock: FakeClock) -> None:
     for slot in range(5000):
         assert schedule.due == 1000.7 + slot * 0.1
         clock.time = schedule.due
+        schedule.starts()
         schedule.ran(failed=False)
     assert schedule.missed == 0
 
@@ -122,6 +124,26 @@ def test_grid_after_overrun(clock: FakeClock) -> None:
     clock.time = start + 37
     schedule.ran(failed=False)
     assert schedule.due == start + 40
+
+
+def test_late_start(clock: FakeClock) -> None:
+    """A run that starts late is the run of the slot that it starts in."""
+    schedule = Schedule(clock, run_interval=10)
+    start = clock.time
+    clock.time = start + 35
+    schedule.starts()
+    assert schedule.missed == 3
+    clock.time = start + 37
+    schedule.ran(failed=False)
+    assert (schedule.due, schedule.missed) == (start + 40, 3)
+
+
+def test_start_in_time(clock: FakeClock) -> None:
+    """A start in its own slot, or without a grid, changes nothing."""
+    for schedule in (Schedule(clock), Schedule(clock, sleep_interval=5),
+                     Schedule(clock, run_interval=10)):
+        schedule.starts()
+        assert (schedule.due, schedule.missed) == (clock.time, 0)
 
 
 def test_skip_with_sleep_interval(clock: FakeClock) -> None:
@@ -276,7 +298,7 @@ def test_inherit_nothing_without_interval() -> None:
     assert schedule.due == clock.time
 
 
-RUBBISH = [
+RUBBISH: list[Any] = [
     None, {}, {'schedule': None}, {'schedule': []}, {'schedule': 'x'},
     {'schedule': {}}, {'schedule': {'origin': None, 'due': None}},
     {'schedule': {'origin': 'x', 'due': 'x'}, 'released': 'x'},
@@ -295,8 +317,9 @@ def test_inherit_nothing_from_rubbish(
     assert schedule.missed == 0
 
 
-NUMBERS = [None, 'x', True, [], {}, 0, -1, 1e300, -1e300, 1.7e308, -1.7e308,
-           float('nan'), float('inf'), -float('inf'), 10 ** 400, 1.7e12]
+NUMBERS: list[Any] = [
+    None, 'x', True, [], {}, 0, -1, 1e300, -1e300, 1.7e308, -1.7e308,
+    float('nan'), float('inf'), -float('inf'), 10 ** 400, 1.7e12]
 
 
 @pytest.mark.parametrize('number', NUMBERS, ids=range(len(NUMBERS)))

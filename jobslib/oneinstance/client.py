@@ -36,9 +36,11 @@ _NOT_HELD = ("lock isn't held",)
 _DENIED = ('permission denied', 'acl not found')
 _SESSION_LOST = ('invalid session "',)
 _NO_LEADER = ('no cluster leader',)
-_FINAL = _DENIED + _SESSION_LOST + (
-    'invalid session ttl', 'missing node registration', 'missing check ',
-    'failed session lookup',
+_NO_NODE = ('missing node registration',)
+# What creating a session on the agent's node in another datacenter can lead to.
+_ELSEWHERE = _NO_NODE + ('permission denied',)
+_FINAL = _DENIED + _SESSION_LOST + _NO_NODE + (
+    'invalid session ttl', 'missing check ', 'failed session lookup',
 )
 
 
@@ -114,6 +116,8 @@ class ConsulClient:
         self._transport = Transport(endpoint)
         self._attempts = retry_max_attempts
         self._sleep = sleep
+        # The node of another datacenter that sessions are bound to.
+        self._node: str | None = None
         with _hidden_environment():
             self._consul = _Consul(_Http(self._transport))
 
@@ -125,17 +129,30 @@ class ConsulClient:
 
         *ttl*, 10 to 86400, and *lock_delay* are in seconds.  The session is
         bound to the health checks with the ids *checks*, to none if there are
-        none, and to *node*, by default the agent's own.  For a lock in another
-        datacenter than the agent's, *node* must name one of that datacenter.
+        none, and to *node*, by default the agent's own; in another datacenter
+        than the agent's, to a server of that datacenter, which the token has
+        to be allowed to look up.
 
         It is not repeated when Consul may have carried it out: a session whose
         id nobody knows would stay until its TTL ends.
         """
-        def call() -> str:
+        def create(node: str | None) -> str:
             session = self._consul.session.create(
                 name=name, node=node, checks=list(checks), lock_delay=lock_delay,
                 behavior='release', ttl=ttl)
             return _expect(str, session)
+
+        def call() -> str:
+            try:
+                return create(node or self._node)
+            except _Refused as exc:
+                # Another datacenter does not know the agent's node, and the
+                # token need have no rights to a node of that name.
+                elsewhere = self._transport.endpoint.dc and not node
+                if not elsewhere or not exc.says(_ELSEWHERE):
+                    raise
+                self._node = self._find_server(exc)
+            return create(self._node)
         return self._call('create a session', call, _is_undone)
 
     def renew_session(self, session: str) -> bool:
@@ -232,6 +249,20 @@ class ConsulClient:
         return KeyState(
             int(new_index), True, item['Value'], item.get('Session') or None,
             _expect(int, item['ModifyIndex']), _expect(int, item['LockIndex']))
+
+    def _find_server(self, reason: _Refused) -> str:
+        """The name of a server of the datacenter, the same for all clients."""
+        _, servers = self._consul.catalog.service('consul')
+        names = sorted(_expect(str, server['Node']) for server in servers)
+        if names:
+            return names[0]
+        if reason.says(_DENIED):
+            raise reason
+        # What the token may not read, Consul leaves out.
+        raise LockUnavailableError(
+            f'cannot create a session: {reason}; and no server of datacenter '
+            f'{self._transport.endpoint.dc!r} is there, or may be read with this '
+            f'token, to bind the session to') from reason
 
     def _transact(self, verb: str, key: str, value: bytes, session: str) -> int:
         """Lock or unlock *key*; returns its ModifyIndex."""

@@ -320,7 +320,10 @@ class ConsulLock(BaseLock):
         ends = time.monotonic() + timeout
         # Made in advance, so that taking over costs one request.
         self._get_lease()
-        state = self._state or self._read()
+        state = self._state
+        if state is None or state.session is None:
+            # Old news, or somebody else was faster.
+            state = self._read()
         while state.session is not None:
             left = ends - time.monotonic()
             if left <= 0:
@@ -371,7 +374,8 @@ class ConsulLock(BaseLock):
         if state.record is None or (record and 'released' in record):
             return 0.0
         delay = (record or {}).get('lock_delay')
-        if not isinstance(delay, int | float):
+        # Not a number in JSON's own sense, NaN, is none in this sense either.
+        if not (isinstance(delay, int | float) and delay >= 0):
             delay = self.timings.lock_delay
         assert self._free_since is not None
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
@@ -480,6 +484,6 @@ def _raise(interrupt: Interrupt) -> None:
 def _parse(data: bytes | None) -> dict[str, Any] | None:
     try:
         record = json.loads(data or b'')
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

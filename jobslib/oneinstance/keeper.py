@@ -167,9 +167,9 @@ class Keeper:
         self.grace: float = config['grace']
         self.kill: float = config['kill']
         self.check: str | None = config['check']
-        self.pidfd = os.pidfd_open(self.pid)
+        self.pidfd = _open_process(self.pid)
         # A pid that was reused before it was opened is not our parent.
-        self.orphan = os.getppid() != self.pid
+        self.orphan = self.pidfd < 0 or os.getppid() != self.pid
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self.renew_now = threading.Event()
         self.hold_begins = threading.Event()
@@ -191,6 +191,8 @@ class Keeper:
 
     def run(self) -> None:
         """Keep the lease until the process is gone or wants no more."""
+        if self.orphan:
+            return self._process_is_gone()
         threading.Thread(target=self._renew, daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
         poller = select.poll()
@@ -200,7 +202,7 @@ class Keeper:
             self.page.alive = now()
             timeout = MAX_POLL if self.hold else self.ttl / 4
             ready = [fd for fd, _ in poller.poll(timeout * 1000)]
-            if self.pidfd in ready or self.orphan:
+            if self.pidfd in ready:
                 return self._process_is_gone()
             if self.wake_fd in ready:
                 os.eventfd_read(self.wake_fd)
@@ -436,6 +438,14 @@ class Keeper:
         return _succeeds(transport, '/v1/txn', json.dumps([{'KV': {
             'Verb': 'unlock', 'Key': self.key, 'Value': value,
             'Session': self.session}}]).encode(), (200, 409))
+
+
+def _open_process(pid: int) -> int:
+    """Return a pidfd, or -1 when the process is gone already."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def _find_loss(response: Response, session: str,

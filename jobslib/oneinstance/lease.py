@@ -185,6 +185,8 @@ class Lease:
         environment = {KEEPER_VARIABLE: '1'} | {
             name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self.page.alive = now()
+        # Sent in advance: this process may be killed the moment after.
+        ours.send(json.dumps(self._config).encode())
         try:
             keeper = os.posix_spawn(
                 sys.executable,
@@ -200,7 +202,6 @@ class Lease:
                 f'{sys.executable!r}: {exc}') from exc
         finally:
             os.close(theirs_fd)
-        ours.send(json.dumps(self._config).encode())
         self._keeper_fd = os.pidfd_open(keeper)
         self._keeper = keeper
         self._control = ours

@@ -1,0 +1,170 @@
+"""Figures and drawings of the lease's arithmetic, from Timings itself.
+
+A drawing is a list of lanes with bars, and of numbered moments:
+
+    .. timeline:: A caption
+       :ttl: 15
+       :lock-delay: 15
+
+       lane | 0..{stop_at} run runs | {stop_at}..{kill_at} grace
+       @ {stop_at} what happens at this moment
+
+A bar is ``start..end style text``; times are seconds, sums of numbers and of
+the names in :func:`figures`.  A table is a list of wishes and settings:
+
+    .. timings-table::
+
+       the default | 15 | 15
+       a wish | ttl | lock_delay | grace
+"""
+
+import html
+import re
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from jobslib.oneinstance.timings import Timings
+
+__all__ = ['Timeline', 'TimingsTable', 'figures', 'setup']
+
+LEFT, RIGHT, TOP, LANE, BAR = 118.0, 702.0, 30.0, 38.0, 26.0
+HEADINGS = ('Wish', 'ttl', 'lock_delay', 'grace', 'Outage that disturbs '
+            'nothing', 'Taken over from a dead machine')
+
+
+def figures(timings: Timings) -> dict[str, float]:
+    """Return the names that a drawing may use, all in seconds."""
+    return timings._asdict() | {
+        'slack': timings.slack, 'dead_machine': timings.dead_machine,
+        'session_end': 2 * timings.ttl,
+        'kill_at': timings.window - timings.kill,
+        'stop_at': timings.window - timings.kill - timings.grace}
+
+
+class Timeline(SphinxDirective):
+    """The directive ``timeline``."""
+
+    has_content = True
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {'ttl': float, 'lock-delay': float}
+
+    def run(self) -> list[nodes.Node]:
+        self.figures = figures(Timings.derive(
+            self.options.get('ttl', 15.0), self.options.get('lock-delay', 15.0)))
+        lanes: list[tuple[str, list[tuple[float, float, str, str]]]] = []
+        moments: list[tuple[float, str]] = []
+        for line in filter(None, map(str.strip, self.content)):
+            if line.startswith('@'):
+                time, _, text = line[1:].strip().partition(' ')
+                moments.append((self._time(time), self._fill(text)))
+            else:
+                name, *bars = (part.strip() for part in line.split(' | '))
+                lanes.append((name, [self._bar(bar) for bar in bars]))
+        figure = nodes.container(classes=['timeline'])
+        figure += nodes.raw('', draw(self.arguments[0], lanes, moments),
+                            format='html')
+        figure += self._legend(moments)
+        return [figure]
+
+    def _bar(self, text: str) -> tuple[float, float, str, str]:
+        found = re.fullmatch(r'(\S+)\.\.(\S+) (\w+) ?(.*)', text)
+        if not found:
+            raise self.error(f'not a bar: {text!r}')
+        start, end, style, label = found.groups()
+        return self._time(start), self._time(end), style, self._fill(label)
+
+    def _time(self, text: str) -> float:
+        return sum(map(float, text.format(**self.figures).split('+')))
+
+    def _fill(self, text: str) -> str:
+        shown = {name: f'{value:g}' for name, value in self.figures.items()}
+        return text.format(**shown)
+
+    def _legend(self, moments: list[tuple[float, str]]) -> nodes.Node:
+        lines = [f'{number}. **{time:g} s**: {text}'
+                 for number, (time, text) in enumerate(moments, 1)]
+        legend = nodes.container()
+        self.state.nested_parse(
+            StringList(lines, source=self.get_source_info()[0]),
+            self.content_offset, legend)
+        return legend
+
+
+def draw(title: str,
+         lanes: list[tuple[str, list[tuple[float, float, str, str]]]],
+         moments: list[tuple[float, str]]) -> str:
+    """Return the drawing as SVG that takes its colours from the page."""
+    times = [time for _, bars in lanes for bar in bars for time in bar[:2]]
+    first, last = min(times), max(times)
+    scale = (RIGHT - LEFT) / (last - first)
+
+    def x(time: float) -> float:
+        return LEFT + (time - first) * scale
+
+    bottom = TOP + LANE * len(lanes)
+    out = [f'<div class="scroll"><svg viewBox="0 0 720 {bottom + 8:g}" '
+           f'role="img" aria-label="{html.escape(title)}">']
+    for row, (name, bars) in enumerate(lanes):
+        y = TOP + LANE * row
+        middle = y + BAR / 2 + 5
+        out.append(f'<text x="0" y="{middle:g}" class="lane">'
+                   f'{html.escape(name)}</text>')
+        for start, end, style, label in bars:
+            width = (end - start) * scale
+            out.append(f'<rect class="{style}" x="{x(start):.1f}" y="{y:g}" '
+                       f'width="{width:.1f}" height="{BAR:g}" rx="3"/>')
+            out.append(f'<text x="{x(start) + width / 2:.1f}" y="{middle:g}" '
+                       f'class="bar">{html.escape(label)}</text>')
+    for number, (time, _) in enumerate(moments, 1):
+        out.append(f'<line x1="{x(time):.1f}" y1="22" x2="{x(time):.1f}" '
+                   f'y2="{bottom:g}"/>')
+        out.append(f'<circle cx="{x(time):.1f}" cy="12" r="10"/>'
+                   f'<text x="{x(time):.1f}" y="16.5" class="number">{number}'
+                   f'</text>')
+    return '\n'.join([*out, '</svg></div>'])
+
+
+class TimingsTable(SphinxDirective):
+    """The directive ``timings-table``."""
+
+    has_content = True
+    option_spec = {'class': directives.class_option}
+
+    def run(self) -> list[nodes.Node]:
+        group = nodes.tgroup(cols=len(HEADINGS))
+        group += [nodes.colspec(colwidth=width)
+                  for width in (36, 8, 12, 8, 18, 18)]
+        group += nodes.thead('', self._row(HEADINGS))
+        group += nodes.tbody('', *(
+            self._row(self._cells(line)) for line in self.content if line))
+        return [nodes.table('', group, classes=['timings'])]
+
+    def _cells(self, line: str) -> tuple[str, ...]:
+        wish, *given = (part.strip() for part in line.split('|'))
+        timings = Timings.derive(*map(float, given))
+        return (wish, *(f'{value:g} s' for value in (
+            timings.ttl, timings.lock_delay, timings.grace, timings.slack,
+            timings.dead_machine)))
+
+    def _row(self, cells: tuple[str, ...]) -> nodes.row:
+        row = nodes.row()
+        for cell in cells:
+            entry = nodes.entry()
+            self.state.nested_parse(
+                StringList([cell], source=self.get_source_info()[0]),
+                self.content_offset, entry)
+            row += entry
+        return row
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Make the directives known to Sphinx."""
+    app.add_directive('timeline', Timeline)
+    app.add_directive('timings-table', TimingsTable)
+    return {'parallel_read_safe': True, 'version': '1'}

@@ -1,0 +1,55 @@
+"""Configuration of the documentation, see sphinx-build."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / '_ext'), str(HERE.parent)]
+
+import jobslib  # noqa: E402
+
+project = 'jobslib'
+copyright = 'the authors of jobslib'
+version = release = jobslib.__version__
+
+extensions = [
+    'myst_parser',
+    'options_table',
+    'sphinx.ext.autodoc',
+    'sphinxarg.ext',
+    'timings',
+]
+exclude_patterns = ['_build', '_ext', '_pictures', 'requirements.txt']
+nitpicky = True
+# Names of the standard library: the build looks up nothing elsewhere.
+nitpick_ignore_regex = [
+    (r'py:.*', r'(argparse|collections|functools|http|logging|ssl|typing)\..*'),
+    (r'py:.*', r'(Any|Callable|Iterable|Iterator|Mapping|Path|Self)'),
+    (r'py:exc', r'[A-Z][A-Za-z]+Error|KeyboardInterrupt'),
+]
+
+autodoc_default_options = {'members': True, 'show-inheritance': True}
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'signature'
+autodoc_typehints_format = 'short'
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 72
+
+html_theme = 'furo'
+html_title = f'jobslib {version}'
+html_static_path = ['_static']
+html_css_files = ['custom.css']
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {
+    'light_css_variables': {
+        'color-brand-primary': '#0b5c7a',
+        'color-brand-content': '#0b5c7a',
+    },
+    'dark_css_variables': {
+        'color-brand-primary': '#6cc5e8',
+        'color-brand-content': '#6cc5e8',
+    },
+}
+pygments_style = 'friendly'
+pygments_dark_style = 'github-dark'

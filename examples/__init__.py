@@ -1,0 +1,1 @@
+"""Examples, each runnable from the repository's root."""

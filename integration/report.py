@@ -1,0 +1,80 @@
+"""What the faults did: measured, collected and printed at the end of the run."""
+
+import json
+import os
+import pathlib
+from dataclasses import asdict, dataclass
+
+from integration.workers import Pair
+
+#: Names a file for the figures: JSON when it ends so, else a table in Markdown.
+REPORT_VARIABLE = 'JOBSLIB_FAULTS_REPORT'
+
+#: What a busy machine may add to any time, in seconds, before a test fails; the
+#: report has the real figure beside the promised one.
+NOISE = 0.25
+
+HEAD = ('fault', 'stood still', 'promised', 'two at once', "the loser's log says")
+LONGEST = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault; times in seconds."""
+
+    fault: str
+    standstill: float
+    promised: float
+    overlap: float
+    says: str
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text."""
+        return (self.fault, f'{self.standstill:.3f}', f'{self.promised:g}',
+                f'{self.overlap:.3f}', self.says or '-')
+
+
+#: The faults of this run, in the order in which they were over.
+ROWS: list[Row] = []
+
+
+def judge(
+    fault: str, pair: Pair, after: float, promised: float, *,
+    overlap: float = 0.0, loser: str = 'a',
+) -> Row:
+    """Note what a fault at the time `after` did, and hold it to the promise.
+
+    `promised` and `overlap` are the most seconds that nobody may run and that
+    two may run at once.
+    """
+    pair.timeline.update()
+    worker = pair.a if loser == 'a' else pair.b
+    row = Row(fault, pair.timeline.standstill(after), promised,
+              pair.timeline.overlap(), worker.says())
+    ROWS.append(row)
+    assert row.overlap <= overlap, f'{row}\n{pair.timeline}'
+    assert row.standstill <= promised + NOISE, f'{row}\n{pair.timeline}'
+    return row
+
+
+def table(longest: int | None = None) -> list[str]:
+    """The rows as a table in Markdown, cells cut to a length."""
+    rows = [[cell.replace('|', '/')[:longest] for cell in cells]
+            for cells in (HEAD, *(row.cells() for row in ROWS))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [' | '.join(cell.ljust(width) for cell, width in
+                        zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, ' | '.join('-' * width for width in widths))
+    return [f'| {line} |' for line in lines]
+
+
+def save() -> None:
+    """Write the figures where the environment wants them, if it does."""
+    path = os.environ.get(REPORT_VARIABLE)
+    if not path:
+        return
+    if path.endswith('.json'):
+        text = json.dumps([asdict(row) for row in ROWS], indent=2)
+    else:
+        text = '\n'.join(table())
+    pathlib.Path(path).write_text(text + '\n')

@@ -1,0 +1,62 @@
+"""A lock in another datacenter than the agent's own."""
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from integration.agents import HOST, Agent, Ports, wait_until
+from integration.locks import lock_on
+from jobslib.exceptions import LockUnavailableError
+
+MASTER = '11111111-2222-3333-4444-555555555555'
+
+
+def joined(binary: pathlib.Path, ports: list[Ports], number: int,
+           **config: object) -> Agent:
+    """A server of datacenter dc1 or dc2, which are joined."""
+    return Agent(
+        binary=binary, ports=ports[number], name=f'server-{number + 1}', wait=False,
+        config={'datacenter': f'dc{number + 1}', 'disable_coordinates': True,
+                'retry_join_wan': [f'{HOST}:{each.serf_wan}' for each in ports],
+                'retry_interval_wan': '1s', **config})
+
+
+@pytest.fixture(scope='module')
+def near(consul_bin: pathlib.Path) -> Iterator[Agent]:
+    """A server of datacenter dc1, joined with one of dc2."""
+    ports = Ports.free(2)
+    with joined(consul_bin, ports, 0) as near, joined(consul_bin, ports, 1) as far:
+        near.wait_ready()
+        far.wait_ready()
+        wait_until(lambda: near.api.get('kv/any', dc='dc2').status_code == 404, 20,
+                   'the datacenters joined')
+        yield near
+
+
+def test_lock_in_another_datacenter(near: Agent) -> None:
+    """Naming the datacenter is enough: a session is made on a server of it."""
+    key = 'far/lock'
+    with (lock_on(near.http_addr, key, dc='dc2') as lock,
+          lock_on(near.http_addr, key, dc='dc2') as other,
+          lock_on(near.http_addr, key) as here):
+        assert lock.acquire() and lock.refresh() and not other.acquire()
+        assert near.api.get(f'kv/{key}', dc='dc2').json()[0]['Session']
+        [session] = [each for each in near.api.get('session/list', dc='dc2').json()
+                     if lock.lease and each['ID'] == lock.lease.session]
+        assert session['Node'] == 'server-2'
+        assert here.acquire()
+        assert lock.release() and other.acquire()
+
+
+def test_own_datacenter_named(near: Agent) -> None:
+    """The agent's own datacenter can be named as well."""
+    with lock_on(near.http_addr, 'own/lock', dc='dc1') as lock:
+        assert lock.acquire() and lock.release()
+
+
+def test_unknown_datacenter(near: Agent) -> None:
+    """A datacenter that there is not is named in the error."""
+    with lock_on(near.http_addr, 'no/lock', dc='dc3', retry_max_attempts=1) as lock:
+        with pytest.raises(LockUnavailableError, match='[Nn]o path to datacenter'):
+            lock.acquire()

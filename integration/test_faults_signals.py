@@ -1,0 +1,231 @@
+"""Signals to the holder's process, to its keeper, to both."""
+
+import signal
+
+import pytest
+
+from integration import stamps
+from integration.agents import Agent, wait_until
+from integration.report import NOISE, judge
+from integration.stamps import now
+from integration.together import together
+from integration.workers import LOCK_DELAY, TTL, Pair, process_state
+
+TERMINATED = 143
+#: How long the job may stand still, in seconds.
+HANDED_OVER = 0.1
+KILLED = 0.2
+LARGE_HEAP = 0.1  # more: what the kernel needs for a gigabyte
+ALL_LOST = 2 * TTL + LOCK_DELAY + 0.5
+
+#: How long a task runs before it is killed; long enough for its keeper to have
+#: seen what it started.
+SETTLED = 1.5
+
+
+EITHER = pytest.mark.parametrize(
+    'signum', [signal.SIGTERM, signal.SIGINT], ids=lambda signum: signum.name)
+
+
+@EITHER
+def test_terminated_while_running(agent: Agent, signum: signal.Signals) -> None:
+    """A run that is told to end hands over at once."""
+    with Pair([agent.http_addr]) as pair:
+        at = pair.a.send(signum)
+        pair.timeline.wait_for_begin('b', after=at)
+        assert pair.a.wait(5) == TERMINATED
+        assert 'run interrupted after' in pair.a.log_text()
+        assert f'ended by signal {signum.name}' in pair.a.log_text()
+        judge(f'{signum.name}, running', pair, at, HANDED_OVER)
+
+
+def test_terminated_with_the_whole_group(agent: Agent) -> None:
+    """A process manager that signals keeper and shell too gets the same."""
+    with Pair([agent.http_addr], 'Shell', begins='program') as pair:
+        at = pair.a.signal_all(signal.SIGTERM)
+        pair.timeline.wait_for_begin('b', after=at)
+        assert pair.a.wait(5) == TERMINATED
+        judge('SIGTERM to the whole group', pair, at, HANDED_OVER)
+
+
+@pytest.mark.parametrize('task, begins', [
+    ('Shell', 'program'), ('Forking', 'fork'), ('Daemon', 'daemon')])
+def test_terminated_with_children(agent: Agent, task: str, begins: str) -> None:
+    """What a terminated run leaves running is gone before another begins."""
+    with Pair([agent.http_addr], task, begins=begins) as pair:
+        at = pair.a.terminate()
+        begin = pair.timeline.wait_for_begin('b', after=at)
+        assert pair.a.wait(5) == TERMINATED
+        assert pair.timeline.of('a', begins)[-1].at < begin.at
+        judge(f'SIGTERM, with a child: {begins}', pair, at, HANDED_OVER)
+
+
+def test_terminated_with_slow_clean_up(agent: Agent) -> None:
+    """A run that cleans up within its grace time is waited for."""
+    with Pair([agent.http_addr], 'Tidy') as pair:
+        at = pair.a.terminate()
+        begin = pair.timeline.wait_for_begin('b', after=at)
+        ended = pair.timeline.of('a')[-1]
+        assert ended.event == stamps.END and 1.0 <= ended.at - at < begin.at - at
+        judge('SIGTERM, cleaning up for 1 s', pair, at, HANDED_OVER)
+
+
+@EITHER
+def test_terminated_while_idle(agent: Agent, signum: signal.Signals) -> None:
+    """Asleep with the lock kept, a process ends and frees it at once."""
+    with Pair([agent.http_addr], 'Short',
+              options=('--keep-lock', '--run-interval', '2')) as pair:
+        ended = pair.timeline.wait_for(
+            lambda stamp: stamp.label == 'a' and stamp.event == stamps.END
+            and stamp.at > now() - 0.2, 5, 'the end of a run')
+        session = pair.session(agent.api)
+        at = pair.a.send(signum)
+        wait_until(lambda: pair.session(agent.api) not in (None, session), 5,
+                   'the lock handed over', pause=0.005)
+        handed_over = now() - at
+        assert pair.a.wait(5) == TERMINATED
+        begin = pair.timeline.wait_for_begin('b', after=at)
+        assert handed_over <= HANDED_OVER + NOISE
+        # On the grid of the last holder: the next slot, neither early nor lost.
+        assert begin.at - ended.at == pytest.approx(2 - 0.2, abs=NOISE)
+        judge(f'{signum.name}, asleep with the lock kept', pair, at, 2.0)
+
+
+@EITHER
+def test_terminated_standby(agent: Agent, signum: signal.Signals) -> None:
+    """A standby ends at once, takes its session along and disturbs nobody."""
+    with Pair([agent.http_addr]) as pair:
+        keeper = pair.b.keeper()
+        before = len(agent.api.sessions())
+        at = pair.b.send(signum)
+        assert pair.b.wait(5) == TERMINATED
+        assert now() - at <= HANDED_OVER + NOISE
+        wait_until(lambda: not process_state(keeper), 5, 'the keeper gone')
+        assert len(agent.api.sessions()) == before - 1
+        judge(f'{signum.name} to the standby', pair, at, 0.0, loser='b')
+
+
+def test_killed(agent: Agent) -> None:
+    """The keeper of a killed process frees its lock."""
+    with Pair([agent.http_addr]) as pair:
+        at = pair.a.kill()
+        pair.timeline.wait_for_begin('b', after=at)
+        assert pair.a.wait(5) == -signal.SIGKILL
+        judge('SIGKILL of the process', pair, at, KILLED)
+
+
+def test_killed_with_a_large_heap(agent: Agent) -> None:
+    """The lock is free when the kernel is done with a process, not before."""
+    with Pair([agent.http_addr], 'Large', standby_task='Exclusive') as pair:
+        at = pair.a.kill()
+        pair.timeline.wait_for_begin('b', after=at)
+        assert pair.a.wait(5) == -signal.SIGKILL
+        assert 'run failed' not in pair.b.log_text()
+        judge('SIGKILL, heap of 1 GB', pair, at, KILLED + LARGE_HEAP)
+
+
+@pytest.mark.parametrize('task, begins', [
+    ('Shell', 'program'), ('Forking', 'fork'), ('Daemon', 'daemon'),
+    ('Clean', 'clean')])
+def test_killed_with_children(agent: Agent, task: str, begins: str) -> None:
+    """What a killed process leaves running is gone before another begins."""
+    with Pair([agent.http_addr], task, begins=begins) as pair:
+        pair.pass_time(SETTLED)
+        at = pair.a.kill()
+        pair.timeline.wait_for_begin('b', after=at)
+        assert 'that it left running' in pair.a.log_text()
+        judge(f'SIGKILL, with a child: {begins}', pair, at, KILLED)
+
+
+def test_keeper_killed(agent: Agent) -> None:
+    """Another keeper goes on with the same session, and nobody notices."""
+    with Pair([agent.http_addr]) as pair:
+        session = pair.session(agent.api)
+        keeper = pair.a.keeper()
+        at = pair.a.signal_keeper(signal.SIGKILL)
+        assert pair.a.wait_for_keeper(other_than=keeper) != keeper
+        assert not process_state(keeper)
+        pair.pass_time(1.0)
+        assert session and pair.session(agent.api) == session
+        judge('SIGKILL of the keeper', pair, at, 0.0)
+        # The new one does what the old one did.
+        killed = pair.a.kill()
+        pair.timeline.wait_for_begin('b', after=killed)
+        judge('SIGKILL of the process, with its second keeper', pair, killed, KILLED)
+
+
+@together
+def test_process_and_keeper_killed(agent: Agent) -> None:
+    """With nobody left to free it, the lock is free when Consul says so."""
+    with Pair([agent.http_addr], 'Shell', begins='program') as pair:
+        keeper = pair.a.keeper()
+        at = pair.a.signal_all(signal.SIGKILL)
+        assert pair.a.wait(5) == -signal.SIGKILL
+        wait_until(lambda: process_state(keeper) in ('', 'Z'), 5, 'the keeper gone')
+        begin = pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
+        assert begin.at - at > LOCK_DELAY
+        judge('SIGKILL of process and keeper', pair, at, ALL_LOST)
+
+
+@together
+def test_process_stopped(agent: Agent) -> None:
+    """A stopped process keeps its lock for as long as its keeper works."""
+    with Pair([agent.http_addr]) as pair:
+        at = pair.a.stop()
+        pair.pass_time(ALL_LOST + 3.0)
+        assert process_state(pair.a.pid) == 'T'
+        pair.timeline.update()
+        assert not pair.timeline.of('b')
+        pair.a.cont()
+        pair.timeline.wait_for(lambda stamp: stamp.at > at + ALL_LOST, 5, 'the run')
+        assert pair.timeline.tokens() == [pair.token]
+        judge('SIGSTOP of the process, SIGCONT', pair, at, ALL_LOST + 3.0)
+
+
+@together
+def test_process_stopped_that_has_a_heartbeat(agent: Agent) -> None:
+    """A stopped process is killed when its heartbeat is missed."""
+    heartbeat, grace = 3.0, 2.0
+    env = {'JOBSLIB_ONE_INSTANCE_CONSUL_HEARTBEAT': str(heartbeat)}
+    with Pair([agent.http_addr], 'Beating', env=env) as pair:
+        at = pair.a.stop()
+        pair.timeline.wait_for_begin('b', timeout=20.0, after=at)
+        assert pair.a.wait(5) == -signal.SIGKILL
+        assert 'the run was silent for 3 s' in pair.a.log_text()
+        judge('SIGSTOP of the process, with a heartbeat of 3 s', pair, at,
+              heartbeat + grace + KILLED)
+
+
+@together
+def test_keeper_stopped(agent: Agent) -> None:
+    """A keeper that is stopped is replaced while the lease has time left."""
+    with Pair([agent.http_addr]) as pair:
+        session, keeper = pair.session(agent.api), pair.a.keeper()
+        at = pair.a.signal_keeper(signal.SIGSTOP)
+        wait_until(lambda: process_state(keeper) == 'T', 5, 'the keeper stopped')
+        assert pair.a.wait_for_keeper(other_than=keeper)
+        assert now() - at < LOCK_DELAY
+        wait_until(lambda: not process_state(keeper), 5, 'the old keeper gone')
+        pair.pass_time(2 * TTL)
+        assert session and pair.session(agent.api) == session
+        judge('SIGSTOP of the keeper', pair, at, 0.0)
+
+
+@together
+def test_process_and_keeper_stopped(agent: Agent) -> None:
+    """A frozen machine that wakes stops at once; what it writes is refused."""
+    with Pair([agent.http_addr], 'Database') as pair:
+        keeper = pair.a.keeper()
+        at = pair.a.signal_all(signal.SIGSTOP)
+        wait_until(lambda: process_state(pair.a.pid) == process_state(keeper) == 'T',
+                   5, 'all stopped')
+        pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
+        pair.pass_time(1.0)
+        pair.a.signal_all(signal.SIGCONT)
+        pair.a.wait_for_log('killing process')
+        assert pair.a.wait(5) == -signal.SIGKILL
+        pair.pass_time(0.5)
+        # Named in the design: two at once for the instant before it looks.
+        judge('SIGSTOP of process and keeper, SIGCONT', pair, at, ALL_LOST,
+              overlap=NOISE)
+        assert len(set(pair.writes())) == 2 and pair.writes() == sorted(pair.writes())

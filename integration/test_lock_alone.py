@@ -1,0 +1,201 @@
+"""`ConsulLock` alone, in somebody's program that is not run by ``runjob``."""
+
+import pathlib
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from integration.agents import Agent, wait_until
+from integration.locks import Program, held_record, hold, holder_of, lock_on, session_ids
+from integration.workers import children, is_alive
+
+#: Window 10: grace 2 s, kill 0.5 s.
+TIMES = 'ttl=10, lock_delay=10'
+
+HEAD = '''
+import sys, threading, time
+from integration.locks import make_lock
+from jobslib import OneInstanceWatchdogError
+lock = make_lock(("127.0.0.1", int(sys.argv[1])), sys.argv[2], ttl=10,
+                 lock_delay=10)
+def say(*words):
+    print(*words, flush=True)
+def work(seconds=60):
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        time.sleep(0.01)
+'''
+
+OBEYS = HEAD + '''
+assert lock.acquire()
+say('acquired', lock.fencing_token, lock.lease.session, lock.lease.keeper_pid)
+try:
+    work()
+except OneInstanceWatchdogError as exc:
+    say('lost:', exc)
+say('refresh', lock.refresh())
+say('release', lock.release())
+work(3)
+say('lives, held', lock.held)
+lock.close()
+'''
+
+IGNORES = HEAD + '''
+import subprocess
+assert lock.acquire()
+child = subprocess.Popen(['sleep', '60'])
+say('acquired', lock.fencing_token, lock.lease.session, child.pid)
+while True:
+    try:
+        work()
+    except OneInstanceWatchdogError as exc:
+        say('lost:', exc)
+'''
+
+IN_A_THREAD = HEAD + '''
+def use():
+    assert lock.acquire()
+    say('acquired', lock.fencing_token, lock.lease.session)
+    work()
+thread = threading.Thread(target=use)
+thread.start()
+try:
+    thread.join()
+except OneInstanceWatchdogError:
+    say('interrupted')
+'''
+
+
+def start(folder: pathlib.Path, agent: Agent, text: str,
+          key: str) -> tuple[Program, list[str]]:
+    """Start the program; returns it with what it said when it had the lock."""
+    program = Program.of(folder, text, str(agent.ports.http), key)
+    try:
+        program.wait_for('acquired')
+        wait_until(lambda: program.output.endswith('\n'), 5, 'a whole line')
+    except BaseException:
+        program.__exit__()
+        raise
+    return program, program.output.split()
+
+
+def destroy(agent: Agent, key: str, session: str) -> None:
+    """Destroy the holder's session."""
+    agent.api.destroy_session(session)
+
+
+def delete(agent: Agent, key: str, session: str) -> None:
+    """Delete the key."""
+    assert agent.api.delete(f'kv/{key}').ok
+
+
+def steal(agent: Agent, key: str, session: str) -> None:
+    """Delete the key and take it, in one transaction."""
+    thief = agent.api.create_session(TTL='10s', LockDelay='0s')
+    assert agent.api.put('txn', [
+        {'KV': {'Verb': 'delete', 'Key': key}},
+        {'KV': {'Verb': 'lock', 'Key': key, 'Value': '', 'Session': thief}}]).ok
+
+
+@pytest.mark.parametrize('lose, reason', [
+    (destroy, 'the session'), (delete, 'the key was deleted'),
+    (steal, 'another session holds the key')], ids=['destroy', 'delete', 'steal'])
+def test_loss_is_raised_in_the_main_thread(
+    agent: Agent, tmp_path: pathlib.Path,
+    lose: Callable[[Agent, str, str], None], reason: str,
+) -> None:
+    """A loss interrupts the program, which lives on when it releases in time."""
+    key = f'alone/{lose.__name__}'
+    program, words = start(tmp_path, agent, OBEYS, key)
+    with program:
+        lost = time.monotonic()
+        lose(agent, key, words[2])
+        program.wait_for('lost:')
+        assert time.monotonic() - lost < 0.5
+        assert program.wait() == 0
+        assert reason in program.output
+        assert '\nrefresh False\n' in program.output
+        assert '\nthe lock was lost: ' in program.output
+        assert '\nrelease False\n' in program.output
+        assert 'lives, held False' in program.output
+
+
+def test_ignoring_the_loss_kills(agent: Agent, tmp_path: pathlib.Path) -> None:
+    """Who ignores the interrupt is killed after the grace time, with its child."""
+    program, words = start(tmp_path, agent, IGNORES, 'alone/ignored')
+    with program, lock_on(agent.http_addr, 'alone/ignored') as contender:
+        lost = time.monotonic()
+        agent.api.destroy_session(words[2])
+        program.wait_for('lost:')
+        assert program.wait() == -signal.SIGKILL
+        assert 1.9 < time.monotonic() - lost < 3.0
+        assert not is_alive(int(words[3]))
+        assert not contender.acquire() or time.monotonic() - lost > 9.9
+        assert 'keeper: killing process' in program.output
+
+
+def test_loss_in_a_thread_kills(agent: Agent, tmp_path: pathlib.Path) -> None:
+    """A lock that a thread acquired interrupts nobody; the loss kills in time."""
+    program, words = start(tmp_path, agent, IN_A_THREAD, 'alone/thread')
+    with program:
+        lost = time.monotonic()
+        agent.api.destroy_session(words[2])
+        assert program.wait() == -signal.SIGKILL
+        assert time.monotonic() - lost < 3.0
+        assert 'interrupted' not in program.output
+
+
+@pytest.mark.parametrize('text', [OBEYS, IGNORES, IN_A_THREAD],
+                         ids=['main', 'with-child', 'thread'])
+def test_death_frees_the_lock(
+    agent: Agent, tmp_path: pathlib.Path, text: str,
+) -> None:
+    """A program that is killed frees the lock in 0.2 s, and leaves no session."""
+    program, words = start(tmp_path, agent, text, 'alone/death')
+    with program, lock_on(agent.http_addr, 'alone/death') as contender:
+        assert not contender.acquire()
+        contender.wait(0.1)
+        program.send(signal.SIGKILL)
+        killed = time.monotonic()
+        contender.wait(10)
+        assert contender.acquire()
+        assert time.monotonic() - killed < 0.2
+        wait_until(lambda: words[2] not in session_ids(agent.api), 2, 'session destroyed')
+
+
+def test_exit_frees_the_lock(agent: Agent, tmp_path: pathlib.Path) -> None:
+    """A program that ends without a release frees the lock as well."""
+    key = 'alone/exit'
+    text = HEAD + '''
+assert lock.acquire()
+say('acquired')
+'''
+    with (Program.of(tmp_path, text, str(agent.ports.http), key) as program,
+          lock_on(agent.http_addr, key) as contender):
+        assert program.wait() == 0
+        contender.wait(10)
+        assert contender.acquire()
+
+
+def test_waiting_program_can_be_interrupted(
+    agent: Agent, tmp_path: pathlib.Path,
+) -> None:
+    """A program that waits for the lock ends by SIGTERM, and leaves no session."""
+    key = 'alone/waiting'
+    text = HEAD + '''
+say('acquired', lock.acquire())
+lock.wait(60)
+'''
+    holder = hold(agent.api, key, held_record(), '0s')
+    before = session_ids(agent.api)
+    program, _ = start(tmp_path, agent, text, key)
+    with program:
+        wait_until(lambda: children(program.pid), 5, 'a keeper')
+        assert session_ids(agent.api) - before
+        program.send(signal.SIGTERM)
+        assert program.wait(2) == -signal.SIGTERM
+    wait_until(lambda: not session_ids(agent.api) - before, 5, 'no session left')
+    assert holder_of(agent.api, key) == holder
+    agent.api.destroy_session(holder)

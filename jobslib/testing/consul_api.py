@@ -1,0 +1,309 @@
+"""The part of Consul's HTTP interface that locks use, on a :class:`State`."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from jobslib.testing import consul_wire as wire
+from jobslib.testing.consul_state import DATACENTER, Entry, Refusal, State
+
+__all__ = ['Answer', 'Api', 'Request']
+
+MAX_OPERATIONS = 64
+MAX_VALUE = 512 * 1024
+# Parameters without any effect here, because there is one server.
+WITHOUT_EFFECT = {'dc', 'consistent', 'stale', 'token', 'pretty'}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it came: *path* without the query, which is decoded."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b''
+
+    @classmethod
+    def parse(cls, method: str, target: str, body: bytes) -> 'Request':
+        """Return the request for *target*, a path with its query."""
+        url = urlsplit(target)
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        return cls(method, unquote(url.path), query, body)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A status, and a body: bytes and text as they are, all else as JSON.
+
+    *index* is what a blocking query waits on.
+    """
+
+    status: int
+    content: Any = ''
+    index: int | None = None
+
+    @property
+    def body(self) -> bytes:
+        """The bytes to send."""
+        if isinstance(self.content, bytes):
+            return self.content
+        if isinstance(self.content, str):
+            return self.content.encode()
+        return json.dumps(self.content, indent=4).encode() + b'\n'
+
+    @property
+    def content_type(self) -> str:
+        """The type of the body."""
+        return ('text/plain; charset=utf-8'
+                if isinstance(self.content, bytes | str)
+                else 'application/json')
+
+
+Handler = Callable[[Request, str], Answer]
+
+
+class Api:
+    """Answers requests, each at once.
+
+    :param state: what it works on.
+    :param address: of the server, for what it says of itself.
+    """
+
+    def __init__(self, state: State, address: tuple[str, int]) -> None:
+        self.state = state
+        self.address = address
+        self._routes: list[tuple[str, dict[str, Handler], set[str]]] = [
+            ('kv/', {'GET': self._get_key, 'PUT': self._put_key,
+                     'DELETE': self._delete_key},
+             {'index', 'wait', 'raw', 'flags', 'acquire', 'release'}),
+            ('txn', {'PUT': self._transact}, set()),
+            ('session/create', {'PUT': self._create_session}, set()),
+            ('session/renew/', {'PUT': self._renew_session}, set()),
+            ('session/destroy/', {'PUT': self._destroy_session}, set()),
+            ('session/info/', {'GET': self._find_session}, {'index', 'wait'}),
+            ('session/list', {'GET': self._list_sessions}, {'index', 'wait'}),
+            ('status/leader', {'GET': self._leader}, set()),
+            ('agent/self', {'GET': self._about}, set()),
+            ('agent/checks', {'GET': self._list_checks}, set()),
+            ('agent/check/register', {'PUT': self._register_check}, set()),
+            ('agent/check/deregister/', {'PUT': self._remove_check}, set()),
+            ('agent/check/pass/', {'PUT': self._set_check}, {'note'}),
+            ('agent/check/warn/', {'PUT': self._set_check}, {'note'}),
+            ('agent/check/fail/', {'PUT': self._set_check}, {'note'}),
+        ]
+
+    def answer(self, request: Request) -> Answer:
+        """Return the answer to *request* as things are now."""
+        try:
+            return self._dispatch(request)
+        except Refusal as exc:
+            return Answer(exc.status, str(exc))
+
+    def _dispatch(self, request: Request) -> Answer:
+        path = request.path.removeprefix('/v1/')
+        for prefix, handlers, known in self._routes:
+            if path == prefix or (
+                    prefix.endswith('/') and path.startswith(prefix)):
+                if request.method not in handlers:
+                    raise Refusal(405, f'method {request.method} not allowed')
+                _check_query(request.query, known)
+                return handlers[request.method](request, path[len(prefix):])
+        return Answer(404)
+
+    # Keys.
+
+    def _get_key(self, request: Request, key: str) -> Answer:
+        entry = self.state.keys.get(_required(key, 'key name'))
+        if entry is None:
+            # Of the whole store: a key that is not there has no index.
+            return Answer(404, index=self.state.keys_index)
+        content = (entry.value if 'raw' in request.query
+                   else [wire.show_entry(entry)])
+        return Answer(200, content, entry.modify_index)
+
+    def _put_key(self, request: Request, key: str) -> Answer:
+        _required(key, 'key name')
+        query = request.query
+        if 'acquire' in query and 'release' in query:
+            raise Refusal(400, f'Conflicting flags: acquire={query["acquire"]}'
+                          f'&release={query["release"]}')
+        if len(request.body) > MAX_VALUE:
+            raise Refusal(413, f'Request body({len(request.body)} bytes) too '
+                          f'large, max size: {MAX_VALUE} bytes. See https://'
+                          'www.consul.io/docs/agent/options.html#'
+                          'kv_max_value_size.')
+        entry = Entry(key, request.body, _flags(query.get('flags', '0')),
+                      query.get('acquire') or query.get('release') or '')
+        if 'acquire' in query and self.state.is_delayed(key):
+            return Answer(200, False)
+        self.state.index += 1
+        if 'acquire' in query:
+            return Answer(200, self.state.lock(entry) is not None)
+        if 'release' in query:
+            return Answer(200, self.state.unlock(entry) is not None)
+        self.state.set(entry)
+        return Answer(200, True)
+
+    def _delete_key(self, request: Request, key: str) -> Answer:
+        _required(key, 'key name')
+        self.state.index += 1
+        self.state.delete(key)
+        return Answer(200, True)
+
+    # Transactions.
+
+    def _transact(self, request: Request, _: str) -> Answer:
+        operations = [operation.get('KV') or {} for operation in
+                      wire.decode(request.body, list, 'Failed to parse body')]
+        if len(operations) > MAX_OPERATIONS:
+            raise Refusal(413, 'Transaction contains too many operations '
+                          f'({len(operations)} > {MAX_OPERATIONS})')
+        entries = [(each.get('Verb') or '', wire.entry_of(each))
+                   for each in operations if each]
+        errors = self._errors_in_advance(entries)
+        if errors:
+            return _transaction([], errors)
+        if any(verb != 'get' for verb, _ in entries):
+            self.state.index += 1
+        # Either all of it is done or nothing.
+        before = dict(self.state.keys), self.state.keys_index
+        results = []
+        for position, (verb, entry) in enumerate(entries):
+            try:
+                results += self._operate(verb, entry)
+            except Refusal as exc:
+                errors.append({'OpIndex': position, 'What': str(exc)})
+        if errors:
+            self.state.keys, self.state.keys_index = before
+        return _transaction(results, errors)
+
+    def _errors_in_advance(
+        self, entries: list[tuple[str, Entry]],
+    ) -> list[dict[str, Any]]:
+        """Return what the leader refuses without a Raft entry."""
+        errors = []
+        for position, (verb, entry) in enumerate(entries):
+            if not entry.key:
+                what = 'Must provide key'
+            elif verb not in ('get', 'set', 'lock', 'unlock', 'delete'):
+                what = f'unknown KV verb "{verb}"'
+            elif verb == 'lock' and self.state.is_delayed(entry.key):
+                what = f'failed to lock key "{entry.key}" due to lock delay'
+            else:
+                continue
+            errors.append({'OpIndex': position, 'What': what})
+        return errors
+
+    def _operate(self, verb: str, entry: Entry) -> list[dict[str, Any]]:
+        key = entry.key
+        if verb == 'get':
+            if key not in self.state.keys:
+                raise Refusal(409, f'key "{key}" doesn\'t exist')
+            return [{'KV': wire.show_entry(self.state.keys[key])}]
+        if verb == 'delete':
+            self.state.delete(key)
+            return []
+        if verb == 'set':
+            done: Entry | None = self.state.set(replace(entry, session=''))
+        elif verb == 'lock':
+            done = self.state.lock(entry)
+        else:
+            done = self.state.unlock(entry)
+        if done is None:
+            raise Refusal(409, f'failed to {verb} key "{key}", lock ' + (
+                'is already held' if verb == 'lock' else
+                "isn't held, or is held by another session"))
+        return [{'KV': wire.show_entry(done, with_value=False)}]
+
+    # Sessions.
+
+    def _create_session(self, request: Request, _: str) -> Answer:
+        session, fields = wire.session_of(request.body)
+        self.state.create_session(session, fields.get('node') or None)
+        return Answer(200, {'ID': session.id})
+
+    def _renew_session(self, request: Request, session_id: str) -> Answer:
+        session = self.state.renew_session(_required(session_id, 'session'))
+        if session is None:
+            raise Refusal(404, f"Session id '{session_id}' not found")
+        return Answer(200, [wire.show_session(session)])
+
+    def _destroy_session(self, request: Request, session_id: str) -> Answer:
+        self.state.end_session(_required(session_id, 'session'))
+        return Answer(200, True)
+
+    def _find_session(self, request: Request, session_id: str) -> Answer:
+        session = self.state.find_session(_required(session_id, 'session'))
+        found = [] if session is None else [wire.show_session(session)]
+        return Answer(200, found, self.state.sessions_index)
+
+    def _list_sessions(self, request: Request, _: str) -> Answer:
+        found = [self.state.sessions[each]
+                 for each in sorted(self.state.sessions)]
+        return Answer(200, [wire.show_session(each) for each in found],
+                      self.state.sessions_index)
+
+    # The agent.
+
+    def _leader(self, request: Request, _: str) -> Answer:
+        return Answer(200, f'{json.dumps("%s:%d" % self.address)}\n'.encode())
+
+    def _about(self, request: Request, _: str) -> Answer:
+        return Answer(200, wire.about(self.state, self.address))
+
+    def _list_checks(self, request: Request, _: str) -> Answer:
+        return Answer(200, {check.id: wire.show_check(check)
+                            for check in self.state.checks.values()})
+
+    def _register_check(self, request: Request, _: str) -> Answer:
+        self.state.register_check(wire.check_of(request.body))
+        return Answer(200)
+
+    def _remove_check(self, request: Request, check_id: str) -> Answer:
+        self.state.remove_check(check_id)
+        return Answer(200)
+
+    def _set_check(self, request: Request, check_id: str) -> Answer:
+        verb = request.path.split('/')[-2]
+        self.state.set_check(check_id, {
+            'pass': 'passing', 'warn': 'warning', 'fail': 'critical'}[verb])
+        return Answer(200)
+
+
+def _check_query(query: Mapping[str, str], known: set[str]) -> None:
+    if query.get('dc', DATACENTER) != DATACENTER:
+        raise Refusal(500, 'No path to datacenter')
+    if 'ns' in query:
+        raise Refusal(400, 'Bad request: Invalid query parameter: "ns" - '
+                      'Namespaces are a Consul Enterprise feature')
+    if 'stale' in query and 'consistent' in query:
+        raise Refusal(400, 'Cannot specify ?stale with ?consistent, '
+                      'conflicting semantics.')
+    for name in query:
+        if name not in known | WITHOUT_EFFECT:
+            # Better than to pretend that it had been heeded.
+            raise Refusal(501, f'the stand-in does not know the parameter '
+                          f'{name!r} here')
+    wire.blocking(query)
+
+
+def _required(name: str, what: str) -> str:
+    if not name:
+        raise Refusal(400, f'Missing {what}')
+    return name
+
+
+def _flags(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise Refusal(500, f'strconv.ParseUint: parsing "{text}": '
+                      'invalid syntax')
+    return int(text)
+
+
+def _transaction(results: list[Any], errors: list[Any]) -> Answer:
+    if errors:
+        return Answer(409, {'Results': None, 'Errors': errors})
+    return Answer(200, {'Results': results, 'Errors': None})

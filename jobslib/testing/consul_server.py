@@ -1,0 +1,83 @@
+"""The HTTP server of the stand-in for Consul."""
+
+import contextlib
+import socket
+import socketserver
+import sys
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from jobslib.testing.consul_api import Answer, Request
+
+__all__ = ['Server']
+
+HOST = '127.0.0.1'
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """One thread for each connection; all end by :meth:`server_close`."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, exchange: Callable[[Request], Answer | None]) -> None:
+        self.exchange = exchange
+        self._connections: set[socket.socket] = set()
+        super().__init__((HOST, 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        # Shut down, not just closed: a forked child may have a copy, and the
+        # thread that serves it waits in a call.
+        for request in list(self._connections):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+        super().server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that has gone away is no news.
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """The HTTP of one connection."""
+
+    server: Server
+    protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
+    # One packet per answer.
+    wbufsize = -1
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers['Content-Length'] or 0))
+        request = Request.parse(self.command, self.path, body)
+        answer = self.server.exchange(request)
+        if answer is None:
+            self.close_connection = True
+            return
+        self.send_response(answer.status)
+        if answer.index is not None:
+            self.send_header('X-Consul-Index', str(answer.index))
+            self.send_header('X-Consul-Knownleader', 'true')
+            self.send_header('X-Consul-Lastcontact', '0')
+        body = answer.body
+        if body:
+            self.send_header('Content-Type', answer.content_type)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_DELETE = do_POST = _serve
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the test's output clean."""

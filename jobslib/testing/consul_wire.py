@@ -1,0 +1,168 @@
+"""What requests to Consul and its answers look like."""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jobslib.testing.consul_state import (
+    DATACENTER,
+    NODE,
+    Check,
+    Entry,
+    Refusal,
+    Session,
+    State,
+)
+
+__all__ = ['about', 'blocking', 'check_of', 'decode', 'entry_of',
+           'parse_duration', 'session_of', 'show_check', 'show_entry',
+           'show_session']
+
+UNITS = {'ns': 1e-9, 'us': 1e-6, 'ms': 1e-3, 's': 1.0, 'm': 60.0, 'h': 3600.0}
+LONGEST_WAIT = 600.0
+DEFAULT_WAIT = 300.0
+STATUSES = ('passing', 'warning', 'critical')
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration as Go writes it, ``1m30s``.
+
+    :raises ValueError: it is none, in Go's words.
+    """
+    sign, digits = (-1, text[1:]) if text.startswith('-') else (1, text)
+    if digits == '0':
+        return 0.0
+    parts = re.findall(r'(\d+\.?\d*|\.\d+)(ns|us|ms|s|m|h)', digits)
+    if not parts or ''.join(map(''.join, parts)) != digits:
+        number = re.fullmatch(r'\d+\.?\d*', digits)
+        problem = 'missing unit in' if number else 'invalid'
+        raise ValueError(f'time: {problem} duration "{text}"')
+    return sign * sum(float(number) * UNITS[unit] for number, unit in parts)
+
+
+def blocking(query: Mapping[str, str]) -> tuple[int, float]:
+    """Return the index that a query waits on, 0 for none, and how long."""
+    index = query.get('index', '') or '0'
+    if not (index.isascii() and index.isdigit()):
+        raise Refusal(400, 'Invalid index')
+    try:
+        wait = parse_duration(query.get('wait') or '0')
+    except ValueError:
+        raise Refusal(400, 'Invalid wait time') from None
+    return int(index), min(wait or DEFAULT_WAIT, LONGEST_WAIT)
+
+
+def decode(body: bytes, kind: type[Any],
+           what: str = 'Request decode failed') -> Any:
+    """Return the JSON in *body*."""
+    try:
+        value = json.loads(body)
+    except ValueError as exc:
+        raise Refusal(400, f'{what}: {exc}') from None
+    if not isinstance(value, kind):
+        raise Refusal(400, f'{what}: not a {kind.__name__}')
+    return value
+
+
+def session_of(body: bytes) -> tuple[Session, dict[str, Any]]:
+    """Return the session that a request asks for, and all its fields."""
+    fields = {name.lower(): value for name, value in
+              (decode(body, dict) if body else {}).items()}
+    session = Session(name=fields.get('name') or '',
+                      ttl_text=fields.get('ttl') or '',
+                      behavior=fields.get('behavior') or 'release')
+    if session.ttl_text:
+        try:
+            session.ttl = parse_duration(session.ttl_text)
+        except ValueError as exc:
+            raise Refusal(500, f"Session TTL '{session.ttl_text}' invalid: "
+                          f'{exc}') from None
+    if fields.get('lockdelay') is not None:
+        session.lock_delay = _lock_delay(fields['lockdelay'])
+    # The two names are of different versions of the interface.
+    for name in ('checks', 'nodechecks'):
+        if fields.get(name) is not None:
+            session.checks = list(fields[name])
+    return session, fields
+
+
+def _lock_delay(given: Any) -> float:
+    if isinstance(given, str):
+        return _decoded_duration(given)
+    # A small number can only be meant as seconds, a large one as nanoseconds.
+    return float(given) if abs(given) < 1000 else given / 1e9
+
+
+def _decoded_duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise Refusal(400, f'Request decode failed: {exc}') from None
+
+
+def check_of(body: bytes) -> Check:
+    """Return the check that a request registers."""
+    fields = decode(body, dict)
+    if 'CheckID' in fields:
+        raise Refusal(400, 'Request decode failed: json: unknown field '
+                      '"CheckID"')
+    if not fields.get('Name'):
+        raise Refusal(400, 'Missing check name')
+    ttl = _decoded_duration(fields.get('TTL') or '0')
+    if ttl <= 0:
+        raise Refusal(400, 'Invalid check: TTL must be > 0 for TTL checks')
+    status = fields.get('Status') or 'critical'
+    if status not in STATUSES:
+        raise Refusal(400, 'Bad check status')
+    return Check(fields.get('ID') or fields['Name'], fields['Name'], ttl, status)
+
+
+def entry_of(operation: dict[str, Any]) -> Entry:
+    """Return the key that an operation of a transaction is about."""
+    try:
+        value = base64.b64decode(operation.get('Value') or '', validate=True)
+    except binascii.Error as exc:
+        raise Refusal(400, f'Failed to parse body: {exc}') from None
+    return Entry(operation.get('Key') or '', value,
+                 operation.get('Flags') or 0, operation.get('Session') or '')
+
+
+def show_entry(entry: Entry, with_value: bool = True) -> dict[str, Any]:
+    """Return *entry* as an answer has it."""
+    value = base64.b64encode(entry.value).decode() if with_value else ''
+    session = {'Session': entry.session} if entry.session else {}
+    return {'LockIndex': entry.lock_index, 'Key': entry.key,
+            'Flags': entry.flags, 'Value': value or None, **session,
+            'CreateIndex': entry.create_index,
+            'ModifyIndex': entry.modify_index}
+
+
+def show_session(session: Session) -> dict[str, Any]:
+    """Return *session* as an answer has it."""
+    return {'ID': session.id, 'Name': session.name, 'Node': NODE,
+            'LockDelay': round(session.lock_delay * 1e9),
+            'Behavior': session.behavior, 'TTL': session.ttl_text,
+            'NodeChecks': session.checks, 'ServiceChecks': None,
+            'CreateIndex': session.index, 'ModifyIndex': session.index}
+
+
+def show_check(check: Check) -> dict[str, Any]:
+    """Return *check* as an answer has it."""
+    return {'Node': NODE, 'CheckID': check.id, 'Name': check.name,
+            'Status': check.status, 'Notes': '', 'Output': '', 'Type': 'ttl',
+            'ServiceID': '', 'ServiceName': '', 'ServiceTags': [],
+            'Definition': {}, 'CreateIndex': 0, 'ModifyIndex': 0}
+
+
+def about(state: State, address: tuple[str, int]) -> dict[str, Any]:
+    """Return what the agent says of itself: the part that clients look at."""
+    host, port = address
+    return {
+        'Config': {'Datacenter': DATACENTER, 'NodeName': NODE, 'NodeID': '',
+                   'Revision': '', 'Server': True, 'Version': '1.8.7'},
+        'Member': {'Name': NODE, 'Addr': host, 'Port': port, 'Status': 1},
+        'Stats': {'raft': {'last_log_index': str(state.index)}},
+    }

@@ -1,0 +1,200 @@
+"""Signals: recorded always, raised only where it is safe."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from jobslib import OneInstanceWatchdogError, Terminate
+from jobslib.exceptions import Interrupt
+from jobslib.interrupts import Interrupts
+
+BOTH = pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT],
+                               ids=lambda signum: signum.name)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Interrupts]:
+    """Interrupts that are entered."""
+    before = [signal.getsignal(signal.SIGTERM),
+              signal.getsignal(signal.SIGINT)]
+    with Interrupts() as entered:
+        yield entered
+    assert before == [signal.getsignal(signal.SIGTERM),
+                      signal.getsignal(signal.SIGINT)]
+
+
+def send(signum: signal.Signals) -> None:
+    """Send *signum* to this process, which handles it before this returns."""
+    os.kill(os.getpid(), signum)
+
+
+@BOTH
+def test_recorded_outside_of_a_guard(interrupts: Interrupts,
+                                     signum: signal.Signals) -> None:
+    """Outside of a guard a signal is recorded and nothing more."""
+    send(signum)
+    assert interrupts.signum == signum
+    assert isinstance(interrupts.pending, Terminate)
+    assert str(interrupts.pending) == f'signal {signum.name}'
+
+
+@BOTH
+def test_raised_in_a_guard(interrupts: Interrupts,
+                           signum: signal.Signals) -> None:
+    """In a guard a signal is raised, and stays recorded."""
+    with pytest.raises(Terminate) as caught, interrupts.guard():
+        send(signum)
+    assert caught.value is interrupts.pending
+    assert interrupts.signum == signum
+
+
+@BOTH
+def test_raised_at_the_next_guard(interrupts: Interrupts,
+                                  signum: signal.Signals) -> None:
+    """A signal outside of a guard is raised where the next begins."""
+    send(signum)
+    entered = False
+    with pytest.raises(Terminate), interrupts.guard():
+        entered = True
+    assert not entered
+
+
+def test_raised_at_every_guard(interrupts: Interrupts) -> None:
+    """A signal that was raised once is raised in later guards too."""
+    send(signal.SIGTERM)
+    for _ in range(2):
+        with pytest.raises(Terminate), interrupts.guard():
+            pass
+
+
+def test_not_raised_behind_a_guard(interrupts: Interrupts) -> None:
+    """Behind a guard a signal is recorded only, however the guard ended."""
+    with interrupts.guard():
+        pass
+    with pytest.raises(KeyError), interrupts.guard():
+        raise KeyError
+    send(signal.SIGTERM)
+    assert interrupts.pending is not None
+
+
+def test_delivered(interrupts: Interrupts) -> None:
+    """A guard can have a signal delivered in a way of its own."""
+    told: list[Interrupt] = []
+    with interrupts.guard(told.append):
+        send(signal.SIGTERM)
+        assert told == [interrupts.pending]
+
+
+def test_inner_guard_delivers(interrupts: Interrupts) -> None:
+    """Of nested guards the inner one delivers, then the outer one again."""
+    outer: list[Interrupt] = []
+    inner: list[Interrupt] = []
+    with interrupts.guard(outer.append):
+        with interrupts.guard(inner.append):
+            interrupts.interrupt(OneInstanceWatchdogError('first'))
+        assert (len(outer), len(inner)) == (0, 1)
+        interrupts.clear()
+        interrupts.interrupt(OneInstanceWatchdogError('second'))
+        assert (len(outer), len(inner)) == (1, 1)
+
+
+def test_delivered_once(interrupts: Interrupts) -> None:
+    """What the outer guard has delivered is not delivered by the inner."""
+    told: list[Interrupt] = []
+    with interrupts.guard(told.append):
+        send(signal.SIGTERM)
+        with interrupts.guard(told.append):
+            pass
+        interrupts.interrupt(OneInstanceWatchdogError())
+    assert len(told) == 1
+    assert isinstance(interrupts.pending, Terminate)
+
+
+def test_other_interrupt(interrupts: Interrupts) -> None:
+    """The watchdog's interrupt is raised as a signal is."""
+    error = OneInstanceWatchdogError('too long')
+    with pytest.raises(OneInstanceWatchdogError) as caught:
+        with interrupts.guard():
+            interrupts.interrupt(error)
+    assert caught.value is error
+    assert interrupts.signum is None
+
+
+def test_clear(interrupts: Interrupts) -> None:
+    """An interrupt that was dealt with can be forgotten, a signal cannot."""
+    interrupts.interrupt(OneInstanceWatchdogError())
+    interrupts.clear()
+    assert interrupts.pending is None
+    send(signal.SIGTERM)
+    interrupts.clear()
+    assert isinstance(interrupts.pending, Terminate)
+
+
+def test_signal_while_stopping(interrupts: Interrupts) -> None:
+    """A run that stops already is not interrupted again by a signal."""
+    told: list[Interrupt] = []
+    with interrupts.guard(told.append):
+        interrupts.interrupt(OneInstanceWatchdogError())
+        send(signal.SIGTERM)
+    assert [type(interrupt) for interrupt in told] == [
+        OneInstanceWatchdogError]
+    interrupts.clear()
+    assert isinstance(interrupts.pending, Terminate)
+
+
+def test_signal_behind_a_stopped_run(interrupts: Interrupts) -> None:
+    """A signal takes the place of an interrupt that was not dealt with."""
+    interrupts.interrupt(OneInstanceWatchdogError())
+    send(signal.SIGTERM)
+    interrupts.clear()
+    assert isinstance(interrupts.pending, Terminate)
+
+
+def test_interrupt_does_not_replace_a_signal(interrupts: Interrupts) -> None:
+    """Nothing takes the place of a recorded signal."""
+    send(signal.SIGTERM)
+    interrupts.interrupt(OneInstanceWatchdogError())
+    assert isinstance(interrupts.pending, Terminate)
+
+
+def test_handlers_are_restored() -> None:
+    """The handlers from before are back at the end, an error's too."""
+    def handler(signum: int, frame: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(KeyError), Interrupts():
+            assert signal.getsignal(signal.SIGTERM) is not handler
+            raise KeyError
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+SECOND = '''
+import os, signal
+from jobslib.interrupts import Interrupts
+with Interrupts():
+    os.kill(os.getpid(), signal.{first})
+    print('alive', flush=True)
+    os.kill(os.getpid(), signal.{second})
+    print('still alive', flush=True)
+'''
+
+
+@pytest.mark.parametrize('first', ['SIGTERM', 'SIGINT'])
+@pytest.mark.parametrize('second', ['SIGTERM', 'SIGINT'])
+def test_second_signal(first: str, second: str) -> None:
+    """A second signal ends the process, as if there were no handler."""
+    process = subprocess.run(
+        [sys.executable, '-c', SECOND.format(first=first, second=second)],
+        capture_output=True, text=True)
+    assert process.returncode == -signal.Signals[second]
+    assert process.stdout == 'alive\n'
+    assert process.stderr == ''

@@ -1,0 +1,158 @@
+"""The architecture: imports point down only, and the package is light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import TypeGuard
+
+import pytest
+
+import jobslib
+
+PACKAGE = pathlib.Path(jobslib.__file__).parent
+
+#: From the top down; modules of one line may import each other.
+LAYERS = [
+    {'jobslib.__main__', 'jobslib.testing'},
+    {'jobslib.main'},
+    {'jobslib', 'jobslib.cmdlineparser'},
+    {'jobslib.tasks'},
+    {'jobslib.runner'},
+    {'jobslib.context'},
+    {'jobslib.oneinstance'},
+    {'jobslib.config'},
+    {'jobslib.interrupts', 'jobslib.schedule'},
+    {'jobslib.clock', 'jobslib.exceptions', 'jobslib.exitcodes',
+     'jobslib.imports'},
+]
+#: What everybody may have from the package itself.
+FREE = {'__version__'}
+
+
+def modules() -> dict[str, pathlib.Path]:
+    """Return all modules of the package by name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob('*.py')):
+        parts = path.relative_to(PACKAGE.parent).with_suffix('').parts
+        found['.'.join(parts).removesuffix('.__init__')] = path
+    return found
+
+
+MODULES = modules()
+
+
+def layer(module: str) -> int:
+    """Return the number of the layer that *module* is in."""
+    for number, names in enumerate(LAYERS):
+        if module in names:
+            return number
+        if module.rpartition('.')[0] in names - {'jobslib'}:
+            return number
+    raise AssertionError(f'{module} has no layer yet: give it one')
+
+
+def is_type_checking(node: ast.AST) -> TypeGuard[ast.If]:
+    """Return whether *node* is what only a type checker sees."""
+    return (isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+            and node.test.id == 'TYPE_CHECKING')
+
+
+def imports(node: ast.AST, package: str = '') -> Iterator[str]:
+    """Return the dotted paths that *node* imports when it runs.
+
+    :param package: the package that relative imports start from.
+    """
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parts = package.split('.') if node.level else []
+        parts = parts[:len(parts) + 1 - node.level]
+        parts += [node.module] if node.module else []
+        yield from ('.'.join([*parts, alias.name]) for alias in node.names)
+    else:
+        children = (node.orelse if is_type_checking(node)
+                    else ast.iter_child_nodes(node))
+        for child in children:
+            yield from imports(child, package)
+
+
+def imported_modules(module: str) -> Iterator[str]:
+    """Return the modules of the package that *module* imports."""
+    path = MODULES[module]
+    package = (module if path.name == '__init__.py'
+               else module.rpartition('.')[0])
+    for name in imports(ast.parse(path.read_text()), package):
+        if name.split('.')[0] != 'jobslib':
+            continue
+        parent, _, last = name.rpartition('.')
+        if parent == 'jobslib' and last in FREE:
+            continue
+        yield name if name in MODULES else parent
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_imports_point_down(module: str) -> None:
+    """A module imports only from its own layer and from those below."""
+    wrong = [name for name in imported_modules(module)
+             if layer(name) < layer(module)]
+    assert wrong == []
+
+
+def test_every_layer_is_there() -> None:
+    """No layer is left of a module that is gone."""
+    assert set().union(*LAYERS) <= set(MODULES)
+
+
+@pytest.mark.parametrize(('source', 'found'), [
+    ('import jobslib.main', ['jobslib.main']),
+    ('import os, jobslib.main as m', ['os', 'jobslib.main']),
+    ('from jobslib import main', ['jobslib.main']),
+    ('def f():\n from jobslib.main import main', ['jobslib.main.main']),
+    ('class A:\n async def f(self):\n  try:\n   import jobslib.main\n'
+     '  except E: import b', ['jobslib.main', 'b']),
+    ('if TYPE_CHECKING:\n import a\nelse:\n import b', ['b']),
+    ('if x:\n import a\nelif TYPE_CHECKING:\n import b\nwith c: import d',
+     ['a', 'd']),
+    ('from . import x\nfrom .y import z', ['pkg.sub.x', 'pkg.sub.y.z']),
+    ('from .. import x\nfrom ..y import z', ['pkg.x', 'pkg.y.z']),
+])
+def test_imports_are_found(source: str, found: list[str]) -> None:
+    """Imports are found wherever they stand, but those for type checkers."""
+    assert list(imports(ast.parse(source), 'pkg.sub')) == found
+
+
+HEAVY = {'requests', 'consul', 'asyncio', 'ssl', 'http', 'argparse',
+         'logging', 'socket', 'json', 'urllib', 'threading', 'subprocess'}
+
+
+def loaded(code: str) -> set[str]:
+    """Return the modules that *code* loads in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, '-c',
+         f'import sys; before = set(sys.modules); {code}; '
+         f'print(*set(sys.modules) - before)'],
+        capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_is_light() -> None:
+    """Importing jobslib loads nothing heavy, no logging and no parser."""
+    assert loaded('import jobslib') & HEAVY == set()
+
+
+def test_cmdlineparser_is_light() -> None:
+    """Importing the parser's module makes no parser, and reads nothing."""
+    assert loaded('import jobslib.cmdlineparser') & HEAVY == set()
+
+
+def test_public_names() -> None:
+    """The public names are there, sorted, and no others."""
+    assert jobslib.__all__ == sorted(jobslib.__all__)
+    assert set(jobslib.__all__) == {
+        'BaseTask', 'Config', 'ConfigGroup', 'Context', 'argument', 'option',
+        'cached_property', 'OneInstanceWatchdogError', 'Terminate',
+        'TaskError', 'JobsLibError'}
+    for name in jobslib.__all__:
+        assert getattr(jobslib, name) is not None

@@ -1,0 +1,890 @@
+"""The loop, by a clock that a test moves and locks that do as they are told."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import FakeClock
+
+from jobslib import (
+    BaseTask,
+    Config,
+    Context,
+    OneInstanceWatchdogError,
+    TaskError,
+    Terminate,
+)
+from jobslib.exceptions import LockError, LockUnavailableError
+from jobslib.exitcodes import ExitCode
+from jobslib.interrupts import Interrupts
+from jobslib.oneinstance.dummy import DummyLock
+from jobslib.runner import FENCING_TOKEN_VARIABLE, Runner
+from jobslib.schedule import Schedule
+
+Step = Callable[[], Any]
+
+
+class ScriptedLock(DummyLock):
+    """A lock that is free unless its script says otherwise."""
+
+    clock: FakeClock
+
+    def __init__(self, context: Any, options: Any) -> None:
+        super().__init__(context, options)
+        #: What acquire() is to do; beyond the end it takes the lock.
+        self.script: list[bool | Exception] = []
+        self.release_error: Exception | None = None
+        self.alive = True
+        self.token: int | None = None
+        self.record: dict[str, Any] | None = None
+        self.owner: dict[str, Any] | Exception | None = None
+        self.events: list[str] = []
+        self.schedules: list[dict[str, float | None]] = []
+
+    @property
+    def fencing_token(self) -> int | None:
+        return self.token
+
+    def acquire(self) -> bool:
+        self.events.append('acquire')
+        answer = self.script.pop(0) if self.script else True
+        if isinstance(answer, Exception):
+            raise answer
+        self.previous_record = self.record
+        self.schedules.append(self.schedule)
+        return answer and super().acquire()
+
+    def release(self) -> bool:
+        self.events.append('release')
+        self.schedules.append(self.schedule)
+        if self.release_error is not None:
+            raise self.release_error
+        return super().release() and self.alive
+
+    def refresh(self) -> bool:
+        self.events.append('refresh')
+        return super().refresh() and self.alive
+
+    def get_lock_owner_info(self) -> dict[str, Any] | None:
+        if isinstance(self.owner, Exception):
+            raise self.owner
+        return self.owner
+
+    def wait(self, timeout: float) -> None:
+        self.events.append('wait')
+        self.clock.sleep(timeout)
+
+    def close(self) -> None:
+        self.events.append('close' if self.held else 'close free')
+        super().close()
+
+
+class ScriptedContext(Context):
+    """A context that says when it is closed."""
+
+    closed = 0
+
+    def close(self) -> None:
+        lock = self.one_instance_lock
+        assert isinstance(lock, ScriptedLock)
+        lock.events.append('closed' if not lock.held else 'closed too soon')
+        self.closed += 1
+
+
+class ScriptedTask(BaseTask):
+    """A task whose runs do what its script says, then it ends the process."""
+
+    name = 'scripted'
+
+    def initialize(self) -> None:
+        self.script: list[Step] = []
+        self.starts: list[float] = []
+        self.clock: FakeClock
+
+    def task(self) -> Any:
+        self.starts.append(self.clock.time)
+        self.lock.events.append('run' if self.lock.held else 'run unlocked')
+        return self.script.pop(0)() if self.script else terminate()
+
+    @property
+    def lock(self) -> ScriptedLock:
+        lock = self.context.one_instance_lock
+        assert isinstance(lock, ScriptedLock)
+        return lock
+
+
+class Job:
+    """A runner with all that belongs to it."""
+
+    def __init__(self, *script: Step, **settings: Any) -> None:
+        settings.setdefault(
+            'ONE_INSTANCE', {'backend': f'{__name__}.ScriptedLock'})
+        self.clock = FakeClock()
+        self.config = Config(
+            SimpleNamespace(CONTEXT_CLASS=f'{__name__}.ScriptedContext',
+                            **settings), None, ScriptedTask)
+        self.task = ScriptedTask(self.config)
+        self.task.clock = self.clock
+        self.task.script = list(script)
+        self.lock = self.task.lock
+        self.lock.clock = self.clock
+        self.interrupts = Interrupts()
+        self.schedule = Schedule(self.clock, self.config.sleep_interval,
+                                 self.config.run_interval)
+        self.runner = Runner(self.task, self.config, self.schedule,
+                             self.clock, self.interrupts,
+                             logging.getLogger('jobslib'))
+
+    def run(self) -> ExitCode:
+        """Run the job to its end, and see that it left nothing."""
+        try:
+            return self.runner.run()
+        finally:
+            assert not self.lock.held
+            assert self.lock.events[-1] == 'closed'
+            assert self.task.context.closed == 1
+
+    @property
+    def events(self) -> str:
+        """What the lock saw."""
+        return ' '.join(self.lock.events)
+
+    @property
+    def starts(self) -> list[float]:
+        """When runs started, in seconds after the start."""
+        return [start - 1000 for start in self.task.starts]
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the fencing tokens that runs leave in the environment."""
+    monkeypatch.setenv(FENCING_TOKEN_VARIABLE, 'of an earlier run')
+
+
+@pytest.fixture
+def messages(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """What was logged, level first, to be read after the run."""
+    caplog.set_level(logging.INFO)
+
+    class Messages(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            return iter([f'{record.levelname} {record.message}'
+                         for record in caplog.records])
+
+    yield Messages()
+
+
+def terminate() -> None:
+    """End this process as a process manager does."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def succeed() -> None:
+    """Do what a run should."""
+
+
+def fail() -> None:
+    """Fail as a run with a mistake in it does."""
+    raise ZeroDivisionError('nothing to divide by')
+
+
+def raising(error: BaseException) -> Step:
+    """Return what raises *error*."""
+    def step() -> None:
+        raise error
+    return step
+
+
+def test_run_once() -> None:
+    """--run-once acquires, runs once, releases and is done."""
+    job = Job(succeed, RUN_ONCE=True)
+    assert job.run() is ExitCode.DONE
+    assert job.events == 'acquire run release close free closed'
+
+
+def test_run_once_returns_the_outcome(messages: list[str]) -> None:
+    """With --run-once a failed run is the exit code."""
+    job = Job(fail, RUN_ONCE=True)
+    assert job.run() is ExitCode.TASK_FAILED
+    assert job.events == 'acquire run release close free closed'
+    assert list(messages) == ['ERROR run failed after 0.000 s']
+
+
+def test_run_once_ignores_intervals() -> None:
+    """With --run-once nothing is waited for."""
+    job = Job(succeed, RUN_ONCE=True, RUN_INTERVAL=10)
+    assert job.run() is ExitCode.DONE
+    assert job.clock.slept == []
+
+
+def test_run_once_lock_elsewhere(messages: list[str]) -> None:
+    """With --run-once a lock held elsewhere is the exit code, said why."""
+    job = Job(RUN_ONCE=True)
+    job.lock.script = [False]
+    job.lock.owner = {'fqdn': 'other', 'pid': 5, 'time_local': 'noon'}
+    assert job.run() is ExitCode.LOCK_NOT_AVAILABLE
+    assert job.events == 'acquire close free closed'
+    assert list(messages) == [
+        'WARNING not run: the lock is held by other (pid 5) since noon']
+
+
+@pytest.mark.parametrize('owner', [None, {}, LockUnavailableError('gone')])
+def test_unknown_holder(owner: Any, messages: list[str]) -> None:
+    """A holder that cannot be read is somebody."""
+    job = Job(RUN_ONCE=True)
+    job.lock.script = [False]
+    job.lock.owner = owner
+    assert job.run() is ExitCode.LOCK_NOT_AVAILABLE
+    assert list(messages) == [
+        'WARNING not run: the lock is held by somebody (pid ?) since ?']
+
+
+def test_run_once_no_service(messages: list[str]) -> None:
+    """With --run-once a lock service that is not there is the exit code."""
+    job = Job(RUN_ONCE=True)
+    job.lock.script = [LockUnavailableError('no answer')]
+    assert job.run() is ExitCode.LOCK_SERVICE_UNAVAILABLE
+    assert job.events == 'acquire close free closed'
+    assert list(messages) == ['ERROR no lock: no answer']
+
+
+def test_run_once_lock_lost(messages: list[str]) -> None:
+    """With --run-once a lock lost in the run is the exit code."""
+    def step() -> None:
+        job.lock.alive = False
+        job.task.extend_lock()
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.LOCK_LOST
+    assert job.events == (
+        'acquire run refresh refresh release close free closed')
+    assert list(messages) == [
+        'WARNING run interrupted after 0.000 s: the lock is lost',
+        'WARNING the lock is lost']
+
+
+def test_run_once_interrupted_with_the_lock() -> None:
+    """With --run-once a run that was stopped with its lock has failed."""
+    job = Job(raising(OneInstanceWatchdogError('too long')), RUN_ONCE=True)
+    assert job.run() is ExitCode.TASK_FAILED
+    assert job.events == 'acquire run refresh release close free closed'
+
+
+def test_run_once_failed_without_the_lock() -> None:
+    """With --run-once a run that failed by itself has failed, no more."""
+    def step() -> None:
+        job.lock.alive = False
+        fail()
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.TASK_FAILED
+
+
+def test_run_once_terminated(messages: list[str]) -> None:
+    """With --run-once a signal in the run is the exit code."""
+    job = Job(terminate, RUN_ONCE=True)
+    assert job.run() is ExitCode.TERMINATED
+    assert job.events == 'acquire run release close free closed'
+    assert list(messages) == [
+        'WARNING run interrupted after 0.000 s: signal SIGTERM',
+        'INFO ended by signal SIGTERM']
+
+
+def test_runs_for_ever() -> None:
+    """Without intervals runs follow at once, each with its own lock."""
+    job = Job(succeed, succeed)
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == [0, 0, 0]
+    assert job.events == ('acquire run release ' * 3 + 'close free closed')
+
+
+def test_failed_runs_pause(messages: list[str]) -> None:
+    """Without intervals failed runs pause longer and longer."""
+    job = Job(*[fail] * 8)
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+    assert list(messages).count('ERROR run failed after 0.000 s') == 8
+
+
+def test_sleep_interval() -> None:
+    """The pause is counted from the end of a run."""
+    def step() -> None:
+        job.clock.time += 2
+
+    job = Job(step, step, fail, SLEEP_INTERVAL=5)
+    job.run()
+    assert job.starts == [0, 7, 14, 19]
+
+
+def test_run_interval() -> None:
+    """Runs start on the grid, however long they take."""
+    def step() -> None:
+        job.clock.time += 2
+
+    job = Job(step, fail, step, RUN_INTERVAL=5)
+    job.run()
+    assert job.starts == [0, 5, 10, 15]
+
+
+def test_run_interval_overrun(messages: list[str]) -> None:
+    """After an overrun the current slot runs at once; the others are told."""
+    def step() -> None:
+        job.clock.time += 17
+
+    job = Job(step, succeed, RUN_INTERVAL=5)
+    job.run()
+    assert job.starts == [0, 17, 20]
+    assert [text for text in messages if 'slots' in text] == [
+        'WARNING 2 slots were missed']
+
+
+def test_long_pauses_are_cut() -> None:
+    """A pause of whatever length is slept through in pieces."""
+    job = Job(succeed, SLEEP_INTERVAL=1e300)
+    job.clock.ends = 1250
+    assert job.run() is ExitCode.TERMINATED
+    assert job.clock.slept == [60] * 5
+
+
+def test_many_runs_on_the_grid() -> None:
+    """Thousands of runs start on the grid to the last digit."""
+    def step() -> None:
+        job.clock.time += 0.05
+
+    job = Job(*[step] * 3000, RUN_INTERVAL=0.3)
+    job.run()
+    assert job.task.starts == pytest.approx(
+        [1000 + slot * 0.3 for slot in range(3001)], abs=1e-6)
+
+
+def test_success_is_reported(messages: list[str]) -> None:
+    """A run that succeeded is reported with its time."""
+    def step() -> None:
+        job.clock.time += 1.5
+
+    job = Job(step, RUN_ONCE=True)
+    job.run()
+    assert list(messages) == ['INFO run succeeded after 1.500 s']
+
+
+def test_failure_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A run that raised is reported with its traceback; the loop goes on."""
+    job = Job(fail, succeed)
+    job.run()
+    [record] = [record for record in caplog.records
+                if record.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ZeroDivisionError)
+    assert len(job.starts) == 3
+
+
+def test_task_error_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A TaskError is reported by its message alone."""
+    job = Job(raising(TaskError('no disk')), RUN_ONCE=True)
+    assert job.run() is ExitCode.TASK_FAILED
+    [record] = caplog.records
+    assert record.message == 'run failed after 0.000 s: no disk'
+    assert record.exc_info is None
+
+
+@pytest.mark.parametrize('error', [
+    KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(),
+    MemoryError(), Exception()], ids=lambda error: type(error).__name__)
+def test_whatever_a_task_raises(error: BaseException) -> None:
+    """Whatever a task raises is a failed run, and the loop goes on."""
+    job = Job(raising(error), succeed)
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == [0, 1, 1]
+
+
+@pytest.mark.parametrize(('code', 'outcome'), [
+    (None, ExitCode.DONE), (0, ExitCode.DONE), (3, ExitCode.TASK_FAILED),
+    ('a message', ExitCode.TASK_FAILED)])
+def test_system_exit(code: Any, outcome: ExitCode,
+                     messages: list[str]) -> None:
+    """A task that exits has ended its run, and failed with a code."""
+    job = Job(raising(SystemExit(code)), RUN_ONCE=True)
+    assert job.run() is outcome
+    if outcome is not ExitCode.DONE:
+        assert list(messages) == [
+            f'ERROR run failed after 0.000 s: exit with {code}']
+
+
+def test_exit_does_not_end_the_loop() -> None:
+    """A task that exits ends its run and not the process."""
+    job = Job(raising(SystemExit()), raising(SystemExit(1)))
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == [0, 0, 1]
+
+
+def test_terminate_without_a_signal() -> None:
+    """A task that raises Terminate itself has failed; the loop goes on."""
+    job = Job(raising(Terminate('enough')), succeed)
+    job.run()
+    assert job.starts == [0, 1, 1]
+
+
+def test_watchdog_interrupt(messages: list[str]) -> None:
+    """A run that the watchdog interrupts has failed; the loop goes on."""
+    def step() -> None:
+        job.lock.watchdog.interrupt(OneInstanceWatchdogError('too long'))
+
+    job = Job(step, succeed)
+    job.run()
+    assert job.starts == [0, 1, 1]
+    assert list(messages)[0] == (
+        'WARNING run interrupted after 0.000 s: too long')
+
+
+def test_swallowed_interrupt() -> None:
+    """A run that swallows an interrupt is interrupted all the same."""
+    def step() -> None:
+        try:
+            terminate()
+        except Terminate:
+            pass
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.TERMINATED
+    assert len(job.starts) == 1
+
+
+def test_error_while_cleaning_up() -> None:
+    """A run that fails while it cleans up ends by the signal all the same."""
+    def step() -> None:
+        try:
+            terminate()
+        finally:
+            fail()
+
+    job = Job(step)
+    assert job.run() is ExitCode.TERMINATED
+    assert len(job.starts) == 1
+
+
+def test_keep_lock() -> None:
+    """With --keep-lock the lock is acquired once, and seen to before runs."""
+    job = Job(succeed, fail, SLEEP_INTERVAL=5, KEEP_LOCK=True)
+    job.run()
+    assert job.starts == [0, 5, 10]
+    assert job.events == (
+        'acquire run refresh run refresh run release close free closed')
+
+
+def test_keep_lock_terminated_asleep() -> None:
+    """With --keep-lock a signal in the pause releases the lock."""
+    job = Job(succeed, SLEEP_INTERVAL=5, KEEP_LOCK=True)
+    job.clock.ends = 1002
+    assert job.run() is ExitCode.TERMINATED
+    assert job.events == 'acquire run release close free closed'
+
+
+def test_release_on_error() -> None:
+    """With --release-on-error a failed run gives up the lock."""
+    job = Job(succeed, fail, raising(OneInstanceWatchdogError()),
+              SLEEP_INTERVAL=5, KEEP_LOCK=True, RELEASE_ON_ERROR=True)
+    job.run()
+    assert job.events == (
+        'acquire run refresh run release acquire run release '
+        'acquire run release close free closed')
+
+
+def test_lost_between_runs(messages: list[str]) -> None:
+    """With --keep-lock a lock lost in the pause is acquired again."""
+    def step() -> None:
+        job.lock.alive = False
+
+    def again() -> None:
+        job.lock.alive = True
+        terminate()
+
+    job = Job(step, again, SLEEP_INTERVAL=5, KEEP_LOCK=True)
+    job.run()
+    assert job.events == (
+        'acquire run refresh release acquire run release close free closed')
+    assert 'WARNING the lock is lost' in list(messages)
+
+
+def test_elsewhere_with_sleep_interval(messages: list[str]) -> None:
+    """A lock held elsewhere skips the run; each time it is said who."""
+    job = Job(SLEEP_INTERVAL=5)
+    job.lock.script = [False, False]
+    job.lock.owner = {'fqdn': 'other', 'pid': 5, 'time_local': 'noon'}
+    job.run()
+    assert job.starts == [10]
+    assert job.events == (
+        'acquire acquire acquire run release close free closed')
+    assert list(messages).count(
+        'INFO not run: the lock is held by other (pid 5) since noon') == 2
+
+
+def test_elsewhere_with_run_interval(messages: list[str]) -> None:
+    """A lock held elsewhere skips the slot, and the slots are counted."""
+    job = Job(succeed, RUN_INTERVAL=5)
+    job.lock.script = [False, False]
+    job.run()
+    assert job.starts == [10, 15]
+    assert 'WARNING 2 slots were missed' in list(messages)
+
+
+def test_elsewhere_without_interval() -> None:
+    """Without intervals a lock held elsewhere is waited for."""
+    job = Job()
+    job.lock.script = [False, False]
+    job.run()
+    assert job.events == (
+        'acquire wait acquire wait acquire run release close free closed')
+    assert job.clock.slept == [60, 60]
+
+
+@pytest.mark.parametrize('interval', ['SLEEP_INTERVAL', 'RUN_INTERVAL'])
+def test_hot_standby(interval: str, messages: list[str]) -> None:
+    """With --keep-lock a lock held elsewhere is waited for, said once."""
+    job = Job(**{interval: 1000.0}, KEEP_LOCK=True)
+    job.lock.script = [False, False]
+    job.run()
+    assert job.starts == [120]
+    assert job.events == (
+        'acquire wait acquire wait acquire run release close free closed')
+    assert len([text for text in messages if 'not run' in text]) == 1
+
+
+def test_standby_says_so_again(messages: list[str]) -> None:
+    """A standby that held the lock in between says so again."""
+    job = Job(fail, SLEEP_INTERVAL=5, KEEP_LOCK=True, RELEASE_ON_ERROR=True)
+    job.lock.script = [False, True, False]
+    job.run()
+    assert len([text for text in messages if 'not run' in text]) == 2
+
+
+def test_standby_inherits_the_schedule() -> None:
+    """With --keep-lock the schedule of the last holder goes on."""
+    job = Job(succeed, RUN_INTERVAL=10, KEEP_LOCK=True)
+    wall = job.clock.wall()
+    job.lock.record = {'schedule': {'origin': wall - 3, 'due': wall + 7},
+                       'released': wall - 1}
+    job.run()
+    assert job.starts == pytest.approx([7, 17])
+    assert job.events == (
+        'acquire refresh run refresh run release close free closed')
+
+
+def test_no_standby_inherits_nothing() -> None:
+    """Without --keep-lock each machine has its own schedule."""
+    job = Job(succeed, RUN_INTERVAL=10)
+    wall = job.clock.wall()
+    job.lock.record = {'schedule': {'origin': wall - 3, 'due': wall + 7},
+                       'released': wall - 1}
+    job.run()
+    assert job.starts == [0, 10]
+
+
+def test_schedule_is_left_to_the_next() -> None:
+    """The lock is given the schedule when it is acquired and released."""
+    job = Job(succeed, SLEEP_INTERVAL=5, KEEP_LOCK=True)
+    job.clock.ends = 1002
+    wall = job.clock.wall()
+    job.run()
+    assert job.lock.schedules == [
+        {'origin': wall, 'due': wall}, {'origin': wall, 'due': wall + 5}]
+
+
+def test_service_unavailable(messages: list[str]) -> None:
+    """A lock service that is not there is waited for, said once."""
+    job = Job()
+    job.lock.script = [LockUnavailableError(f'{n}') for n in range(6)]
+    job.run()
+    assert job.clock.slept == [0.5, 1, 2, 2, 2, 2]
+    assert len(job.starts) == 1
+    assert list(messages)[:2] == [
+        'WARNING waiting for the lock: 0',
+        'INFO the service of the lock answers again']
+    assert len([text for text in messages if 'waiting' in text]) == 1
+
+
+def test_service_unavailable_again(messages: list[str]) -> None:
+    """Each time that the lock service goes away is told."""
+    job = Job(succeed)
+    gone = LockUnavailableError('gone')
+    job.lock.script = [gone, True, gone]
+    job.run()
+    assert job.clock.slept == [0.5, 0.5]
+    assert len([text for text in messages if 'waiting' in text]) == 2
+    assert len([text for text in messages if 'again' in text]) == 2
+
+
+def test_service_unavailable_terminated() -> None:
+    """A process that waits for its lock service ends at a signal."""
+    job = Job()
+    job.lock.script = [LockUnavailableError('gone')] * 9
+    job.clock.ends = 1003
+    assert job.run() is ExitCode.TERMINATED
+    assert job.events == 'acquire ' * 3 + 'close free closed'
+
+
+def test_service_unavailable_on_the_grid(messages: list[str]) -> None:
+    """A run that had to wait for its lock service is not run twice."""
+    job = Job(succeed, RUN_INTERVAL=1)
+    job.lock.script = [LockUnavailableError('gone')] * 4
+    job.run()
+    assert job.starts == [5.5, 6]
+    assert 'WARNING 5 slots were missed' in list(messages)
+
+
+def test_release_fails(messages: list[str]) -> None:
+    """A release that fails is told, and the lock is given up at the end."""
+    job = Job(succeed, RUN_ONCE=True)
+    job.lock.release_error = LockUnavailableError('no answer')
+    assert job.run() is ExitCode.DONE
+    assert job.events == 'acquire run release close closed'
+    assert 'WARNING the lock was not released: no answer' in list(messages)
+
+
+def test_error_in_release() -> None:
+    """An unforeseen error in release() leaves nothing locked or open."""
+    job = Job(succeed)
+    job.lock.release_error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        job.run()
+    assert job.events == 'acquire run release release close closed'
+
+
+def test_error_in_acquire() -> None:
+    """An unforeseen error in acquire() leaves nothing locked or open."""
+    job = Job()
+    job.lock.script = [ZeroDivisionError()]
+    with pytest.raises(ZeroDivisionError):
+        job.run()
+    assert job.events == 'acquire close free closed'
+
+
+def test_misuse_of_the_lock() -> None:
+    """A lock that says it is misused ends the process."""
+    job = Job()
+    job.lock.script = [LockError('twice')]
+    with pytest.raises(LockError):
+        job.run()
+    assert job.events == 'acquire close free closed'
+
+
+def test_error_in_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen error between runs leaves nothing locked or open."""
+    job = Job(succeed, SLEEP_INTERVAL=5, KEEP_LOCK=True)
+    monkeypatch.setattr(job.clock, 'sleep', raising(ZeroDivisionError()))
+    with pytest.raises(TypeError):
+        job.run()
+    assert job.events == 'acquire run release close free closed'
+
+
+def test_error_in_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while the lock is closed does not leave the context open."""
+    job = Job(succeed, RUN_ONCE=True)
+    monkeypatch.setattr(job.lock, 'close', raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        job.run()
+
+
+def test_signal_before_the_loop() -> None:
+    """A signal between two stages ends the process before the next."""
+    job = Job()
+    acquire = job.lock.acquire
+
+    def acquire_and_terminate() -> bool:
+        job.interrupts._deliver = None
+        terminate()
+        return acquire()
+
+    job.lock.acquire = acquire_and_terminate  # type: ignore[method-assign]
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == []
+    assert job.events == 'acquire release close free closed'
+
+
+def test_signal_in_acquire() -> None:
+    """A signal while the lock is acquired gives it up again."""
+    job = Job()
+    acquire = job.lock.acquire
+
+    def acquire_and_terminate() -> bool:
+        acquire()
+        terminate()
+        return True
+
+    job.lock.acquire = acquire_and_terminate  # type: ignore[method-assign]
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == []
+    assert job.events == 'acquire release close free closed'
+
+
+def test_signal_in_release() -> None:
+    """A signal while the lock is released does not disturb the release."""
+    job = Job(succeed, succeed)
+    release = job.lock.release
+
+    def release_and_terminate() -> bool:
+        terminate()
+        return release()
+
+    job.lock.release = release_and_terminate  # type: ignore[method-assign]
+    assert job.run() is ExitCode.TERMINATED
+    assert job.events == 'acquire run release close free closed'
+
+
+def test_handlers_are_restored() -> None:
+    """The signal handlers from before are back when the loop ends."""
+    before = signal.getsignal(signal.SIGTERM)
+    handlers = []
+    job = Job(lambda: handlers.append(signal.getsignal(signal.SIGTERM)),
+              RUN_ONCE=True)
+    job.run()
+    assert handlers != [before]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_fencing_token() -> None:
+    """Each run finds its fencing token in the environment."""
+    seen = []
+
+    def step() -> None:
+        seen.append(os.environ.get(FENCING_TOKEN_VARIABLE))
+        assert job.task.fencing_token == job.lock.token
+        job.lock.token = 8
+
+    job = Job(step, step)
+    job.lock.token = 7
+    job.run()
+    assert seen == ['7', '8']
+
+
+def test_no_fencing_token() -> None:
+    """Without a fencing token the environment has none of another lock."""
+    seen = []
+    job = Job(lambda: seen.append(FENCING_TOKEN_VARIABLE in os.environ),
+              RUN_ONCE=True)
+    job.run()
+    assert seen == [False]
+
+
+def test_extend_lock() -> None:
+    """A task that says that it makes progress goes on with its lock."""
+    job = Job(lambda: job.task.extend_lock(), RUN_ONCE=True)
+    assert job.run() is ExitCode.DONE
+    assert job.events == 'acquire run refresh release close free closed'
+
+
+def test_watchdog_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog watches each run and its clean-up, nothing else."""
+    calls: list[object] = []
+
+    def step() -> None:
+        calls.append('run')
+        terminate()
+
+    job = Job(fail, step, MAX_RUN_TIME=5)
+    watchdog = job.lock.watchdog
+    monkeypatch.setattr(watchdog, 'start', calls.append)
+    monkeypatch.setattr(watchdog, 'stopping', lambda: calls.append('grace'))
+    monkeypatch.setattr(watchdog, 'stop', lambda: calls.append('stop'))
+    job.run()
+    assert calls == [5, 'stop', 5, 'run', 'grace', 'stop']
+
+
+async def sleep_for_ever() -> None:
+    """Wait for what never comes."""
+    await asyncio.Event().wait()
+
+
+def test_coroutine() -> None:
+    """A coroutine is run to its end."""
+    done = []
+
+    async def step() -> None:
+        await asyncio.sleep(0)
+        done.append(True)
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.DONE
+    assert done == [True]
+
+
+def test_failing_coroutine(caplog: pytest.LogCaptureFixture) -> None:
+    """What a coroutine raises is a failed run."""
+    async def step() -> None:
+        await asyncio.sleep(0)
+        fail()
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.TASK_FAILED
+    assert 'ZeroDivisionError' in caplog.text
+
+
+def test_coroutine_that_exits(caplog: pytest.LogCaptureFixture) -> None:
+    """A coroutine that exits ends its run as any task does."""
+    async def step() -> None:
+        raise SystemExit(3)
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.TASK_FAILED
+    assert 'exit with 3' in caplog.text
+
+
+def test_cancelled_coroutine(messages: list[str]) -> None:
+    """A signal cancels a coroutine, which can clean up with await."""
+    cleaned = []
+
+    async def step() -> None:
+        asyncio.get_running_loop().call_later(0.01, terminate)
+        try:
+            await sleep_for_ever()
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned.append(job.lock.held)
+
+    job = Job(step)
+    assert job.run() is ExitCode.TERMINATED
+    assert cleaned == [True]
+    assert list(messages)[0].endswith(': signal SIGTERM')
+    assert job.events == 'acquire run release close free closed'
+
+
+def test_coroutine_interrupted_by_the_watchdog(messages: list[str]) -> None:
+    """The watchdog cancels a coroutine; the loop goes on."""
+    async def step() -> None:
+        asyncio.get_running_loop().call_soon(
+            job.lock.watchdog.interrupt, OneInstanceWatchdogError('late'))
+        await sleep_for_ever()
+
+    job = Job(step, succeed)
+    assert job.run() is ExitCode.TERMINATED
+    assert len(job.starts) == 3
+    assert list(messages)[0].endswith(': late')
+
+
+def test_coroutine_that_was_cancelled_has_its_grace_time(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coroutine that is cancelled has the grace time from then on."""
+    calls = []
+
+    async def step() -> None:
+        asyncio.get_running_loop().call_soon(terminate)
+        await sleep_for_ever()
+
+    job = Job(step)
+    monkeypatch.setattr(job.lock.watchdog, 'stopping',
+                        lambda: calls.append('grace'))
+    job.run()
+    assert calls == ['grace']
+
+
+def test_coroutine_that_cancels_itself() -> None:
+    """A coroutine that ends by a cancellation of its own has failed."""
+    async def step() -> None:
+        raise asyncio.CancelledError
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.TASK_FAILED
