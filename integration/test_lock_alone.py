@@ -8,7 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from integration.agents import Agent, wait_until
-from integration.locks import Program, held_record, hold, holder_of, lock_on, session_ids
+from integration.locks import (
+    Program,
+    held_record,
+    hold,
+    holder_of,
+    lock_on,
+    session_ids,
+)
 from integration.workers import children, is_alive
 
 #: Window 10: grace 2 s, kill 0.5 s.
@@ -162,7 +169,7 @@ def test_death_frees_the_lock(
         contender.wait(10)
         assert contender.acquire()
         assert time.monotonic() - killed < 0.2
-        wait_until(lambda: words[2] not in session_ids(agent.api), 2, 'session destroyed')
+        wait_until(lambda: words[2] not in session_ids(agent.api), 2, 'session gone')
 
 
 def test_exit_frees_the_lock(agent: Agent, tmp_path: pathlib.Path) -> None:

@@ -18,6 +18,8 @@ from integration.agents import Agent, Api
 from integration.locks import held_record, hold, holder_of, lock_on, make_lock
 
 TRIES = 40
+# The naive one's luck depends on the disk.
+MOST_TRIES = 200
 LOCK_DELAY = 2.0
 
 # How long after its loss a key is watched. The leak shows within milliseconds.
@@ -57,9 +59,10 @@ def took_over_early(agent: Agent, key: str, record: bytes,
 
 def test_naive_contender_gets_in_early(disk: Agent) -> None:
     """A contender that does not read first is granted a key in its lock-delay."""
-    early = 0
-    for number in range(TRIES):
-        key = f'naive/{number}'
+    early = tries = 0
+    while tries < TRIES or (not early and tries < MOST_TRIES):
+        tries += 1
+        key = f'naive/{tries}'
         api = Api(disk.url)
         session = api.create_session(TTL='60s', Checks=[])
 
@@ -68,7 +71,7 @@ def test_naive_contender_gets_in_early(disk: Agent) -> None:
         early += took_over_early(disk, key, b'', contend)
         api.destroy_session(session)
         api.close()
-    print(f'naive contender: early in {early} of {TRIES} tries')
+    print(f'naive contender: early in {early} of {tries} tries')
     assert early
 
 

@@ -229,8 +229,8 @@ class Pair:
 
     def session(self, api: Api) -> str | None:
         """The session that holds the key."""
-        entry = api.kv(self.key)
-        session: str | None = entry and entry.get('Session')
+        entry = api.kv(self.key) or {}
+        session: str | None = entry.get('Session')
         return session
 
     def writes(self) -> list[int]:

@@ -5,13 +5,19 @@ names under which it is given.  The parser, the checks, the messages and the
 reference page are all made from these declarations.
 """
 
+from __future__ import annotations
+
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
 
 from jobslib.exceptions import ConfigError, ImportNameError
 from jobslib.imports import import_object
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ['Config', 'ConfigGroup', 'Given', 'OneInstanceConfig', 'option']
 
@@ -28,11 +34,12 @@ TYPE_NAMES: dict[Any, str] = {
 }
 
 
-class Given(NamedTuple):
+class Given:
     """A raw value and where it came from."""
 
-    value: Any
-    source: str
+    def __init__(self, value: Any, source: str) -> None:
+        self.value = value
+        self.source = source
 
 
 class option:
@@ -72,7 +79,7 @@ class option:
         default: Any = None, flag: str | None = None,
         metavar: str | None = None, env: str | None = None,
         setting: str | None = None,
-        fallback: 'Callable[[ConfigGroup], Given | None] | None' = None,
+        fallback: Callable[[ConfigGroup], Given | None] | None = None,
         help: str = '', secret: bool = False,
     ) -> None:
         self.function = function
@@ -93,7 +100,7 @@ class option:
         self.name = ''
         self.__doc__ = help or getattr(function, '__doc__', None)
 
-    def __call__(self, function: Callable[[Any], Any]) -> 'option':
+    def __call__(self, function: Callable[[Any], Any]) -> option:
         self.function = function
         self.__doc__ = self.help or function.__doc__
         return self
@@ -101,7 +108,7 @@ class option:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, group: 'ConfigGroup | None', owner: type) -> Any:
+    def __get__(self, group: ConfigGroup | None, owner: type) -> Any:
         if group is None:
             return self
         if self.name not in group._values:
@@ -139,20 +146,20 @@ class option:
             return self.setting
         return self.name if isinstance(settings, Mapping) else self.name.upper()
 
-    def _find(self, group: 'ConfigGroup') -> Given:
+    def _find(self, group: ConfigGroup) -> Given:
         if self.function is not None:
             return Given(self.function(group), 'computed')
         return (self.given(group)
                 or (self.fallback and self.fallback(group))
                 or Given(self.default, 'default'))
 
-    def given(self, group: 'ConfigGroup') -> Given | None:
+    def given(self, group: ConfigGroup) -> Given | None:
         """Return what is given for the option, before fallback and default.
         """
         return (self._from_command_line(group) or self._from_environment()
                 or self._from_settings(group))
 
-    def _from_command_line(self, group: 'ConfigGroup') -> Given | None:
+    def _from_command_line(self, group: ConfigGroup) -> Given | None:
         if self.flag is None:
             return None
         value = getattr(group._args_parser, self.dest, None)
@@ -165,7 +172,7 @@ class option:
             return None
         return Given(os.environ[self.env], f'environment, {self.env}')
 
-    def _from_settings(self, group: 'ConfigGroup') -> Given | None:
+    def _from_settings(self, group: ConfigGroup) -> Given | None:
         settings = group._settings
         name = self.setting_name(settings)
         if isinstance(settings, Mapping):
@@ -176,7 +183,7 @@ class option:
             return None
         return Given(value, f'settings, {group._locate(name)}')
 
-    def _check(self, given: Given, group: 'ConfigGroup') -> Any:
+    def _check(self, given: Given, group: ConfigGroup) -> Any:
         value = given.value
         if value is None:
             if self.required:
@@ -194,7 +201,7 @@ class option:
             raise self.error(given)
         return value
 
-    def _convert(self, given: Given, group: 'ConfigGroup') -> Any:
+    def _convert(self, given: Given, group: ConfigGroup) -> Any:
         attrtype: Any = self.attrtype
         value = given.value
         if isinstance(attrtype, type) and issubclass(attrtype, ConfigGroup):
@@ -218,8 +225,8 @@ class option:
             raise self.error(given)
         return value
 
-    def _nest(self, given: Given, group: 'ConfigGroup',
-              attrtype: type['ConfigGroup']) -> 'ConfigGroup':
+    def _nest(self, given: Given, group: ConfigGroup,
+              attrtype: type[ConfigGroup]) -> ConfigGroup:
         if isinstance(given.value, ConfigGroup):
             return given.value
         if not isinstance(given.value, Mapping):

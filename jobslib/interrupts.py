@@ -1,13 +1,18 @@
 """Signals and other interrupts: recorded always, raised only where safe."""
 
-import os
+from __future__ import annotations
+
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
 
 from jobslib.exceptions import Interrupt, Terminate
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 __all__ = ['Interrupts']
 
@@ -75,10 +80,9 @@ class Interrupts:
             self.pending = None
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-            return
+        # The kernel sees to a second signal, even if Python is stuck.
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
         self.signum = signum
         terminate = Terminate(f'signal {signal.Signals(signum).name}')
         if self.pending is not None and self._deliver is not None:

@@ -1,9 +1,15 @@
 """When the next run is due."""
 
+from __future__ import annotations
+
 import math
-from typing import Any
 
 from jobslib.clock import Clock
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ['Schedule']
 

@@ -38,8 +38,9 @@ class OwnConfig(Config):
 
 def test_argument() -> None:
     """An argument keeps what add_argument is to be called with."""
-    assert argument('-x', '--extra', type=int) == (
-        ('-x', '--extra'), {'type': int})
+    declared = argument('-x', '--extra', type=int)
+    assert declared.args == ('-x', '--extra')
+    assert declared.kwargs == {'type': int}
 
 
 def test_all_options() -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from support import DEADLINE
 
 from jobslib import OneInstanceWatchdogError, Terminate
 from jobslib.exceptions import Interrupt
@@ -177,6 +178,15 @@ def test_handlers_are_restored() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+STUCK = '''
+import os, signal
+from jobslib.interrupts import Interrupts
+with Interrupts():
+    os.kill(os.getpid(), signal.{first})
+    print('alive', flush=True)
+    sum(range(10 ** 12))
+'''
+
 SECOND = '''
 import os, signal
 from jobslib.interrupts import Interrupts
@@ -198,3 +208,17 @@ def test_second_signal(first: str, second: str) -> None:
     assert process.returncode == -signal.Signals[second]
     assert process.stdout == 'alive\n'
     assert process.stderr == ''
+
+
+@pytest.mark.parametrize('first', ['SIGTERM', 'SIGINT'])
+@pytest.mark.parametrize('second', [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_to_a_process_that_is_stuck(
+        first: str, second: signal.Signals) -> None:
+    """A second signal ends a process that no handler could run in."""
+    with subprocess.Popen(
+            [sys.executable, '-c', STUCK.format(first=first)],
+            stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'alive\n'
+        process.send_signal(second)
+        assert process.wait(DEADLINE) == -second

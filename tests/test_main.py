@@ -53,8 +53,8 @@ class Exit(BaseTask):
 class Hang(BaseTask):
     def task(self):
         import time
-        print('hanging', flush=True)
-        time.sleep(60)
+        while True:
+            time.sleep(0.01)
 
 class Hold(BaseTask):
     name = 'hello'

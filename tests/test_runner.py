@@ -346,9 +346,9 @@ def test_run_interval_overrun(messages: list[str]) -> None:
 def test_long_pauses_are_cut() -> None:
     """A pause of whatever length is slept through in pieces."""
     job = Job(succeed, SLEEP_INTERVAL=1e300)
-    job.clock.ends = 1250
+    job.clock.ends = 1050
     assert job.run() is ExitCode.TERMINATED
-    assert job.clock.slept == [60] * 5
+    assert job.clock.slept == [1] * 50
 
 
 def test_many_runs_on_the_grid() -> None:

@@ -20,13 +20,18 @@ JOBS = '''
 import asyncio, os, signal, sys, time
 from jobslib import BaseTask, Terminate
 
+def doze():
+    # A signal that comes in the instant before a sleep does not end it.
+    while True:
+        time.sleep(0.01)
+
 class Sleep(BaseTask):
     """Stops when it is told to, after it has cleaned up."""
     name = 'job'
     def task(self):
-        print('running', flush=True)
         try:
-            time.sleep(60)
+            print('running', flush=True)
+            doze()
         except Terminate as exc:
             held = self.context.one_instance_lock.refresh()
             print('told', exc, held, flush=True)
@@ -41,10 +46,10 @@ class Deaf(BaseTask):
     """Does not stop when it is told to."""
     name = 'job'
     def task(self):
-        print('running', flush=True)
         while True:
             try:
-                time.sleep(60)
+                print('running', flush=True)
+                doze()
             except BaseException:
                 print('ignored', flush=True)
 
@@ -58,9 +63,10 @@ class Stuck(BaseTask):
 class Coroutine(BaseTask):
     name = 'job'
     async def task(self):
-        print('running', flush=True)
         try:
-            await asyncio.sleep(60)
+            print('running', flush=True)
+            while True:
+                await asyncio.sleep(0.01)
         except asyncio.CancelledError as exc:
             await asyncio.sleep(0)
             print('told', exc, flush=True)

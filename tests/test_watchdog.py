@@ -218,7 +218,7 @@ SWALLOW = '''
 watchdog.start(0.1)
 while True:
     try:
-        time.sleep(60)
+        time.sleep(0.01)
     except OneInstanceWatchdogError:
         print('swallowed', flush=True)
 '''
@@ -276,7 +276,8 @@ def test_grace_time() -> None:
 watchdog.grace = 0.5
 watchdog.start(0.05)
 try:
-    time.sleep(60)
+    while True:
+        time.sleep(0.01)
 except OneInstanceWatchdogError:
     time.sleep(0.1)
 watchdog.stop()

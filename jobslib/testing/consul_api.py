@@ -222,7 +222,7 @@ class Api:
 
     def _create_session(self, request: Request, _: str) -> Answer:
         session, fields = wire.session_of(request.body)
-        self.state.create_session(session, fields.get('node') or None)
+        self.state.create_session(session, fields.get('node') or '')
         return Answer(200, {'ID': session.id})
 
     def _renew_session(self, request: Request, session_id: str) -> Answer:

@@ -109,8 +109,8 @@ class State:
 
     # Sessions.
 
-    def create_session(self, session: Session, node: str = NODE) -> None:
-        """Add a session, on *node*."""
+    def create_session(self, session: Session, node: str = '') -> None:
+        """Add a session, on *node*, by default the agent's own."""
         if session.ttl and not self.ttl_min <= session.ttl <= MAX_TTL:
             raise Refusal(
                 500, f"Invalid Session TTL '{round(session.ttl * 1e9)}', must "
@@ -118,7 +118,7 @@ class State:
         if session.behavior not in ('release', 'delete'):
             raise Refusal(500, f"Invalid Behavior setting '{session.behavior}'")
         self.index += 1
-        if node != NODE:
+        if node not in ('', NODE):
             raise Refusal(500, 'Missing node registration')
         for name in session.checks:
             self._require_check(name)
