@@ -9,6 +9,7 @@ from jobslib.exceptions import (
     Interrupt,
     LockError,
     LockUnavailableError,
+    OneInstanceWatchdogError,
     TaskError,
     Terminate,
 )
@@ -89,7 +90,11 @@ class Runner:
                 if self.config.run_once:
                     return self._run_once()
                 while True:
-                    self._run_cycle()
+                    try:
+                        self._run_cycle()
+                    except OneInstanceWatchdogError:
+                        # Raised while the lock was kept between two runs.
+                        self._release_if_lost()
             except Terminate as exc:
                 self.logger.info('ended by %s', exc)
                 return ExitCode.TERMINATED
@@ -127,6 +132,8 @@ class Runner:
                 self.config.release_on_error
                 and run.outcome is not Outcome.SUCCEEDED):
             self._release()
+        elif run.outcome is Outcome.INTERRUPTED:
+            self._release_if_lost()
 
     def _wait_until_due(self) -> None:
         with self.interrupts.guard():
@@ -145,12 +152,15 @@ class Runner:
             return False
 
     def _still_held(self) -> bool:
+        self._release_if_lost()
         held: bool = self.lock.held
-        if held and not self.lock.refresh():
+        return held
+
+    def _release_if_lost(self) -> None:
+        self.interrupts.clear()
+        if self.lock.held and not self.lock.refresh():
             self.logger.warning('the lock is lost')
             self._release()
-            return False
-        return held
 
     def _take_or_wait(self) -> bool:
         self.lock.schedule = self.schedule.export()

@@ -473,7 +473,8 @@ def test_keep_lock() -> None:
     job.run()
     assert job.starts == [0, 5, 10]
     assert job.events == (
-        'acquire run refresh run refresh run release close free closed')
+        'acquire run refresh run refresh run refresh release close free '
+        'closed')
 
 
 def test_keep_lock_terminated_asleep() -> None:
@@ -506,7 +507,8 @@ def test_lost_between_runs(messages: list[str]) -> None:
     job = Job(step, again, SLEEP_INTERVAL=5, KEEP_LOCK=True)
     job.run()
     assert job.events == (
-        'acquire run refresh release acquire run release close free closed')
+        'acquire run refresh release acquire run refresh release close free '
+        'closed')
     assert 'WARNING the lock is lost' in list(messages)
 
 
@@ -550,7 +552,8 @@ def test_hot_standby(interval: str, messages: list[str]) -> None:
     job.run()
     assert job.starts == [120]
     assert job.events == (
-        'acquire wait acquire wait acquire run release close free closed')
+        'acquire wait acquire wait acquire run refresh release close free '
+        'closed')
     assert len([text for text in messages if 'not run' in text]) == 1
 
 
@@ -571,7 +574,8 @@ def test_standby_inherits_the_schedule() -> None:
     job.run()
     assert job.starts == pytest.approx([7, 17])
     assert job.events == (
-        'acquire refresh run refresh run release close free closed')
+        'acquire refresh run refresh run refresh release close free '
+        'closed')
 
 
 def test_no_standby_inherits_nothing() -> None:
@@ -888,3 +892,22 @@ def test_coroutine_that_cancels_itself() -> None:
 
     job = Job(step, RUN_ONCE=True)
     assert job.run() is ExitCode.TASK_FAILED
+
+
+def test_lost_while_kept() -> None:
+    """A lock lost in the pause of --keep-lock is given up at once."""
+    class Losing(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            job.runner.clock = job.clock
+            job.lock.alive = False
+            job.interrupts.interrupt(OneInstanceWatchdogError('lost'))
+
+    job = Job(succeed, SLEEP_INTERVAL=1000, KEEP_LOCK=True)
+    losing = Losing()
+    losing.time = job.clock.time
+    job.runner.clock = losing
+    job.clock.ends = 3000
+    job.run()
+    assert job.events.startswith('acquire run refresh release')
+    assert len(losing.slept) == 1

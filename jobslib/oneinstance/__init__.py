@@ -12,7 +12,7 @@ from functools import cached_property
 
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
-from jobslib.oneinstance.watchdog import ProcessWatchdog
+from jobslib.oneinstance.watchdog import ProcessWatchdog, Watchdog
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -66,7 +66,7 @@ class BaseLock:
         return logging.getLogger(type(self).__module__)
 
     @cached_property
-    def watchdog(self) -> ProcessWatchdog:
+    def watchdog(self) -> Watchdog:
         """What stops a run that hangs, or that takes too long."""
         return ProcessWatchdog(
             getattr(self.options, 'grace', None) or GRACE,

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from jobslib.config import BOOLEANS, ConfigGroup, Given, option
 from jobslib.exceptions import (
     ConfigError,
-    Interrupt,
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.timings import Timings
+from jobslib.oneinstance.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from jobslib.context import Context
@@ -35,6 +35,8 @@ INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
 
 MAX_LOCK_DELAY = 60.0
 REFUSED_PAUSE = 0.5
+# How long a signal waits, at the most, for a session that is being created.
+UNDISTURBED = 1.0
 
 
 def _variable(name: str) -> Callable[[ConfigGroup], Given | None]:
@@ -229,8 +231,7 @@ class ConsulLock(BaseLock):
         return ConsulClient(self.endpoint, self.options.retry_max_attempts)
 
     @cached_property
-    def watchdog(self) -> 'KeeperWatchdog':  # type: ignore[override]
-        """What stops a run that hangs, or that takes too long."""
+    def watchdog(self) -> Watchdog:
         return KeeperWatchdog(self)
 
     @property
@@ -409,17 +410,22 @@ class ConsulLock(BaseLock):
 
     def _get_lease(self) -> 'Lease':
         if self._lease is None:
-            from jobslib.oneinstance.lease import Lease
-            session = self.client.create_session(
-                f'jobslib {self.context.config.task_name}', self.timings.ttl,
-                self.timings.lock_delay)
-            try:
-                self._lease = Lease(
-                    session, self.key, self.endpoint, self.timings)
-            except BaseException:
-                self.client.destroy_session(session)
-                raise
+            # An interrupt raised in there would leave the session behind.
+            _call_undisturbed(self._make_lease)
+        assert self._lease is not None
         return self._lease
+
+    def _make_lease(self) -> None:
+        from jobslib.oneinstance.lease import Lease
+        session = self.client.create_session(
+            f'jobslib {self.context.config.task_name}', self.timings.ttl,
+            self.timings.lock_delay)
+        try:
+            self._lease = Lease(
+                session, self.key, self.endpoint, self.timings)
+        except BaseException:
+            self.client.destroy_session(session)
+            raise
 
     def _drop_lease(self) -> None:
         lease, self._lease = self._lease, None
@@ -443,42 +449,56 @@ class ConsulLock(BaseLock):
                 OneInstanceWatchdogError(lease.page.reason))
 
 
-class KeeperWatchdog:
-    """Has the keeper stop a run that hangs or takes too long.
-
-    Has what :class:`jobslib.oneinstance.watchdog.ProcessWatchdog` has.
-    """
+class KeeperWatchdog(Watchdog):
+    """Has the keeper of the lease do the work."""
 
     def __init__(self, lock: ConsulLock) -> None:
+        super().__init__(lock.timings.grace, lock.options.heartbeat)
         self._lock = lock
-        self.grace = lock.timings.grace
-        self.heartbeat = lock.options.heartbeat
-        #: Called with the interrupt; by default it is raised.
-        self.interrupt: Callable[[Interrupt], None] = _raise
 
     def start(self, max_run_time: float | None = None) -> None:
-        """A run begins, which may take *max_run_time* seconds."""
         if self._lock.lease is not None:
             self._lock.lease.start_run(max_run_time, self.heartbeat)
 
     def beat(self) -> None:
-        """The run makes progress."""
         if self._lock.lease is not None:
             self._lock.lease.beat()
 
     def stopping(self) -> None:
-        """The run was told to stop; give it the grace time."""
         if self._lock.lease is not None:
             self._lock.lease.stopping()
 
     def stop(self) -> None:
-        """The run is over; what it started is gone, if it was stopped."""
+        """The run is over; if it was stopped, what it started is gone."""
         if self._lock.lease is not None:
             self._lock.lease.end_run()
 
 
-def _raise(interrupt: Interrupt) -> None:
-    raise interrupt
+def _call_undisturbed(call: Callable[[], None]) -> None:
+    """Call in a thread, where no signal handler can raise anything.
+
+    What a handler raises here meanwhile is raised on, a moment later.
+    """
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exc:
+            errors.append(exc)
+        finally:
+            done.set()
+
+    try:
+        threading.Thread(
+            target=run, daemon=True, name='jobslib-session').start()
+        done.wait()
+    except BaseException:
+        done.wait(UNDISTURBED)
+        raise
+    if errors:
+        raise errors[0]
 
 
 def _parse(data: bytes | None) -> dict[str, Any] | None:

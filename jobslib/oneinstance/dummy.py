@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 
 from jobslib.oneinstance import BaseLock
 
@@ -19,25 +20,26 @@ class DummyLock(BaseLock):
     It has no fencing token and no owner record.
     """
 
-    _held = False
+    # The process that holds it: a forked child does not.
+    _holder: int | None = None
 
     @property
     def held(self) -> bool:
-        return self._held
+        return self._holder == os.getpid()
 
     def acquire(self) -> bool:
         self._refuse_if_held()
-        self._held = True
+        self._holder = os.getpid()
         return True
 
     def release(self) -> bool:
         self._refuse_unless_held()
-        self._held = False
+        self._holder = None
         return True
 
     def refresh(self) -> bool:
         self.watchdog.beat()
-        return self._held
+        return self.held
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         return None
@@ -46,4 +48,4 @@ class DummyLock(BaseLock):
         """Return at once: the lock is always free."""
 
     def close(self) -> None:
-        self._held = False
+        self._holder = None

@@ -1,4 +1,4 @@
-"""The watchdog of a run, for locks that have no process of their own."""
+"""The watchdog of a run: what ends one that hangs or takes too long."""
 
 from __future__ import annotations
 
@@ -17,22 +17,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ['ProcessWatchdog']
+__all__ = ['ProcessWatchdog', 'Watchdog']
 
 # More, in seconds, than timers take.
 TOO_LONG = 1e9
 
 
-class ProcessWatchdog:
-    """Interrupts a run that hangs or takes too long, and ends its process.
-
-    The interrupt is raised in the main thread by SIGALRM.  A run that has
-    not stopped *grace* seconds later loses its process, by a thread that
-    needs no interpreter lock (:func:`faulthandler.dump_traceback_later`);
-    its stack goes to standard error, and the exit code is 1.
-
-    Outside the main thread, where there are no signals, only the latter
-    works.
+class Watchdog:
+    """Interrupts a run, and ends its process if that does not stop it.
 
     :param grace: from the interrupt to the end of the process, in seconds.
     :param heartbeat: the longest silence of a run in seconds, or ``None``.
@@ -41,8 +33,41 @@ class ProcessWatchdog:
     def __init__(self, grace: float, heartbeat: float | None = None) -> None:
         self.grace = grace
         self.heartbeat = heartbeat
-        #: Called with the interrupt; by default it is raised.
+        #: Called with the interrupt, in a signal handler; by default it is
+        #: raised.
         self.interrupt: Callable[[Interrupt], None] = _raise
+
+    def start(self, max_run_time: float | None = None) -> None:
+        """A run begins, which may take *max_run_time* seconds."""
+        raise NotImplementedError
+
+    def beat(self) -> None:
+        """The run makes progress."""
+        raise NotImplementedError
+
+    def stopping(self) -> None:
+        """The run was told to stop; give it the grace time."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """The run is over."""
+        raise NotImplementedError
+
+
+class ProcessWatchdog(Watchdog):
+    """A watchdog for locks that have no process of their own.
+
+    The interrupt is raised in the main thread by SIGALRM.  A run that has
+    not stopped *grace* seconds later loses its process, by a thread that
+    needs no interpreter lock (:func:`faulthandler.dump_traceback_later`);
+    its stack goes to standard error, and the exit code is 1.
+
+    Outside the main thread, where there are no signals, only the latter
+    works.  What the run started is not ended.
+    """
+
+    def __init__(self, grace: float, heartbeat: float | None = None) -> None:
+        super().__init__(grace, heartbeat)
         self._run_ends: float | None = None
         self._previous: Any = None
         self._watching = False
@@ -50,7 +75,6 @@ class ProcessWatchdog:
         self._max_run_time: float | None = None
 
     def start(self, max_run_time: float | None = None) -> None:
-        """A run begins, which may take *max_run_time* seconds."""
         self._max_run_time = max_run_time
         if max_run_time is not None:
             self._run_ends = _now() + max_run_time
@@ -61,18 +85,15 @@ class ProcessWatchdog:
             self._arm()
 
     def beat(self) -> None:
-        """The run makes progress."""
         if (self._watching and self.heartbeat is not None
                 and not self._stopping):
             self._arm()
 
     def stopping(self) -> None:
-        """The run was told to stop; give it the grace time."""
         self._stopping = True
         self._end_process_in(self.grace)
 
     def stop(self) -> None:
-        """The run is over."""
         if self._watching:
             if _in_main_thread():
                 signal.setitimer(signal.ITIMER_REAL, 0)
