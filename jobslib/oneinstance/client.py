@@ -155,6 +155,23 @@ class ConsulClient:
             return create(self._node)
         return self._call('create a session', call, _is_undone)
 
+    def register_check(self, check: str, name: str, ttl: float) -> None:
+        """Register a check, passing, that fails *ttl* seconds after a pass.
+
+        *check* is its id, *name* is for people.
+        """
+        self._call('register a check', lambda: self._consul.agent.check.register(
+            name, check_id=check,
+            check={'ttl': _duration(ttl), 'status': 'passing'}))
+
+    def deregister_checks(self, name: str) -> None:
+        """Deregister the checks called *name* that have failed."""
+        def call() -> None:
+            for check, about in self._consul.agent.checks().items():
+                if about['Name'] == name and about['Status'] == 'critical':
+                    self._consul.agent.check.deregister(check)
+        self._call('deregister checks', call)
+
     def renew_session(self, session: str) -> bool:
         """Renew *session*; False if it is gone."""
         def call() -> bool:

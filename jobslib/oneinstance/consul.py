@@ -35,6 +35,7 @@ INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
 
 MAX_LOCK_DELAY = 60.0
 REFUSED_PAUSE = 0.5
+MIN_CHECK_TTL = 2.0
 # How long a signal waits, at the most, for a session that is being created.
 UNDISTURBED = 1.0
 
@@ -169,6 +170,11 @@ class ConsulLock(BaseLock):
             env=f'{ENV}LOCK_DELAY',
             help='How long nobody gets the lock, in seconds, when its '
                  'session ends without a release.')
+        check_ttl = option(
+            attrtype=float, minimum=MIN_CHECK_TTL, env=f'{ENV}CHECK_TTL',
+            help='Have the agent notice within this many seconds that this '
+                 'machine or container is dead, rather than within twice '
+                 "ttl; for agents of the client's own machine.")
         grace = option(
             attrtype=float, above=0, env=f'{ENV}GRACE',
             help='Seconds from the interrupt of a run to its kill '
@@ -182,7 +188,8 @@ class ConsulLock(BaseLock):
         def validate(self) -> None:
             """Refuse settings that contradict each other."""
             self.timings = Timings.derive(
-                self.ttl, self.lock_delay, self.grace, self.timeout)
+                self.ttl, self.lock_delay, self.grace, self.timeout,
+                self.check_ttl)
             if bool(self.client_cert) != bool(self.client_key):
                 raise ConfigError(
                     'client_cert and client_key: one is given without the '
@@ -410,22 +417,29 @@ class ConsulLock(BaseLock):
 
     def _get_lease(self) -> 'Lease':
         if self._lease is None:
-            # An interrupt raised in there would leave the session behind.
-            _call_undisturbed(self._make_lease)
-        assert self._lease is not None
+            from jobslib.oneinstance.lease import Lease
+            name = f'jobslib {self.key}'
+            check = self._register_check(name)
+            session = self.client.create_session(
+                name, self.timings.ttl, self.timings.lock_delay,
+                ('serfHealth', check) if check else ())
+            try:
+                self._lease = Lease(
+                    session, self.key, self.endpoint, self.timings, check)
+            except BaseException:
+                self.client.destroy_session(session)
+                raise
         return self._lease
 
-    def _make_lease(self) -> None:
-        from jobslib.oneinstance.lease import Lease
-        session = self.client.create_session(
-            f'jobslib {self.context.config.task_name}', self.timings.ttl,
-            self.timings.lock_delay)
-        try:
-            self._lease = Lease(
-                session, self.key, self.endpoint, self.timings)
-        except BaseException:
-            self.client.destroy_session(session)
-            raise
+    def _register_check(self, name: str) -> str | None:
+        """Return the id of the check that the session is to be bound to."""
+        if self.timings.check_ttl is None:
+            return None
+        # Those of processes that ended without a chance to clear up.
+        self.client.deregister_checks(name)
+        check = f'jobslib-{os.urandom(16).hex()}'
+        self.client.register_check(check, name, self.timings.check_ttl)
+        return check
 
     def _drop_lease(self) -> None:
         lease, self._lease = self._lease, None

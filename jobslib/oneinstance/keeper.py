@@ -149,7 +149,7 @@ class Keeper:
     :param control: where the process sends its messages.
     :param page: shared with the process.
     :param config: ``pid, session, key, marker, endpoint, ttl, window,
-        renew_interval, grace, kill``.
+        renew_interval, grace, kill, check, check_ttl``.
     """
 
     def __init__(self, control: socket.socket, page: Page,
@@ -166,7 +166,9 @@ class Keeper:
         self.renew_interval: float = config['renew_interval']
         self.grace: float = config['grace']
         self.kill: float = config['kill']
+        # The agent check that the session is bound to, if there is one.
         self.check: str | None = config['check']
+        self.check_ttl: float | None = config['check_ttl']
         self.pidfd = _open_process(self.pid)
         # A pid that was reused before it was opened is not our parent.
         self.orphan = self.pidfd < 0 or os.getppid() != self.pid
@@ -195,6 +197,9 @@ class Keeper:
             return self._process_is_gone()
         threading.Thread(target=self._renew, daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
+        if self.check is not None and self.check_ttl is not None:
+            threading.Thread(target=self._pass_check, daemon=True,
+                             args=(self.check, self.check_ttl)).start()
         poller = select.poll()
         for fd in (self.pidfd, self.control.fileno(), self.wake_fd):
             poller.register(fd, select.POLLIN)
@@ -381,6 +386,16 @@ class Keeper:
             return False
         self.page.until = max(self.page.until, sent + self.window)
         return True
+
+    def _pass_check(self, check: str, ttl: float) -> None:
+        """Pass the check for ever; runs in a thread."""
+        endpoint = Endpoint(**{**self.endpoint.to_dict(),
+                               'timeout': min(self.endpoint.timeout, ttl / 3)})
+        transport = Transport(endpoint)
+        while True:
+            began = now()
+            _succeeds(transport, f'/v1/agent/check/pass/{check}')
+            time.sleep(max(ttl / 3 - (now() - began), 0))
 
     def _watch(self) -> None:
         """Watch the key while it is held; runs in a thread."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from jobslib.exceptions import LockUnavailableError
+from jobslib.oneinstance import processes
 from jobslib.oneinstance.keeper import Page, now
-from jobslib.oneinstance.processes import KEEPER_VARIABLE
 from jobslib.oneinstance.timings import Timings
 from jobslib.oneinstance.transport import Endpoint
 
@@ -27,9 +27,6 @@ __all__ = ['Lease']
 
 # What the interpreter and the TLS library need of the environment.
 PASSED_ON = ('LD_LIBRARY_PATH', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'TZ')
-
-#: Marks, in their environment, the processes that a task started.
-MARKER_VARIABLE = 'JOBSLIB_LEASE'
 
 REPLY_TIMEOUT = 5.0
 CHECK_INTERVAL = 1.0
@@ -73,6 +70,7 @@ class Lease:
         self._config = {
             'pid': self.pid, 'session': session, 'key': key,
             'marker': self.marker, 'check': check,
+            'check_ttl': timings.check_ttl,
             'endpoint': {**endpoint.to_dict(), 'timeout': timings.timeout},
             'ttl': timings.ttl, 'window': timings.window,
             'renew_interval': timings.renew_interval,
@@ -123,7 +121,7 @@ class Lease:
         :raises LockUnavailableError: there is no keeper to keep it.
         """
         # For the processes that the task starts from here on.
-        os.environ[MARKER_VARIABLE] = self.marker
+        processes.mark(self.marker)
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
                       'signum': signum}
         self._ask(self._hold)
@@ -154,7 +152,7 @@ class Lease:
     def release(self) -> None:
         """This process is about to release the key."""
         self._hold = None
-        os.environ.pop(MARKER_VARIABLE, None)
+        processes.unmark()
         self._ask({'do': 'release'})
 
     def released(self) -> None:
@@ -172,7 +170,7 @@ class Lease:
             return
         self._closed = True
         if os.getpid() == self.pid:
-            os.environ.pop(MARKER_VARIABLE, None)
+            processes.unmark()
             self._tell({'do': 'quit'})
             os.eventfd_write(self._wake_fd, 1)
 
@@ -182,7 +180,7 @@ class Lease:
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs_fd = _above_standard(theirs.detach())
-        environment = {KEEPER_VARIABLE: '1'} | {
+        environment = {processes.KEEPER_VARIABLE: '1'} | {
             name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self.page.alive = now()
         # Sent in advance: this process may be killed the moment after.
@@ -302,8 +300,17 @@ class Lease:
         if self._hold is not None:
             text = f'jobslib: {reason}; ending the process\n'
             os.write(2, text.encode())
+            self._end_children()
             os.kill(self.pid, signal.SIGKILL)
         self._closed = True
+
+    def _end_children(self) -> None:
+        """End what the task started, if the lease leaves time for it."""
+        ending = threading.Thread(
+            target=processes.end, args=(self.pid, None, self.marker, set()),
+            daemon=True)
+        ending.start()
+        ending.join(max(self.page.until - self._kill - now(), 0))
 
     def _reap(self) -> None:
         """Wait for the keeper's end, so that it leaves no zombie."""

@@ -9,22 +9,42 @@ import os
 import select
 import signal
 
-__all__ = ['KEEPER_VARIABLE', 'children', 'end', 'find']
+__all__ = ['KEEPER_VARIABLE', 'children', 'end', 'find', 'mark', 'unmark']
 
 #: Marks keepers, in their environment: they leave last, on their own.
 KEEPER_VARIABLE = 'JOBSLIB_KEEPER'
 
+#: Marks, in their environment, the processes that a task started.
+MARKER_VARIABLE = 'JOBSLIB_LEASE'
+
+# The limit of file locks, which means nothing to any Linux since 2.4.25.  It is
+# inherited whatever else a process sheds (environment, parent, session), and
+# its value can be a mark.
+RLIMIT_LOCKS = 10
+
 RESCAN = 5.0
+
+
+def mark(marker: str) -> None:
+    """Mark what this process starts from here on with *marker*."""
+    os.environ[MARKER_VARIABLE] = marker
+    _limit_locks(_number(marker))
+
+
+def unmark() -> None:
+    """Mark no more."""
+    os.environ.pop(MARKER_VARIABLE, None)
+    _limit_locks(None)
 
 
 def find(root: int, marker: str, known: set[tuple[int, int]],
          ) -> set[tuple[int, int]]:
     """Return what *root* started and what still lives, *root* excluded.
 
-    A process belongs to it that descends from it; that has *marker* in its
-    environment (started by the task, whoever its parent is now) or in its
-    memory map (forked from the task); or that is among *known*, which were
-    seen below *root* before.  With each of them come its descendants.
+    A process belongs to it that descends from it; that has *marker*, whoever
+    its parent is now: in its limits, in its environment or, forked from the
+    task, in its memory map; or that is among *known*, which were seen below
+    *root* before.  With each of them come its descendants.
 
     :returns: pairs of process id and start time, which tell a process from
         a later one of the same id.
@@ -105,9 +125,28 @@ def _status(pid: int) -> tuple[int, int] | None:
     return int(fields[1]), int(fields[19])
 
 
+def _number(marker: str) -> int:
+    # Below infinity, and so large that no other limit is the same.
+    return int(marker[:15], 16) | 1 << 60
+
+
+def _limit_locks(number: int | None) -> None:
+    # Imported late: the keeper marks nothing.
+    import resource
+    hard = resource.getrlimit(RLIMIT_LOCKS)[1]
+    try:
+        resource.setrlimit(
+            RLIMIT_LOCKS, (hard if number is None else number, hard))
+    except (ValueError, OSError):
+        # The hard limit is lower; the other marks have to do.
+        pass
+
+
 def _is_marked(pid: int, marker: str) -> bool:
-    return any(marker.encode() in _read(pid, name)
-               for name in ('environ', 'maps'))
+    # Environment and memory map are for where the limits are not shown.
+    return (b' %d ' % _number(marker) in _read(pid, 'limits')
+            or any(marker.encode() in _read(pid, name)
+                   for name in ('environ', 'maps')))
 
 
 def _is_keeper(pid: int) -> bool:

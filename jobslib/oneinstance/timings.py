@@ -35,11 +35,14 @@ class Timings(NamedTuple):
     grace: float
     #: Allowance for the kill to be done.
     kill: float
+    #: How soon the agent notices a dead machine, if it is to.
+    check_ttl: float | None = None
 
     @classmethod
     def derive(cls, ttl: float, lock_delay: float,
                grace: float | None = None,
-               client_timeout: float = MAX_TIMEOUT) -> Self:
+               client_timeout: float = MAX_TIMEOUT,
+               check_ttl: float | None = None) -> Self:
         """Return the timings that follow from the settings.
 
         :raises ConfigError: they leave no time to stop a run; the sum is in
@@ -60,7 +63,7 @@ class Timings(NamedTuple):
                 f'{lock_delay:g}, is {window:g} s; allowed: a sum of at most '
                 f'the window')
         return cls(ttl, lock_delay, window, renew_interval, timeout, grace,
-                   KILL)
+                   KILL, check_ttl)
 
     @property
     def slack(self) -> float:
@@ -70,4 +73,5 @@ class Timings(NamedTuple):
     @property
     def dead_machine(self) -> float:
         """The longest time until the lock of a dead machine is free."""
-        return 2 * self.ttl + self.lock_delay
+        noticed = 2 * self.ttl if self.check_ttl is None else self.check_ttl
+        return noticed + self.lock_delay

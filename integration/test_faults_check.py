@@ -1,0 +1,68 @@
+"""Faults of a holder whose session is bound to a check of its own agent."""
+
+import pathlib
+import signal
+
+from integration.agents import Agent, wait_until
+from integration.report import judge
+from integration.stamps import now
+from integration.together import together
+from integration.workers import LOCK_DELAY, Pair, Worker
+
+CHECK_TTL = 2.0
+NOTICED = CHECK_TTL + LOCK_DELAY + 0.5
+ENV = {'JOBSLIB_ONE_INSTANCE_CONSUL_CHECK_TTL': f'{CHECK_TTL:g}'}
+
+
+def checks(agent: Agent, pair: Pair) -> dict[str, str]:
+    """The status of the pair's checks, by id."""
+    found = agent.api.get('agent/checks').json().values()
+    return {check['CheckID']: check['Status'] for check in found
+            if check['Name'] == f'jobslib {pair.key}'}
+
+
+@together
+def test_everything_killed(agent: Agent) -> None:
+    """With process and keeper gone, the check fails and ends the session."""
+    with Pair([agent.http_addr], env=ENV) as pair:
+        assert set(checks(agent, pair).values()) == {'passing'}
+        session = pair.session(agent.api)
+        at = pair.a.signal_all(signal.SIGKILL)
+        wait_until(lambda: 'critical' in checks(agent, pair).values(),
+                   CHECK_TTL + 2, 'the check of the dead')
+        pair.timeline.wait_for_begin('b', after=at, timeout=NOTICED + 5)
+        assert pair.session(agent.api) != session
+        judge('SIGKILL of process and keeper, check_ttl 2 s', pair, at, NOTICED)
+
+
+@together
+def test_check_failed(agent: Agent) -> None:
+    """A check that somebody fails ends the session; the holder stops first."""
+    with Pair([agent.http_addr], env=ENV) as pair:
+        session = pair.session(agent.api)
+        about = agent.api.get(f'session/info/{session}').json()[0]
+        check, = set(about['Checks']) - {'serfHealth'}
+        at = now()
+        agent.api.put(f'agent/check/fail/{check}')
+        begin = pair.timeline.wait_for_begin('b', timeout=20.0, after=at)
+        assert begin.at - at >= LOCK_DELAY
+        assert agent.api.get(f'session/info/{session}').json() == []
+        assert 'run interrupted' in pair.a.log_text()
+        judge('check failed by an operator', pair, at, LOCK_DELAY + 0.5)
+
+
+def test_checks_are_deregistered(agent: Agent, tmp_path: pathlib.Path) -> None:
+    """Checks go with their processes; those of the dead go with the next."""
+    with Pair([agent.http_addr], env=ENV) as pair:
+        pair.b.signal_all(signal.SIGKILL)
+        wait_until(lambda: sorted(checks(agent, pair).values())
+                   == ['critical', 'passing'], 10, 'the check of the dead')
+        with Worker('c', 'Stamping', tmp_path, pair.key, agent.http_addr,
+                    options=('--keep-lock',), env=ENV) as worker:
+            worker.wait_for_keeper()
+            assert list(checks(agent, pair).values()) == ['passing', 'passing']
+            worker.terminate()
+            worker.wait(5)
+        pair.a.terminate()
+        pair.a.wait(5)
+        wait_until(lambda: not checks(agent, pair), 5, 'the end of the checks')

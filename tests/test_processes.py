@@ -1,0 +1,158 @@
+"""Finding and ending what a task started, with real processes."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from jobslib.oneinstance import processes
+
+# Each prints the process id of the program that is to be found.
+SLEEP = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'
+PROGRAMS = {
+    'a child': f'{SLEEP}',
+    'a grandchild': (
+        'import subprocess, sys; '
+        f'subprocess.run([sys.executable, "-c", {SLEEP!r}])'),
+    'of a group and session of its own': f'import os; os.setsid(); {SLEEP}',
+    'a daemon': f'import os; os.fork() and os._exit(0); os.setsid(); {SLEEP}',
+    'a daemon with a clean environment': (
+        'import os, sys; os.fork() and os._exit(0); os.setsid(); '
+        f'os.execve(sys.executable, [sys.executable, "-c", {SLEEP!r}], {{}})'),
+}
+
+
+@pytest.fixture
+def marker() -> Iterator[str]:
+    """Mark what is started, and end what is left in any case."""
+    marker = secrets.token_hex(16)
+    processes.mark(marker)
+    yield marker
+    processes.unmark()
+    processes.end(os.getpid(), None, marker, set())
+
+
+@pytest.fixture
+def start(marker: str) -> Callable[[str], int]:
+    """Start a program; returns the process id that it prints."""
+    def start(program: str) -> int:
+        with subprocess.Popen([sys.executable, '-c', program],
+                              stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            process.stdout.close()
+            process.returncode = 0
+        return int(line)
+    return start
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            return file.read().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize('kind', PROGRAMS)
+def test_found_and_ended(
+    kind: str, marker: str, start: Callable[[str], int],
+) -> None:
+    """Whatever it did to get away, what was started is found, and then gone."""
+    pid = start(PROGRAMS[kind])
+    found = processes.find(os.getpid(), marker, set())
+    assert pid in {found_pid for found_pid, _ in found}
+    assert processes.end(os.getpid(), None, marker, set()) >= 1
+    assert not is_running(pid)
+    assert not processes.find(os.getpid(), marker, set())
+
+
+def test_others_are_spared(marker: str) -> None:
+    """Neither this process nor one that nobody marked is found."""
+    processes.unmark()
+    outsider = subprocess.Popen(
+        [sys.executable, '-c', SLEEP], stdout=subprocess.PIPE)
+    try:
+        assert outsider.stdout is not None
+        outsider.stdout.readline()
+        found = processes.find(1 << 22, marker, set())
+        assert not found & {(pid, start) for pid, start in found
+                            if pid in (outsider.pid, os.getpid())}
+        assert processes.end(1 << 22, None, marker, set()) == 0
+        assert is_running(outsider.pid)
+    finally:
+        outsider.kill()
+        outsider.communicate()
+
+
+def test_keepers_are_spared(
+    marker: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A keeper ends on its own."""
+    monkeypatch.setenv(processes.KEEPER_VARIABLE, '1')
+    keeper = subprocess.Popen(
+        [sys.executable, '-c', SLEEP], stdout=subprocess.PIPE)
+    try:
+        assert keeper.stdout is not None
+        keeper.stdout.readline()
+        assert keeper.pid not in {
+            pid for pid, _ in processes.find(os.getpid(), marker, set())}
+    finally:
+        keeper.kill()
+        keeper.communicate()
+
+
+def test_known_processes(
+    start: Callable[[str], int],
+) -> None:
+    """One seen before is found by id and start time, not by its id alone."""
+    processes.unmark()
+    marker = secrets.token_hex(16)
+    pid = start(PROGRAMS['a daemon with a clean environment'])
+    try:
+        with open(f'/proc/{pid}/stat') as file:
+            begun = int(file.read().rpartition(')')[2].split()[19])
+        assert (pid, begun) in processes.find(
+            1 << 22, marker, {(pid, begun)})
+        assert not processes.find(1 << 22, marker, {(pid, begun - 1)})
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_root_is_ended(marker: str) -> None:
+    """With its pidfd the root is killed too, what it started first found."""
+    program = (
+        'import subprocess, sys; '
+        f'child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}]); '
+        'child.wait()')
+    root = subprocess.Popen([sys.executable, '-c', program],
+                            stdout=subprocess.PIPE)
+    # Whoever is marked, and not the root, would be ended.
+    processes.unmark()
+    assert root.stdout is not None
+    child = int(root.stdout.readline())
+    pidfd = os.pidfd_open(root.pid)
+    try:
+        assert processes.end(root.pid, pidfd, marker, set()) == 1
+        assert not is_running(child)
+        assert root.wait(5) == -signal.SIGKILL
+    finally:
+        os.close(pidfd)
+        root.stdout.close()
+
+
+def test_children_are_seen(
+    marker: str, start: Callable[[str], int],
+) -> None:
+    """What descends from a process is listed at little cost."""
+    program = PROGRAMS['a grandchild']
+    pid = start(program)
+    ends = time.monotonic() + 5
+    while pid not in {found for found, _ in processes.children(os.getpid())}:
+        assert time.monotonic() < ends
