@@ -185,11 +185,12 @@ class Daemon(Stamping):
 
 
 class Clean(Stamping):
-    """Starts a program with nothing in its environment, in a session of its own."""
+    """Starts a program that keeps nothing of the task: no environment, no parent."""
 
     def begin(self) -> None:
-        """Start the program."""
-        subprocess.Popen(self.program('clean'), env={}, start_new_session=True)
+        """Start it, by a shell of another session that ends at once."""
+        subprocess.run(['/bin/sh', '-c', '"$@" &', 'sh', *self.program('clean')],
+                       env={}, start_new_session=True, check=True)
 
 
 class Exclusive(Stamping):

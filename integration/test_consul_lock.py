@@ -291,7 +291,8 @@ def test_acquired_and_the_answer_lost(agent: Agent, proxy: Proxy) -> None:
         with pytest.raises(LockUnavailableError, match='no answer'):
             lock.acquire()
         assert not lock.held and proxy.faulted
-        assert holder_of(agent.api, 'lost/answer') is not None
+        entry = agent.api.kv('lost/answer')
+        assert entry and entry['LockIndex'] == 1
         proxy.pass_through()
         wait_until(lambda: not holder_of(agent.api, 'lost/answer'), 5, 'key free')
         assert lock.acquire() and lock.release()

@@ -61,8 +61,8 @@ def test_checks_are_deregistered(agent: Agent, tmp_path: pathlib.Path) -> None:
                     options=('--keep-lock',), env=ENV) as worker:
             worker.wait_for_keeper()
             assert list(checks(agent, pair).values()) == ['passing', 'passing']
-            worker.terminate()
-            worker.wait(5)
-        pair.a.terminate()
-        pair.a.wait(5)
-        wait_until(lambda: not checks(agent, pair), 5, 'the end of the checks')
+            for each in (worker, pair.a):
+                each.terminate()
+                each.wait(5)
+            wait_until(lambda: not checks(agent, pair), 5,
+                       'the end of the checks')

@@ -2,7 +2,7 @@
 
 from integration import stamps
 from integration.agents import HOST, Agent
-from integration.report import judge
+from integration.report import COMPANY, judge
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair
 
@@ -52,7 +52,8 @@ def test_key_deleted(agent: Agent) -> None:
         assert entry is not None and entry['LockIndex'] == 1
         assert begin.token > pair.token
         assert 'the key was deleted' in pair.a.log_text()
-        judge('key deleted', pair, at, KILLED, overlap=UNPROTECTED)
+        judge('key deleted', pair, at, KILLED, overlap=UNPROTECTED,
+              noise=COMPANY)
         assert len(set(pair.writes())) == 2 and pair.writes() == sorted(pair.writes())
 
 
@@ -70,7 +71,8 @@ def test_key_overwritten(agent: Agent) -> None:
         assert pair.timeline.tokens() == [pair.token]
         killed = pair.a.kill()
         pair.timeline.wait_for_begin('b', after=killed)
-        judge('SIGKILL of the process, key overwritten', pair, killed, KILLED)
+        judge('SIGKILL of the process, key overwritten', pair, killed, KILLED,
+              noise=COMPANY)
 
 
 @together
@@ -95,7 +97,8 @@ def test_client_agent_killed(agent: Agent) -> None:
         session, at = pair.session(agent.api), stamps.now()
         client.kill()
         pair.a.wait_for_log('run interrupted')
-        assert pair.timeline.update() and pair.timeline.last('a') < at + LOCK_DELAY
+        pair.timeline.update()
+        assert pair.timeline.last('a') < at + LOCK_DELAY
         assert session and pair.session(agent.api) == session
         assert 'the lease could not be renewed in time' in pair.a.log_text()
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
@@ -105,7 +108,7 @@ def test_client_agent_killed(agent: Agent) -> None:
         killed = pair.b.kill()
         pair.timeline.wait_for_begin('a', after=killed)
         judge('SIGKILL of the next holder, the first is back', pair, killed, KILLED,
-              loser='b')
+              loser='b', noise=COMPANY)
 
 
 @together
@@ -151,4 +154,5 @@ def undisturbed(fault: str, agent: Agent, pair: Pair, at: float) -> None:
     assert pair.timeline.tokens() == [pair.token]
     killed = pair.a.kill()
     pair.timeline.wait_for_begin('b', after=killed)
-    judge(f'SIGKILL of the process, after: {fault}', pair, killed, KILLED)
+    judge(f'SIGKILL of the process, after: {fault}', pair, killed, KILLED,
+          noise=COMPANY)

@@ -5,7 +5,7 @@ import signal
 from integration import jobs, stamps
 from integration.agents import Agent
 from integration.proxy import Proxy
-from integration.report import judge
+from integration.report import COMPANY, judge
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair, is_alive
 
@@ -85,7 +85,7 @@ def test_stuck_in_c_beyond_its_time(agent: Agent) -> None:
         assert 'the run took longer than 3 s' in pair.a.log_text()
         assert pair.a.wait(5) == -signal.SIGKILL
         assert 3 + GRACE <= pair.timeline.takeover(at) <= 3 + GRACE + 1.0
-        judge('C call, with --max-run-time', pair, at, KILLED)
+        judge('C call, with --max-run-time', pair, at, KILLED, noise=COMPANY)
 
 
 @together
@@ -112,7 +112,7 @@ def test_deaf_to_a_signal(agent: Agent) -> None:
         assert pair.a.wait(5) == -signal.SIGKILL
         assert 'the run did not stop when told to' in pair.a.log_text()
         assert GRACE <= begin.at - at <= GRACE + 1.0
-        judge('SIGTERM, ignored', pair, at, KILLED)
+        judge('SIGTERM, ignored', pair, at, KILLED, noise=COMPANY)
 
 
 def lose_with_child(agent: Agent, task: str, role: str) -> None:
@@ -128,7 +128,7 @@ def lose_with_child(agent: Agent, task: str, role: str) -> None:
         killed = pair.b.kill()
         pair.timeline.wait_for_begin('a', after=killed)
         judge(f'SIGKILL of the next holder, with a child: {role}', pair, killed,
-              KILLED, loser='b')
+              KILLED, loser='b', noise=COMPANY)
 
 
 @together

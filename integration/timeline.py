@@ -73,11 +73,9 @@ class Timeline:
         return [stamp for stamp in self.stamps if stamp.label == label
                 and stamp.event != stamps.GONE and role in (None, stamp.role)]
 
-    def last(self, label: str, before: float = float('inf')) -> float:
+    def last(self, label: str) -> float:
         """When a worker (its children included) was last seen running."""
-        return max(end for token in self.tokens() for start, end in self._intervals(
-            lambda stamp: stamp.label == label and stamp.token == token)
-            if start < before)
+        return max(stamp.at for stamp in self.of(label))
 
     def tokens(self) -> list[int]:
         """The fencing tokens of all runs."""

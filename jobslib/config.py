@@ -307,6 +307,20 @@ class ConfigGroup:
         """Return where the value of the option *name* came from."""
         return self._sources[name]
 
+    def hide_secrets(self) -> None:
+        """Take the variables that secrets came from out of the environment.
+
+        What the process starts would inherit them.
+        """
+        for name, declared in self.declared().items():
+            value = getattr(self, name)
+            if isinstance(value, ConfigGroup):
+                value.hide_secrets()
+            elif declared.secret:
+                kind, _, variable = self._sources[name].partition(', ')
+                if kind == 'environment':
+                    os.environ.pop(variable, None)
+
     def error(self, name: str, detail: str) -> ConfigError:
         """Return an error about the value of the option *name*."""
         shown = ('***' if self.declared()[name].secret

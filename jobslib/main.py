@@ -65,6 +65,7 @@ def _run(config: Config) -> int:
     from jobslib.runner import Runner
     from jobslib.schedule import Schedule
     logger = _configure_logging(config)
+    config.hide_secrets()
     clock = Clock()
     schedule = Schedule(clock, config.sleep_interval, config.run_interval)
     task: BaseTask = config.task_cls(config)

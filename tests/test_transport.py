@@ -201,6 +201,18 @@ def test_connection_is_kept(serve: Callable[..., Server]) -> None:
     assert transport.request('GET', '/').text == '2'
 
 
+def test_connection_that_is_lost_is_noticed(serve: Callable[..., Server]) -> None:
+    """A connection that waits for an answer sends keep-alive packets."""
+    transport = serve().transport()
+    transport.request('GET', '/v1/x')
+    assert transport._idle is not None
+    sock = transport._idle.sock
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    idle, interval, count = (sock.getsockopt(socket.IPPROTO_TCP, name) for name in (
+        socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT))
+    assert idle + interval * count < 15
+
+
 def test_connection_close_is_obeyed(serve: Callable[..., Server]) -> None:
     """An answer with Connection: close is the last of its connection."""
     server = serve()

@@ -122,8 +122,16 @@ def show_default(declared: option) -> nodes.Node:
         text=f'{declared.default:g}' if is_number else f'{declared.default}')
 
 
+def skip_option(app: Sphinx, what: str, name: str, obj: Any, skip: bool,
+                options: Any) -> bool | None:
+    """Leave to the table what is an option."""
+    return True if isinstance(obj, option) else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Make the directive and the role known to Sphinx."""
+    app.setup_extension('sphinx.ext.autodoc')
+    app.connect('autodoc-skip-member', skip_option)
     app.add_directive('options-table', OptionsTable)
     app.add_crossref_type('setting', 'setting')
     return {'parallel_read_safe': True, 'version': '1'}

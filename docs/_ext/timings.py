@@ -10,12 +10,12 @@ A drawing is a list of lanes with bars, and of numbered moments:
        @ {stop_at} what happens at this moment
 
 A bar is ``start..end style text``; times are seconds, sums of numbers and of
-the names in :func:`figures`.  A table is a list of wishes and settings:
+the names in :func:`figures`.  A table is a list of wishes and settings, which
+are arguments of :meth:`Timings.derive`:
 
     .. timings-table::
 
-       the default | 15 | 15
-       a wish | ttl | lock_delay | grace
+       the default | ttl=15 lock_delay=15
 """
 
 import html
@@ -23,7 +23,6 @@ import re
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -33,13 +32,16 @@ from jobslib.oneinstance.timings import Timings
 __all__ = ['Timeline', 'TimingsTable', 'figures', 'setup']
 
 LEFT, RIGHT, TOP, LANE, BAR = 118.0, 702.0, 30.0, 38.0, 26.0
-HEADINGS = ('Wish', 'ttl', 'lock_delay', 'grace', 'Outage that disturbs '
-            'nothing', 'Taken over from a dead machine')
+HEADINGS = ('Wish', 'Settings', 'Outage that disturbs nothing',
+            'Dead machine: free after')
+WIDTHS = (34, 26, 20, 20)
 
 
 def figures(timings: Timings) -> dict[str, float]:
     """Return the names that a drawing may use, all in seconds."""
-    return timings._asdict() | {
+    known = {name: value for name, value in timings._asdict().items()
+             if value is not None}
+    return known | {
         'slack': timings.slack, 'dead_machine': timings.dead_machine,
         'session_end': 2 * timings.ttl,
         'kill_at': timings.window - timings.kill,
@@ -134,23 +136,24 @@ class TimingsTable(SphinxDirective):
     """The directive ``timings-table``."""
 
     has_content = True
-    option_spec = {'class': directives.class_option}
 
     def run(self) -> list[nodes.Node]:
         group = nodes.tgroup(cols=len(HEADINGS))
-        group += [nodes.colspec(colwidth=width)
-                  for width in (36, 8, 12, 8, 18, 18)]
+        group += [nodes.colspec(colwidth=width) for width in WIDTHS]
         group += nodes.thead('', self._row(HEADINGS))
         group += nodes.tbody('', *(
             self._row(self._cells(line)) for line in self.content if line))
         return [nodes.table('', group, classes=['timings'])]
 
     def _cells(self, line: str) -> tuple[str, ...]:
-        wish, *given = (part.strip() for part in line.split('|'))
-        timings = Timings.derive(*map(float, given))
-        return (wish, *(f'{value:g} s' for value in (
-            timings.ttl, timings.lock_delay, timings.grace, timings.slack,
-            timings.dead_machine)))
+        wish, settings = (part.strip() for part in line.split('|'))
+        given = dict(each.split('=') for each in settings.split())
+        timings = Timings.derive(
+            **{name: float(value) for name, value in given.items()})
+        shown = ', '.join(f':setting:`{name} <ConsulLock.{name}>` {value}'
+                          for name, value in given.items())
+        return (wish, shown, f'{timings.slack:g} s',
+                f'{timings.dead_machine:g} s')
 
     def _row(self, cells: tuple[str, ...]) -> nodes.row:
         row = nodes.row()

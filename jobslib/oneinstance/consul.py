@@ -1,5 +1,6 @@
 """A lock across machines, kept in Consul."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jobslib.config import BOOLEANS, ConfigGroup, Given, option
 from jobslib.exceptions import (
     ConfigError,
+    LockError,
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
@@ -203,6 +205,7 @@ class ConsulLock(BaseLock):
             raise ConfigError(
                 f'key: {self.key!r} is not allowed; allowed: a path without '
                 f'a leading slash or empty parts')
+        self._pid = os.getpid()
         self._token: int | None = None
         self._record: dict[str, Any] = {}
         self._lease: Lease | None = None
@@ -243,7 +246,8 @@ class ConsulLock(BaseLock):
 
     @property
     def held(self) -> bool:
-        return self._token is not None
+        # A forked child holds nothing.
+        return self._token is not None and self._pid == os.getpid()
 
     @property
     def fencing_token(self) -> int | None:
@@ -443,8 +447,13 @@ class ConsulLock(BaseLock):
 
     def _drop_lease(self) -> None:
         lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.close()
+        if lease is not None and not lease.close():
+            # There is no keeper to clear up after this process.
+            record = self._record | {'released': time.time()}
+            with contextlib.suppress(LockError):
+                self.client.release(
+                    self.key, json.dumps(record).encode(), lease.session)
+                self.client.destroy_session(lease.session)
 
     def _handle_interrupts(self) -> int:
         """Handle the keeper's signal; return it, 0 if that is impossible."""

@@ -46,6 +46,9 @@ IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT,
 # longer while the lock is held.
 MAX_POLL = 0.25
 RETRY = 0.3
+# When a renewal is overdue, a short request is sent every so often.
+PROBE_TIMEOUT = 0.3
+PROBE_INTERVAL = 0.4
 WATCH = 30.0
 # How often the keeper looks what the run has started.
 LOOK = 1.0
@@ -196,6 +199,7 @@ class Keeper:
         if self.orphan:
             return self._process_is_gone()
         threading.Thread(target=self._renew, daemon=True).start()
+        threading.Thread(target=self._renew_overdue, daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
         if self.check is not None and self.check_ttl is not None:
             threading.Thread(target=self._pass_check, daemon=True,
@@ -204,7 +208,7 @@ class Keeper:
         for fd in (self.pidfd, self.control.fileno(), self.wake_fd):
             poller.register(fd, select.POLLIN)
         while not self.quit:
-            self.page.alive = now()
+            self._be_alive()
             timeout = MAX_POLL if self.hold else self.ttl / 4
             ready = [fd for fd, _ in poller.poll(timeout * 1000)]
             if self.pidfd in ready:
@@ -243,9 +247,14 @@ class Keeper:
         self.record = record
         self.signal = signum
         self.kill_at = None
-        self.page.set_state(Page.FINE)
+        if self.page.state != Page.FINE:
+            # What the keeper before has begun.
+            self._limit(now() + self.grace, self.page.reason)
         self.page.until = max(self.page.until, proof + self.window)
         self.hold = object()
+        if now() >= self._stop_at():
+            # The process needed long to take the key.
+            self._renew_once(Transport(self.endpoint), now())
         self.hold_begins.set()
         self.renew_now.set()
         return True
@@ -265,12 +274,12 @@ class Keeper:
         """The process told its run to stop."""
         self._limit(now() + self.grace, 'the run did not stop when told to')
 
-    def do_end(self) -> bool:
-        """The run is over."""
+    def do_end(self, stopped: bool) -> bool:
+        """The run is over; it was told to stop, if *stopped*."""
         self.run_ends = self.heartbeat = None
-        if self.kill_at is not None:
-            processes.end(self.pid, None, self.marker, self.known)
+        if stopped or self.kill_at is not None:
             self.kill_at = None
+            self._end_processes(None)
             if not self._is_lost() and now() < self._stop_at():
                 self.page.set_state(Page.FINE)
             else:
@@ -307,14 +316,16 @@ class Keeper:
         if now() >= self.look_at:
             self.look_at = now() + LOOK
             self.known |= processes.children(self.pid)
-        if self.page.state == Page.FINE:
-            self._stop_if_due(now())
+        self._stop_if_due(now())
         if self.kill_at is not None:
             self.kill_at = min(self.kill_at, self.page.until - self.kill)
             if now() >= self.kill_at:
                 self._kill()
 
     def _stop_if_due(self, time: float) -> None:
+        state = self.page.state
+        if state == Page.LOST:
+            return
         if self.lost is not None and self._is_lost():
             self._stop(Page.LOST, self.lost.reason,
                        self.grace if self.lost.protected
@@ -322,6 +333,8 @@ class Keeper:
         elif time >= self._stop_at():
             self._stop(Page.LOST, 'the lease could not be renewed in time',
                        self.grace)
+        elif state == Page.STOPPING:
+            return
         elif self.run_ends is not None and time >= self.run_ends:
             self._stop(Page.STOPPING, 'the run took longer than '
                        f'{self.max_run_time:g} s', self.grace)
@@ -331,12 +344,14 @@ class Keeper:
                        f'{self.heartbeat:g} s', self.grace)
 
     def _stop(self, state: int, reason: str, grace: float) -> None:
+        was_told = self.page.state == Page.STOPPING
         self.page.set_state(state, reason)
         self._limit(now() + min(grace, self.grace), reason)
-        if self.signal:
+        if self.signal and not was_told:
             try:
                 signal.pidfd_send_signal(self.pidfd, self.signal)
-            except ProcessLookupError:
+            except OSError:
+                # Gone, or of another user by now; then the kill has to do.
                 pass
 
     def _limit(self, kill_at: float, reason: str) -> None:
@@ -346,17 +361,24 @@ class Keeper:
 
     def _kill(self) -> None:
         _log(f'killing process {self.pid}: {self.stop_reason}')
-        processes.end(self.pid, self.pidfd, self.marker, self.known)
+        self._end_processes(self.pidfd)
         self._give_up()
         os._exit(0)
 
     def _process_is_gone(self) -> None:
         if self.record is not None:
-            count = processes.end(self.pid, None, self.marker, self.known)
+            count = self._end_processes(None)
             if count:
                 _log(f'process {self.pid} is gone; ended {count} processes '
                      f'that it left running')
         self._give_up()
+
+    def _end_processes(self, pidfd: int | None) -> int:
+        return processes.end(self.pid, pidfd, self.marker, self.known,
+                             self._be_alive)
+
+    def _be_alive(self) -> None:
+        self.page.alive = now()
 
     # Requests to Consul.
 
@@ -374,15 +396,35 @@ class Keeper:
                 pause = self.ttl * IDLE_SHARE
             self.renew_now.wait(max(pause, 0))
 
+    def _renew_overdue(self) -> None:
+        """Renew the session when that is overdue; runs in a thread.
+
+        A request whose packets were lost is waited for in vain, as long as a
+        slow answer may take.  Short ones beside it see when the line is back.
+        """
+        transport = Transport(Endpoint(**{
+            **self.endpoint.to_dict(),
+            'timeout': min(self.endpoint.timeout, PROBE_TIMEOUT)}))
+        while self.lost is None or self.lost.hold is not None:
+            self.hold_begins.wait()
+            began = now()
+            due = (self.page.until - self.window + self.renew_interval
+                   + PROBE_TIMEOUT)
+            if began >= due:
+                self._renew_once(transport, began)
+                due = began + PROBE_INTERVAL
+            time.sleep(max(due - now(), 0))
+
     def _renew_once(self, transport: Transport, sent: float) -> bool:
         try:
             response = transport.request(
                 'PUT', f'/v1/session/renew/{self.session}')
-        except TransportError:
+            renewed, ended = _read_renewal(response, self.session)
+        except (TransportError, LookupError, TypeError, AttributeError):
             return False
-        if response.status == 404:
+        if ended:
             self._lose(Loss('the session has ended'))
-        if response.status != 200:
+        if not renewed:
             return False
         self.page.until = max(self.page.until, sent + self.window)
         return True
@@ -461,6 +503,17 @@ def _open_process(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
+
+
+def _read_renewal(response: Response, session: str) -> tuple[bool, bool]:
+    """Return whether *session* was renewed, and whether it has ended.
+
+    The status alone could come from anybody on the way to Consul.
+    """
+    if response.status == 404:
+        return False, session in response.text
+    return (response.status == 200
+            and response.json()[0].get('ID') == session), False
 
 
 def _find_loss(response: Response, session: str,

@@ -81,6 +81,7 @@ class Lease:
         self._hold: dict[str, Any] | None = None
         self._run: dict[str, Any] | None = None
         self._run_begins = 0.0
+        self._stopping = False
         self._restarts: list[float] = []
         self._closed = False
         # Reentrant: a signal handler may have something to tell, too.
@@ -122,6 +123,7 @@ class Lease:
         """
         # For the processes that the task starts from here on.
         processes.mark(self.marker)
+        self.page.set_state(Page.FINE)
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
                       'signum': signum}
         self._ask(self._hold)
@@ -137,6 +139,7 @@ class Lease:
 
     def stopping(self) -> None:
         """The run was told to stop."""
+        self._stopping = True
         self._tell({'do': 'stopping'})
 
     def end_run(self) -> None:
@@ -146,8 +149,10 @@ class Lease:
         gone.
         """
         self._run = None
+        stopped = self._stopping or self.page.state != Page.FINE
         # Killing and waiting for processes takes as long as it takes.
-        self._ask({'do': 'end'}, timeout=None)
+        self._ask({'do': 'end', 'stopped': stopped}, timeout=None)
+        self._stopping = False
 
     def release(self) -> None:
         """This process is about to release the key."""
@@ -160,19 +165,19 @@ class Lease:
         self._hold = self._claim = None
         self._tell({'do': 'released'})
 
-    def close(self) -> None:
-        """Need the lease no more.
+    def close(self) -> bool:
+        """Need the lease no more; return whether the keeper is told so.
 
-        The keeper releases the key if this process may still have it, and
-        destroys the session.  It is not waited for.
+        It releases the key if this process may still have it, and destroys
+        the session.  It is not waited for.
         """
-        if self._closed:
-            return
+        if os.getpid() != self.pid or self._closed:
+            return True
         self._closed = True
-        if os.getpid() == self.pid:
-            processes.unmark()
-            self._tell({'do': 'quit'})
-            os.eventfd_write(self._wake_fd, 1)
+        processes.unmark()
+        told = self._exchange({'do': 'quit'}, reply=False, timeout=0)
+        os.eventfd_write(self._wake_fd, 1)
+        return told
 
     # The keeper's process.
 

@@ -23,6 +23,12 @@ MARKER_VARIABLE = 'JOBSLIB_LEASE'
 RLIMIT_LOCKS = 10
 
 RESCAN = 5.0
+TICK = 0.25
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def mark(marker: str) -> None:
@@ -85,10 +91,12 @@ def children(root: int) -> set[tuple[int, int]]:
 
 
 def end(root: int, pidfd: int | None, marker: str,
-        known: set[tuple[int, int]]) -> int:
+        known: set[tuple[int, int]],
+        tick: Callable[[], None] | None = None) -> int:
     """Kill what *root* started, and wait until it is gone.
 
     :param pidfd: of *root*, to kill it as well; ``None`` spares it.
+    :param tick: called now and then while it waits.
     :returns: how many processes were killed, *root* not counted.
     """
     if pidfd is not None:
@@ -104,7 +112,7 @@ def end(root: int, pidfd: int | None, marker: str,
             waiting.append(pidfd)
         for fd in waiting:
             _send(fd, signal.SIGKILL)
-        _wait_for_end(waiting)
+        _wait_for_end(waiting, tick)
         for fd in pidfds:
             os.close(fd)
         count += len(pidfds)
@@ -195,16 +203,18 @@ def _has_ended(pidfd: int) -> bool:
     return bool(select.select([pidfd], [], [], 0)[0])
 
 
-def _wait_for_end(pidfds: list[int]) -> None:
+def _wait_for_end(pidfds: list[int],
+                  tick: Callable[[], None] | None) -> None:
     """Wait until all have ended; give up after a while, to look again."""
     poller = select.poll()
     for fd in pidfds:
         poller.register(fd, select.POLLIN)
     left = len(pidfds)
-    while left:
-        ended = poller.poll(RESCAN * 1000)
-        if not ended:
-            return
-        for fd, _ in ended:
+    for _ in range(int(RESCAN / TICK)):
+        if tick is not None:
+            tick()
+        for fd, _ in poller.poll(TICK * 1000) if left else ():
             poller.unregister(fd)
             left -= 1
+        if not left:
+            return

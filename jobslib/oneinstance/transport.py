@@ -26,6 +26,16 @@ __all__ = ['Endpoint', 'Response', 'Transport', 'TransportError']
 
 MAX_BODY = 8 * 1024 * 1024
 
+# A blocking query may wait for a minute, and without keep-alive packets nobody
+# would notice that its connection was lost on the way.  After 11 s they do.
+SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+
 # What the socket, TLS, http.client and the encoding of a host name raise.
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
 
@@ -378,7 +388,8 @@ def _connect_any(addresses: list[tuple[int, Any]], deadline: float) -> socket.so
             sock.settimeout(_remaining(deadline) / (len(addresses) - position))
             sock.connect(address)
             if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for level, name, value in SOCKET_OPTIONS:
+                    sock.setsockopt(level, name, value)
             return sock
         except BaseException as exc:
             sock.close()

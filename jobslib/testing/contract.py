@@ -20,8 +20,14 @@ class LockContract(UseContract, EndContract):
                 return make_lock(MyLock, name, server='localhost')
 
     What :meth:`make_lock` needs besides, say a temporary folder, a fixture
-    of the subclass with ``autouse`` can put into ``self``.  A failed assert
-    shows its values after
-    ``pytest.register_assert_rewrite('jobslib.testing.contract')`` in a
-    ``conftest.py``.
+    of the subclass with ``autouse`` can put into ``self``.
+
+    The attributes that say what a lock can do are all true but where the
+    subclass says otherwise: :attr:`exclusive`, :attr:`has_fencing_token`,
+    :attr:`has_owner_info`, :attr:`frees_on_death`.  :attr:`death_timeout`
+    and :attr:`slack` give it more time, or less.
+
+    Some tests fork the process of the tests, so :meth:`make_lock` is called
+    in child processes, too.  Nothing but pytest is needed to run them; it is
+    not imported.
     """

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from jobslib.config import Config
 from jobslib.context import Context
@@ -14,11 +14,12 @@ from jobslib.tasks import BaseTask
 
 __all__ = ['ContractBase', 'make_lock', 'raises', 'until']
 
+Lock = TypeVar('Lock', bound=BaseLock)
+
 PAUSE = 0.02
 
 
-def make_lock(lock_class: type[BaseLock], task_name: str,
-              **options: Any) -> BaseLock:
+def make_lock(lock_class: type[Lock], task_name: str, **options: Any) -> Lock:
     """Return a new lock of *lock_class* for the task *task_name*.
 
     It has a context of its own, so it stands for a process of its own.

@@ -1,0 +1,29 @@
+"""What the tests run against: a real agent, and the stand-in."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from integration.agents import Agent
+from integration.stand_in.servers import TTL, Server
+from jobslib.testing import ConsulStandIn
+
+
+@pytest.fixture(scope='package', params=['agent', 'stand-in'])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A real agent that takes short TTLs, then the stand-in."""
+    if request.param == 'stand-in':
+        with ConsulStandIn(ttl_min=TTL) as consul:
+            yield Server(consul.url, consul.advance)
+    else:
+        binary = request.getfixturevalue('consul_bin')
+        config = {'session_ttl_min': f'{TTL:g}s', 'disable_coordinates': True}
+        with Agent(binary=binary, config=config) as agent:
+            yield Server(agent.url, time.sleep)
+
+
+@pytest.fixture
+def key(request: pytest.FixtureRequest) -> str:
+    """A key that no other test has."""
+    return f'stand-in/{request.node.originalname}/{time.monotonic_ns()}'

@@ -1,0 +1,101 @@
+"""A real agent or the stand-in for it, and what their answers say."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import requests
+
+from integration.agents import Api
+
+UNKNOWN = 'adf4238a-882b-9ddc-4a9d-5b6758e4159e'
+BAD_ID = 'failed session lookup: index error: UUID must be 36 characters'
+# Short, so that the real agent's can be waited for.
+TTL, DELAY = 1.0, 1.0
+# What one server may be late, in seconds.
+LATE = 0.3
+
+
+class Server:
+    """Either of the two, with the keys of one test.
+
+    :param url: of the server.
+    :param elapse: lets so many seconds pass, of the server's time.
+    """
+
+    def __init__(self, url: str, elapse: Callable[[float], None]) -> None:
+        self.api = Api(url)
+        self.url = url
+        self.elapse = elapse
+
+    def session(self, **fields: object) -> str:
+        """Create a session that is bound to no check; return its id."""
+        return self.api.create_session(**{
+            'TTL': '10s', 'LockDelay': f'{DELAY:g}s', 'Checks': [], **fields})
+
+    def is_alive(self, session: str) -> bool:
+        """Return whether there is the session, without renewing it."""
+        return bool(self.api.get(f'session/info/{session}').json())
+
+    def index(self, key: str) -> int:
+        """Return the index that a blocking query on *key* waits on."""
+        return int(self.api.get(f'kv/{key}').headers['X-Consul-Index'])
+
+    def txn(self, verb: str, key: str, session: str | None = None,
+            value: str = '') -> requests.Response:
+        """Do one operation in a transaction."""
+        operation = {'Verb': verb, 'Key': key,
+                     'Value': base64.b64encode(value.encode()).decode()}
+        if session is not None:
+            operation['Session'] = session
+        return self.api.put('txn', [{'KV': operation}])
+
+    def lock(self, key: str, session: str, value: str = '') -> bool:
+        """Try to take *key*."""
+        return self.txn('lock', key, session, value).ok
+
+    def cost(self, call: Callable[[], object]) -> int:
+        """Return how many Raft entries *call* makes."""
+        def count() -> int:
+            before = self._raft_index()
+            call()
+            return self._raft_index() - before
+        # Twice, for a server writes something of its own now and then.
+        return min(count(), count())
+
+    def _raft_index(self) -> int:
+        about = self.api.get('agent/self').json()
+        return int(about['Stats']['raft']['last_log_index'])
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Let time pass, a tenth of a second at a time, until it holds.
+
+        An agent that has just started can be seconds late to tell the servers
+        of its checks.
+        """
+        for _ in range(100):
+            if condition():
+                return
+            self.elapse(0.1)
+        raise AssertionError('10 s have passed in vain')
+
+
+def told(response: requests.Response) -> tuple[int, str]:
+    """Return status and text of an answer."""
+    return response.status_code, response.text.strip()
+
+
+def errors(response: requests.Response) -> list[tuple[int, str]]:
+    """Return position and words of what a transaction was refused for."""
+    assert response.status_code == 409
+    assert response.json()['Results'] is None
+    return [(each['OpIndex'], each['What'])
+            for each in response.json()['Errors']]
+
+
+def result(response: requests.Response) -> dict[str, Any]:
+    """Return the key in the answer of a transaction of one operation."""
+    assert response.status_code == 200, response.text
+    assert response.json()['Errors'] is None
+    found: dict[str, Any] = response.json()['Results'][0]['KV']
+    return found
