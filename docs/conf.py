@@ -2,6 +2,10 @@
 
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / '_ext'), str(HERE.parent)]
@@ -20,6 +24,8 @@ extensions = [
     'timings',
 ]
 exclude_patterns = ['_build', '_ext', '_pictures', 'requirements.txt']
+# Quotes and ellipses; two dashes begin an option.
+smartquotes_action = 'qe'
 nitpicky = True
 # Nothing is looked up in the net, so names of the standard library lead
 # nowhere; nor do those of what is not public.
@@ -31,7 +37,7 @@ nitpick_ignore_regex = [
     (r'py:class', r'ConsulClient|Endpoint|Lease|(.*\.)?Lock'),
 ]
 
-autodoc_default_options = {'members': True, 'show-inheritance': True}
+autodoc_default_options = {'members': True}
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
 autodoc_typehints_format = 'short'
@@ -56,3 +62,16 @@ html_theme_options = {
 }
 pygments_style = 'friendly'
 pygments_dark_style = 'github-dark'
+
+
+def draw_dashes(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Make dashes of those that autodoc puts before a description."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == ' -- ':
+            text.parent.replace(text, nodes.Text(' – '))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect what is above."""
+    app.connect('doctree-resolved', draw_dashes)
+    return {'parallel_read_safe': True}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from integration import report, workers
-from integration.agents import LIVE, Agent, Cluster, close_all
+from integration.agents import HOST, LIVE, Agent, Cluster, close_all, free_ports
 from integration.fetch_consul import FetchError, find_consul
 from integration.proxy import Proxy
 from integration.together import Together
@@ -94,6 +94,12 @@ def proxy(agent: Agent) -> Iterator[Proxy]:
     """A proxy of the test's own in front of the shared server."""
     with Proxy(agent.http_addr) as running:
         yield running
+
+
+@pytest.fixture
+def unreachable() -> tuple[str, int]:
+    """An address where nobody listens."""
+    return HOST, free_ports(1)[0]
 
 
 @pytest.fixture(scope='module')

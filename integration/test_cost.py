@@ -33,7 +33,7 @@ def test_standby(_: Agent) -> None:
     """An idle standby makes at most 12 requests a minute, and writes nothing."""
     with quiet() as (agent, proxy, folder):
         hold(agent.api, KEY, held_record())
-        with job(folder, proxy.addr, KEY, '--keep-lock', ttl=15) as standby:
+        with job(folder, proxy.addr, KEY, '--keep-lock') as standby:
             standby.wait_for('not run')
             time.sleep(1)  # its session is made, and it waits
             before, entries = len(proxy.requests), agent.raft_index()

@@ -8,8 +8,18 @@ import pytest
 from integration.agents import HOST, Agent, Ports, wait_until
 from integration.locks import lock_on
 from jobslib.exceptions import LockUnavailableError
+from jobslib.oneinstance.client import PermissionDeniedError
 
-MASTER = '11111111-2222-3333-4444-555555555555'
+MANAGEMENT = '11111111-2222-3333-4444-555555555555'
+
+#: What a lock in another datacenter needs: the usual, for the first of its
+#: servers by name, and to be allowed to look that server up.
+LEAST_POLICY = '''
+session "server-2" { policy = "write" }
+key_prefix "jobs/" { policy = "write" }
+service "consul" { policy = "read" }
+node "server-2" { policy = "read" }
+'''
 
 
 def joined(binary: pathlib.Path, ports: list[Ports], number: int,
@@ -60,3 +70,38 @@ def test_unknown_datacenter(near: Agent) -> None:
     with lock_on(near.http_addr, 'no/lock', dc='dc3', retry_max_attempts=1) as lock:
         with pytest.raises(LockUnavailableError, match='[Nn]o path to datacenter'):
             lock.acquire()
+
+
+@pytest.fixture(scope='module')
+def denying(consul_bin: pathlib.Path) -> Iterator[Agent]:
+    """The same under access control that denies by default."""
+    ports = Ports.free(2)
+    tokens = {'agent': MANAGEMENT, 'replication': MANAGEMENT}
+    acl = {'enabled': True, 'default_policy': 'deny', 'enable_token_replication': True}
+    config = {'primary_datacenter': 'dc1'}
+    with (joined(consul_bin, ports, 0, **config, acl={
+              **acl, 'tokens': {**tokens, 'master': MANAGEMENT}}) as near,
+          joined(consul_bin, ports, 1, **config, acl={**acl, 'tokens': tokens})):
+        near.api.close()
+        near.api = near.new_api(MANAGEMENT)
+        wait_until(lambda: near.api.put('kv/any', '', dc='dc2').ok, 30,
+                   'the datacenters joined')
+        yield near
+
+
+@pytest.mark.parametrize('left_out', [None, 'session', 'key_prefix', 'service', 'node'])
+def test_least_policy(denying: Agent, left_out: str | None) -> None:
+    """It suffices, and none of it can be left out."""
+    rules = [line for line in LEAST_POLICY.splitlines()
+             if line.split()[:1] != [left_out]]
+    token = denying.api.create_token('\n'.join(rules))
+    api = denying.new_api(token)
+    wait_until(lambda: api.get('kv/jobs/none', dc='dc2').text != 'ACL not found', 20,
+               'the token known in dc2')
+    api.close()
+    with lock_on(denying.http_addr, 'jobs/lock', dc='dc2', token=token) as lock:
+        if left_out is None:
+            assert lock.acquire() and lock.refresh() and lock.release()
+        else:
+            with pytest.raises(PermissionDeniedError):
+                lock.acquire()

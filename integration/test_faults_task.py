@@ -5,7 +5,7 @@ import signal
 from integration import jobs, stamps
 from integration.agents import Agent
 from integration.proxy import Proxy
-from integration.report import COMPANY, judge
+from integration.report import COMPANY, allowed, judge
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair, is_alive
 
@@ -84,7 +84,7 @@ def test_stuck_in_c_beyond_its_time(agent: Agent) -> None:
         pair.timeline.wait_for_begin('b', after=at)
         assert 'the run took longer than 3 s' in pair.a.log_text()
         assert pair.a.wait(5) == -signal.SIGKILL
-        assert 3 + GRACE <= pair.timeline.takeover(at) <= 3 + GRACE + 1.0
+        assert 3 + GRACE <= pair.timeline.takeover(at) <= allowed(3 + GRACE, COMPANY)
         judge('C call, with --max-run-time', pair, at, KILLED, noise=COMPANY)
 
 
@@ -111,7 +111,7 @@ def test_deaf_to_a_signal(agent: Agent) -> None:
         begin = pair.timeline.wait_for_begin('b', after=at)
         assert pair.a.wait(5) == -signal.SIGKILL
         assert 'the run did not stop when told to' in pair.a.log_text()
-        assert GRACE <= begin.at - at <= GRACE + 1.0
+        assert GRACE <= begin.at - at <= allowed(GRACE, COMPANY)
         judge('SIGTERM, ignored', pair, at, KILLED, noise=COMPANY)
 
 

@@ -2,29 +2,22 @@
 
 import pathlib
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from integration.agents import HOST, Agent, free_ports, wait_until
-from integration.locks import Program, held_record, hold, holder_of, session_ids
+from integration.agents import Agent, wait_until
+from integration.locks import held_record, hold, holder_of, session_ids
 from integration.proxy import Proxy
+from integration.report import allowed
 from integration.runjobs import job, moments
 from integration.workers import children
 from jobslib.exitcodes import ExitCode
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
-#: What a busy machine may add, in seconds.
-NOISE = 0.3
-
-
-@pytest.fixture
-def unreachable() -> tuple[str, int]:
-    """An address where nobody listens."""
-    return HOST, free_ports(1)[0]
+#: How soon a process ends that is told to, in seconds.
+AT_ONCE = 0.1
 
 
 # Two processes
@@ -102,7 +95,7 @@ def test_signal(agent: Agent, tmp_path: pathlib.Path, stage: str,
         sent = time.monotonic()
         program.send(signum)
         assert program.wait() == ExitCode.TERMINATED
-        assert time.monotonic() - sent < NOISE
+        assert time.monotonic() - sent < allowed(AT_ONCE)
         assert holder_of(agent.api, key) == holder
         assert f'ended by signal {signum.name}' in program.output
         assert 'Traceback' not in program.output or stage == 'after a failure'
@@ -122,7 +115,7 @@ def test_signal_without_consul(
         sent = time.monotonic()
         program.send(signum)
         assert program.wait() == ExitCode.TERMINATED
-        assert time.monotonic() - sent < NOISE
+        assert time.monotonic() - sent < allowed(AT_ONCE)
 
 
 def test_second_signal_does_not_wait(agent: Agent, tmp_path: pathlib.Path) -> None:
@@ -136,7 +129,7 @@ def test_second_signal_does_not_wait(agent: Agent, tmp_path: pathlib.Path) -> No
         program.send(signal.SIGTERM)
         assert program.wait() == -signal.SIGTERM
         wait_until(lambda: holder_of(agent.api, key) is None, 5, 'the lock free')
-        assert time.monotonic() - sent < NOISE
+        assert time.monotonic() - sent < allowed(AT_ONCE)
 
 
 # Consul unreachable
@@ -154,66 +147,8 @@ def test_consul_unreachable_at_start(
         proxy.pass_through()
         back = time.monotonic()
         program.wait_for('BEGIN')
-        assert time.monotonic() - back < 2.0 + NOISE
+        assert time.monotonic() - back < allowed(2.0)
         assert program.output.count('the service of the lock answers again') == 1
-
-
-def test_run_once_without_consul(
-    unreachable: tuple[str, int], tmp_path: pathlib.Path,
-) -> None:
-    """With --run-once the job gives up after its retries, with its own code."""
-    with job(tmp_path, unreachable, 'any', '--run-once') as program:
-        assert program.wait() == ExitCode.LOCK_SERVICE_UNAVAILABLE
-        assert 'refused' in program.output and 'Traceback' not in program.output
-
-
-# --run-once
-
-@pytest.mark.parametrize('args, code', [
-    ([], ExitCode.DONE), (['tasks.Task', '--fail'], ExitCode.TASK_FAILED)])
-def test_run_once(agent: Agent, tmp_path: pathlib.Path, args: list[str],
-                  code: ExitCode) -> None:
-    """The exit code is the run's outcome; the lock is free, the session gone."""
-    key = f'once/{code}'
-    before = session_ids(agent.api)
-    with job(tmp_path, agent.http_addr, key, '--run-once', *args) as program:
-        assert program.wait() == code
-        assert holder_of(agent.api, key) is None
-        wait_until(lambda: session_ids(agent.api) == before, 5, 'no session left')
-
-
-def test_run_once_with_the_lock_held(agent: Agent, tmp_path: pathlib.Path) -> None:
-    """A lock held elsewhere has a code of its own, and the log says who has it."""
-    key = 'once/held'
-    session = hold(agent.api, key, held_record(time_local='noon'), '0s')
-    with job(tmp_path, agent.http_addr, key, '--run-once') as program:
-        assert program.wait() == ExitCode.LOCK_NOT_AVAILABLE
-        assert 'the lock is held by elsewhere (pid 1) since noon' in program.output
-        assert 'BEGIN' not in program.output
-    agent.api.destroy_session(session)
-
-
-def test_run_once_that_loses_the_lock(agent: Agent, tmp_path: pathlib.Path) -> None:
-    """A run that is stopped because the lock is lost has a code of its own."""
-    key = 'once/lost'
-    with job(tmp_path, agent.http_addr, key, '--run-once', 'tasks.Task',
-             '--seconds', '60') as program:
-        program.wait_for('BEGIN')
-        session = holder_of(agent.api, key)
-        assert session
-        agent.api.destroy_session(session)
-        assert program.wait() == ExitCode.LOCK_LOST
-        assert 'run interrupted after' in program.output
-
-
-def test_run_once_that_takes_too_long(agent: Agent, tmp_path: pathlib.Path) -> None:
-    """A run that exceeds --max-run-time has failed, and frees the lock."""
-    key = 'once/long'
-    with job(tmp_path, agent.http_addr, key, '--run-once', '--max-run-time', '0.5',
-             'tasks.Task', '--seconds', '60') as program:
-        assert program.wait() == ExitCode.TASK_FAILED
-        assert 'the run took longer than 0.5 s' in program.output
-        assert holder_of(agent.api, key) is None
 
 
 # The loop
@@ -225,7 +160,7 @@ def test_failing_task(agent: Agent, tmp_path: pathlib.Path) -> None:
         program.wait_for('run failed', 2)
         assert program.output.count('RuntimeError: went wrong') == 2
         first, second = [each.at for each in moments(program, 'BEGIN')][:2]
-        assert 1.0 < second - first < 1.1 + NOISE
+        assert 1.0 < second - first < allowed(1.1)
 
 
 def test_release_on_error(agent: Agent, tmp_path: pathlib.Path) -> None:
@@ -286,53 +221,3 @@ def test_grid_does_not_drift(agent: Agent, tmp_path: pathlib.Path) -> None:
         begins = moments(program, 'BEGIN')[1:14]
     assert begins[-1].at - begins[0].at == pytest.approx(3.0, abs=0.05)
     assert len({begin.token for begin in begins}) == 13
-
-
-# Where Consul is
-
-def runs_at(program: Program) -> bool:
-    """Whether the run succeeds."""
-    return program.wait() == ExitCode.DONE
-
-
-@pytest.mark.parametrize('scheme', ['', 'http://'])
-def test_standard_variables(agent: Agent, tmp_path: pathlib.Path, scheme: str) -> None:
-    """CONSUL_HTTP_ADDR counts where nothing else is given."""
-    address = f'{scheme}{HOST}:{agent.ports.http}'
-    with job(tmp_path, None, 'where/variable', '--run-once',
-             env={'CONSUL_HTTP_ADDR': address}) as program:
-        assert runs_at(program), program.output
-
-
-def test_explicit_settings_win(agent: Agent, unreachable: tuple[str, int],
-                               tmp_path: pathlib.Path) -> None:
-    """A host that is set wins over CONSUL_HTTP_ADDR, as a whole."""
-    env = {'CONSUL_HTTP_ADDR': f'https://{HOST}:{unreachable[1]}',
-           'CONSUL_HTTP_TOKEN': 'unknown'}
-    with job(tmp_path, agent.http_addr, 'where/explicit', '--run-once',
-             env=env) as program:
-        assert runs_at(program), program.output
-
-
-@pytest.fixture
-def socket_path() -> Iterator[pathlib.Path]:
-    """A path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix='jobslib-') as folder:
-        yield pathlib.Path(folder) / 'http.sock'
-
-
-def test_unix_socket(consul_bin: pathlib.Path, socket_path: pathlib.Path,
-                     tmp_path: pathlib.Path) -> None:
-    """An agent that listens on a unix socket is reached there, by the keeper too."""
-    config = {'addresses': {'http': f'{HOST} unix://{socket_path}'}}
-    with Agent(binary=consul_bin, config=config) as agent:
-        with job(tmp_path, None, 'where/socket', '--run-once',
-                 env={'CONSUL_HTTP_ADDR': f'unix://{socket_path}'}) as program:
-            assert runs_at(program), program.output
-        with job(tmp_path, None, 'where/socket', '--keep-lock', 'tasks.Task',
-                 '--seconds', '60', host=f'unix://{socket_path}') as program:
-            program.wait_for('BEGIN')
-            wait_until(lambda: agent.log_text().count('/v1/session/renew/') > 2, 10,
-                       'the session renewed')
-            program.send(signal.SIGKILL)
-            wait_until(lambda: not agent.api.sessions(), 5, 'everything given up')

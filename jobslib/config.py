@@ -416,7 +416,7 @@ class Config(ConfigGroup):
     keep_lock = option(
         attrtype=bool, default=False, flag='--keep-lock',
         env='JOBSLIB_KEEP_LOCK',
-        help='Keep the lock between runs; without it, wait as a hot standby.')
+        help='Keep the lock between runs; who does not get it waits as a hot standby.')
     release_on_error = option(
         attrtype=bool, default=False, flag='--release-on-error',
         env='JOBSLIB_RELEASE_ON_ERROR',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -45,7 +46,9 @@ class Context:
     def fqdn(self) -> str:
         """The full name of this machine."""
         import socket
-        return socket.getfqdn()
+        name = socket.getfqdn()
+        # What some machines call themselves tells nobody which they are.
+        return os.uname().nodename if name.startswith('localhost') else name
 
     @cached_property
     def one_instance_lock(self) -> BaseLock:

@@ -31,7 +31,7 @@ __all__ = ['FENCING_TOKEN_VARIABLE', 'Outcome', 'Run', 'Runner']
 #: starts.
 FENCING_TOKEN_VARIABLE = 'JOBSLIB_FENCING_TOKEN'
 
-STANDBY_WAIT = 60.0
+STANDBY_WAIT = 30.0
 FIRST_RETRY = 0.5
 LAST_RETRY = 2.0
 # A signal that comes in the instant before a sleep does not end it.
@@ -80,6 +80,7 @@ class Runner:
         self.logger = logger
         self.lock = task.context.one_instance_lock
         self.lock.watchdog.interrupt = interrupts.interrupt
+        self.lock.inherit_schedule = self._inherit_schedule
         self._held_elsewhere = False
         self._retry_pause = 0.0
 
@@ -171,15 +172,21 @@ class Runner:
         if acquired:
             self._held_elsewhere = False
             if self.config.keep_lock:
-                self.schedule.inherit(self.lock.previous_record)
-                return self.schedule.due <= self.clock.now()
-            return True
+                self.logger.info('the lock is acquired')
+            return self.schedule.due <= self.clock.now()
         self._report_held_elsewhere()
         if self.config.keep_lock or not self.schedule.has_interval:
             self.lock.wait(STANDBY_WAIT)
         else:
             self.schedule.skip()
         return False
+
+    def _inherit_schedule(
+        self, record: dict[str, Any] | None,
+    ) -> dict[str, float | None]:
+        if self.config.keep_lock:
+            self.schedule.inherit(record)
+        return self.schedule.export()
 
     def _wait_for_service(self, exc: LockUnavailableError) -> None:
         if not self._retry_pause:
@@ -295,5 +302,5 @@ class Runner:
 
     def _report_missed(self) -> None:
         if self.schedule.missed:
-            self.logger.warning('%d slots were missed', self.schedule.missed)
+            self.logger.warning('missed slots: %d', self.schedule.missed)
             self.schedule.missed = 0

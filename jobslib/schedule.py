@@ -104,7 +104,10 @@ class Schedule:
                 since = ahead + now - (_number(record.get('lock_delay')) or 0)
             # No clock of another machine may delay a run for ever.
             self._slot = self._slot_at(min(since - ahead, now))
+            missed = self.missed
             self._next_slot()
+            # In that time nobody was there to miss a slot.
+            self.missed = missed
         elif self._sleep_interval and 'released' in record and due is not None:
             self.due = min(due - ahead, now + self._sleep_interval)
 

@@ -119,6 +119,7 @@ def test_help_without_a_task() -> None:
     assert ('--run-interval SECONDS start runs on a grid of this many '
             'seconds, without drift (JOBSLIB_RUN_INTERVAL)') in text
     assert 'task_cls' in text
+    assert 'None' not in text
     assert 'Run a task, once or for ever' in text
 
 

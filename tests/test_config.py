@@ -455,6 +455,21 @@ def test_options_use_each_other() -> None:
     assert Group(None, None).url == 'http://localhost'
 
 
+def test_declaration() -> None:
+    """The class shows the declaration where its instances have the value."""
+    declared = Config.sleep_interval
+    assert isinstance(declared, option)
+    assert declared.name == 'sleep_interval'
+    assert Config.declared()['sleep_interval'] is declared
+
+
+def test_no_flag() -> None:
+    """An option without a flag is not looked for on the command line."""
+    config = make({'logging': 'an argument of the task', 'one_instance': 5})
+    assert config.logging is None
+    assert config.one_instance.backend == FILE_LOCK
+
+
 def test_required() -> None:
     """A required option that nothing gives is refused."""
     class Group(ConfigGroup):
@@ -774,3 +789,5 @@ def test_one_instance_by_itself() -> None:
     group = OneInstanceConfig(None, None)
     assert group.backend == FILE_LOCK
     assert group.options.folder is None
+    assert "from settings, ONE_INSTANCE['options']['grace'] is" in refusal(
+        lambda: OneInstanceConfig({'options': {'grace': 0}}, None))

@@ -35,6 +35,26 @@ class TestFileLock(LockContract):
         return make_lock(FileLock, name, folder=str(self.folder))
 
 
+@pytest.mark.parametrize('test', [
+    'test_contender', 'test_release_of_contender', 'test_fencing_token',
+    'test_token_is_constant', 'test_owner_info', 'test_previous_record',
+    'test_wait_for_held_lock', 'test_close_of_contender', 'test_one_of_many',
+    'test_death',
+])
+def test_contract_is_not_kept(test: str) -> None:
+    """A lock that locks nothing fails when it does not say so."""
+    class Contract(TestDummyLock):
+        exclusive = True
+        has_fencing_token = True
+        has_owner_info = True
+
+    contract = Contract()
+    contract.setup_method()
+    with pytest.raises(AssertionError):
+        getattr(contract, test)()
+    contract.teardown_method()
+
+
 @pytest.fixture(scope='module')
 def consul() -> Iterator[ConsulStandIn]:
     """A Consul that the tests share."""

@@ -86,11 +86,15 @@ def test_acquire_and_release(folder: pathlib.Path) -> None:
 def test_misuse(folder: pathlib.Path) -> None:
     """Acquiring twice and releasing what is not held are errors."""
     lock = make_file_lock(folder)
-    with pytest.raises(LockNotHeldError, match='plain is not held'):
+    with pytest.raises(LockNotHeldError) as not_held:
         lock.release()
+    assert str(not_held.value) == (
+        'the lock of plain is not held by this process')
     lock.acquire()
-    with pytest.raises(LockAlreadyHeldError, match='plain is held'):
+    with pytest.raises(LockAlreadyHeldError) as held:
         lock.acquire()
+    assert str(held.value) == (
+        'the lock of plain is held by this process already')
     assert lock.held
     lock.release()
     with pytest.raises(LockNotHeldError):
@@ -100,6 +104,26 @@ def test_misuse(folder: pathlib.Path) -> None:
 def test_refresh_of_a_free_lock(folder: pathlib.Path) -> None:
     """A lock that is not held is not ours at this moment."""
     assert make_file_lock(folder).refresh() is False
+
+
+def test_refresh_is_the_heartbeat(folder: pathlib.Path,
+                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refresh is the heartbeat of the run."""
+    lock = make_file_lock(folder)
+    beats = []
+    monkeypatch.setattr(lock.watchdog, 'beat', lambda: beats.append(True))
+    lock.acquire()
+    lock.refresh()
+    assert beats == [True]
+    lock.close()
+
+
+def test_watchdog_is_as_the_options_say(folder: pathlib.Path) -> None:
+    """The options say how long a run may be silent, and stop for."""
+    watchdog: Any = make_file_lock(folder).watchdog
+    assert (watchdog.grace, watchdog.heartbeat) == (3, None)
+    watchdog = make_file_lock(folder, grace=1, heartbeat=5).watchdog
+    assert (watchdog.grace, watchdog.heartbeat) == (1, 5)
 
 
 def test_two_locks_in_one_process(folder: pathlib.Path) -> None:

@@ -219,6 +219,9 @@ def test_second_signal_to_a_process_that_is_stuck(
             [sys.executable, '-c', STUCK.format(first=first)],
             stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == 'alive\n'
-        process.send_signal(second)
-        assert process.wait(DEADLINE) == -second
+        try:
+            assert process.stdout.readline() == 'alive\n'
+            process.send_signal(second)
+            assert process.wait(DEADLINE) == -second
+        finally:
+            process.kill()

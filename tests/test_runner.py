@@ -23,7 +23,7 @@ from jobslib.exceptions import LockError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
 from jobslib.oneinstance.dummy import DummyLock
-from jobslib.runner import FENCING_TOKEN_VARIABLE, Runner
+from jobslib.runner import FENCING_TOKEN_VARIABLE, STANDBY_WAIT, Runner
 from jobslib.schedule import Schedule
 
 Step = Callable[[], Any]
@@ -340,7 +340,7 @@ def test_run_interval_overrun(messages: list[str]) -> None:
     job.run()
     assert job.starts == [0, 17, 20]
     assert [text for text in messages if 'slots' in text] == [
-        'WARNING 2 slots were missed']
+        'WARNING missed slots: 2']
 
 
 def test_long_pauses_are_cut() -> None:
@@ -531,7 +531,7 @@ def test_elsewhere_with_run_interval(messages: list[str]) -> None:
     job.lock.script = [False, False]
     job.run()
     assert job.starts == [10, 15]
-    assert 'WARNING 2 slots were missed' in list(messages)
+    assert 'WARNING missed slots: 2' in list(messages)
 
 
 def test_elsewhere_without_interval() -> None:
@@ -541,7 +541,7 @@ def test_elsewhere_without_interval() -> None:
     job.run()
     assert job.events == (
         'acquire wait acquire wait acquire run release close free closed')
-    assert job.clock.slept == [60, 60]
+    assert job.clock.slept == [STANDBY_WAIT, STANDBY_WAIT]
 
 
 @pytest.mark.parametrize('interval', ['SLEEP_INTERVAL', 'RUN_INTERVAL'])
@@ -550,7 +550,7 @@ def test_hot_standby(interval: str, messages: list[str]) -> None:
     job = Job(**{interval: 1000.0}, KEEP_LOCK=True)
     job.lock.script = [False, False]
     job.run()
-    assert job.starts == [120]
+    assert job.starts == [2 * STANDBY_WAIT]
     assert job.events == (
         'acquire wait acquire wait acquire run refresh release close free '
         'closed')
@@ -637,7 +637,7 @@ def test_service_unavailable_on_the_grid(messages: list[str]) -> None:
     job.lock.script = [LockUnavailableError('gone')] * 4
     job.run()
     assert job.starts == [5.5, 6]
-    assert 'WARNING 5 slots were missed' in list(messages)
+    assert 'WARNING missed slots: 5' in list(messages)
 
 
 def test_release_fails(messages: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from jobslib import (
     exceptions,
 )
 from jobslib.clock import Clock
+from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.dummy import DummyLock
 
 SETTINGS = SimpleNamespace(
@@ -110,6 +112,29 @@ def test_context() -> None:
         context.config.one_instance.options)
     assert isinstance(context.fqdn, str)
     assert context.fqdn
+
+
+def test_record_names_the_machine() -> None:
+    """The owner record of a lock has the full name of its machine."""
+    context = make().context
+    context.fqdn = 'machine.example'
+    record = context.one_instance_lock.make_record()
+    assert (record['fqdn'], record['task']) == ('machine.example', 'the task')
+
+
+def test_base_lock() -> None:
+    """A lock that leaves out a method is found out when it is needed."""
+    context = make().context
+    lock = BaseLock(context, context.config.one_instance.options)
+    calls: list[Callable[[], object]] = [
+        lambda: lock.held, lock.acquire, lock.release, lock.refresh,
+        lock.get_lock_owner_info, lambda: lock.wait(1)]
+    for call in calls:
+        with pytest.raises(NotImplementedError):
+            call()
+    assert lock.fencing_token is None
+    assert lock.previous_record is None
+    lock.close()
 
 
 def test_plain_context() -> None:

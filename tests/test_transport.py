@@ -203,7 +203,7 @@ def test_connection_is_kept(serve: Callable[..., Server]) -> None:
 
 def test_connection_that_is_lost_is_noticed(serve: Callable[..., Server]) -> None:
     """A connection that waits for an answer sends keep-alive packets."""
-    transport = serve().transport()
+    transport = transport_to(serve())
     transport.request('GET', '/v1/x')
     assert transport._idle is not None
     sock = transport._idle.sock

@@ -24,7 +24,7 @@ from jobslib.imports import import_module
 __all__ = ['OptionsTable', 'setup']
 
 HEADINGS = ('Option', 'Type and bounds', 'Default', 'Meaning')
-WIDTHS = (42, 18, 10, 30)
+WIDTHS = (46, 16, 14, 24)
 
 
 class OptionsTable(SphinxDirective):
@@ -44,7 +44,7 @@ class OptionsTable(SphinxDirective):
             if path:
                 body += list(self._rows(find_group(path), heading, seen))
         group += body
-        return [nodes.table('', group, classes=['options'])]
+        return [nodes.table('', group, classes=['options', 'colwidths-given'])]
 
     def _rows(self, config: type[ConfigGroup], heading: str,
               seen: set[option]) -> Iterator[nodes.row]:
@@ -66,9 +66,10 @@ class OptionsTable(SphinxDirective):
             nodes.line('', '', nodes.literal(text=name))
             for name in names if name))
         self._add_target(block, config, setting)
-        cells = (block, nodes.paragraph(text=declared.allowed()),
-                 nodes.paragraph('', '', show_default(declared)),
-                 self._parse(declared.help))
+        cells: list[nodes.Node] = [
+            block, nodes.paragraph(text=show_allowed(declared)),
+            nodes.paragraph('', '', show_default(declared)),
+            self._parse(declared.help)]
         return nodes.row('', *(
             nodes.entry('', cell, classes=[name.split()[0].lower()])
             for name, cell in zip(HEADINGS, cells, strict=True)))
@@ -111,6 +112,13 @@ def setting_name(config: type[ConfigGroup], declared: option) -> str:
         return f"ONE_INSTANCE['{declared.setting_name({})}']"
     is_of_lock = config.__name__ == 'OptionsConfig'
     return declared.setting_name({} if is_of_lock else None)
+
+
+def show_allowed(declared: option) -> str:
+    """Return type and bounds."""
+    kind: Any = declared.attrtype
+    is_group = isinstance(kind, type) and issubclass(kind, ConfigGroup)
+    return 'a dict' if is_group else declared.allowed()
 
 
 def show_default(declared: option) -> nodes.Node:

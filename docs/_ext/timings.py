@@ -112,6 +112,9 @@ def draw(title: str,
     bottom = TOP + LANE * len(lanes)
     out = [f'<div class="scroll"><svg viewBox="0 0 720 {bottom + 8:g}" '
            f'role="img" aria-label="{html.escape(title)}">']
+    for time, _ in moments:
+        out.append(f'<line x1="{x(time):.1f}" y1="22" x2="{x(time):.1f}" '
+                   f'y2="{bottom:g}"/>')
     for row, (name, bars) in enumerate(lanes):
         y = TOP + LANE * row
         middle = y + BAR / 2 + 5
@@ -124,8 +127,6 @@ def draw(title: str,
             out.append(f'<text x="{x(start) + width / 2:.1f}" y="{middle:g}" '
                        f'class="bar">{html.escape(label)}</text>')
     for number, (time, _) in enumerate(moments, 1):
-        out.append(f'<line x1="{x(time):.1f}" y1="22" x2="{x(time):.1f}" '
-                   f'y2="{bottom:g}"/>')
         out.append(f'<circle cx="{x(time):.1f}" cy="12" r="10"/>'
                    f'<text x="{x(time):.1f}" y="16.5" class="number">{number}'
                    f'</text>')
@@ -150,7 +151,7 @@ class TimingsTable(SphinxDirective):
         given = dict(each.split('=') for each in settings.split())
         timings = Timings.derive(
             **{name: float(value) for name, value in given.items()})
-        shown = ', '.join(f':setting:`{name} <ConsulLock.{name}>` {value}'
+        shown = '\n'.join(f'| :setting:`{name} <ConsulLock.{name}>` {value}'
                           for name, value in given.items())
         return (wish, shown, f'{timings.slack:g} s',
                 f'{timings.dead_machine:g} s')
@@ -160,7 +161,7 @@ class TimingsTable(SphinxDirective):
         for cell in cells:
             entry = nodes.entry()
             self.state.nested_parse(
-                StringList([cell], source=self.get_source_info()[0]),
+                StringList(cell.splitlines(), source=self.get_source_info()[0]),
                 self.content_offset, entry)
             row += entry
         return row

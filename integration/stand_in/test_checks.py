@@ -21,7 +21,7 @@ def check(server: Server) -> Iterator[str]:
     """The id of a check that passes for a second at a time."""
     name = f'check-{time.monotonic_ns()}'
     assert told(server.api.put('agent/check/register', {
-        'ID': name, 'Name': 'a check', 'TTL': '1s'})) == (200, '')
+        'ID': name, 'name': 'a check', 'TTL': '1s'})) == (200, '')
     yield name
     assert told(server.api.put(f'agent/check/deregister/{name}')) == (200, '')
 
@@ -45,7 +45,8 @@ def test_check_that_did_not_pass(server: Server, check: str) -> None:
 def test_check_that_expires(server: Server, key: str, check: str) -> None:
     """A session ends when its check was not passed for the check's TTL."""
     passes(server, check)
-    session = server.session(NodeChecks=['serfHealth', check], Checks=None)
+    session = server.api.create_session(
+        TTL='10s', LockDelay='1s', NodeChecks=['serfHealth', check])
     assert server.lock(key, session)
     server.elapse(0.4)
     server.api.put(f'agent/check/pass/{check}')
@@ -65,6 +66,22 @@ def test_check_that_ends(server: Server, check: str, how: str) -> None:
     server.api.put(f'agent/check/{how}/{check}')
     server.until(lambda: told(server.api.put(f'session/renew/{session}')) == (
         404, f"Session id '{session}' not found"))
+
+
+@pytest.mark.parametrize(('fields', 'expected'), [
+    ({}, ['serfHealth']),
+    ({'Checks': []}, []),
+    ({'Checks': None}, []),
+    ({'NodeChecks': []}, []),
+    ({'Checks': [], 'NodeChecks': ['serfHealth']}, []),
+    ({'nodechecks': ['serfHealth']}, ['serfHealth']),
+])
+def test_checks_of_session(server: Server, fields: dict[str, object],
+                           expected: list[str]) -> None:
+    """The checks have two names, of which the old one wins when empty."""
+    session = server.api.create_session(**fields)
+    info = server.api.get(f'session/info/{session}').json()[0]
+    assert info['NodeChecks'] == expected
 
 
 def test_check_that_is_refused(server: Server) -> None:

@@ -18,6 +18,7 @@ from jobslib.oneinstance.watchdog import ProcessWatchdog, Watchdog
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
     from typing import Any
 
     from jobslib.context import Context
@@ -55,9 +56,10 @@ class BaseLock:
         #: What the loop leaves to the next holder: ``origin`` and ``due``,
         #: UNIX times.  Stored with the owner record, where there is one.
         self.schedule: dict[str, float | None] = {}
-        #: The record of the holder before, as found when the lock was
-        #: acquired, or ``None``.
-        self.previous_record: dict[str, Any] | None = None
+        #: Called with :attr:`previous_record`; returns :attr:`schedule`.
+        self.inherit_schedule: Callable[
+            [dict[str, Any] | None], dict[str, float | None]] | None = None
+        self._previous_record: dict[str, Any] | None = None
 
     @cached_property
     def logger(self) -> logging.Logger:
@@ -71,6 +73,22 @@ class BaseLock:
         return ProcessWatchdog(
             getattr(self.options, 'grace', None) or GRACE,
             getattr(self.options, 'heartbeat', None))
+
+    @property
+    def previous_record(self) -> dict[str, Any] | None:
+        """The record of the holder before, or ``None``.
+
+        A lock with an owner record sets it when it acquires, before it
+        writes its own record, so that this one goes on with the schedule of
+        the holder before.
+        """
+        return self._previous_record
+
+    @previous_record.setter
+    def previous_record(self, record: dict[str, Any] | None) -> None:
+        self._previous_record = record
+        if self.inherit_schedule is not None:
+            self.schedule = self.inherit_schedule(record)
 
     @property
     def held(self) -> bool:

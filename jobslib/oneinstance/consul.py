@@ -420,20 +420,29 @@ class ConsulLock(BaseLock):
         raise AssertionError('not reached')
 
     def _get_lease(self) -> 'Lease':
+        if self._pid != os.getpid():
+            # A session lets in all who share it, and this one's keeper is
+            # that of the process that was forked.
+            self._pid, self._lease, self._token = os.getpid(), None, None
         if self._lease is None:
-            from jobslib.oneinstance.lease import Lease
-            name = f'jobslib {self.key}'
-            check = self._register_check(name)
-            session = self.client.create_session(
-                name, self.timings.ttl, self.timings.lock_delay,
-                ('serfHealth', check) if check else ())
-            try:
-                self._lease = Lease(
-                    session, self.key, self.endpoint, self.timings, check)
-            except BaseException:
-                self.client.destroy_session(session)
-                raise
+            # An interrupt raised in there would leave the session behind.
+            _call_undisturbed(self._make_lease)
+        assert self._lease is not None
         return self._lease
+
+    def _make_lease(self) -> None:
+        from jobslib.oneinstance.lease import Lease
+        name = f'jobslib {self.key}'
+        check = self._register_check(name)
+        session = self.client.create_session(
+            name, self.timings.ttl, self.timings.lock_delay,
+            ('serfHealth', check) if check else ())
+        try:
+            self._lease = Lease(
+                session, self.key, self.endpoint, self.timings, check)
+        except BaseException:
+            self.client.destroy_session(session)
+            raise
 
     def _register_check(self, name: str) -> str | None:
         """Return the id of the check that the session is to be bound to."""

@@ -29,8 +29,10 @@ class ConsulStandIn:
             with ConsulStandIn() as consul:
                 lock = make_lock(ConsulLock, 'my-job', **consul.options())
                 assert lock.acquire()
-                consul.lose_lock()
-                wait_until(lambda: not lock.refresh())
+                with pytest.raises(OneInstanceWatchdogError):
+                    consul.lose_lock()
+                    time.sleep(5)
+                assert lock.release() is False
 
     **Time.**  The clock of the stand-in stands still; only :meth:`advance`
     moves it.  It decides when sessions and checks end, and how long a

@@ -69,8 +69,7 @@ def decode(body: bytes, kind: type[Any],
 
 def session_of(body: bytes) -> tuple[Session, dict[str, Any]]:
     """Return the session that a request asks for, and all its fields."""
-    fields = {name.lower(): value for name, value in
-              (decode(body, dict) if body else {}).items()}
+    fields = _fields(body) if body else {}
     session = Session(name=fields.get('name') or '',
                       ttl_text=fields.get('ttl') or '',
                       behavior=fields.get('behavior') or 'release')
@@ -82,10 +81,15 @@ def session_of(body: bytes) -> tuple[Session, dict[str, Any]]:
                           f'{exc}') from None
     if fields.get('lockdelay') is not None:
         session.lock_delay = _lock_delay(fields['lockdelay'])
-    # The two names are of different versions of the interface.
+    # Two names, of different versions of the interface; the old one, when it
+    # is there and empty, wins over the new one.
     for name in ('checks', 'nodechecks'):
-        if fields.get(name) is not None:
-            session.checks = list(fields[name])
+        if name in fields:
+            session.checks = list(fields[name] or [])
+            break
+    if session.checks and len({'checks', 'nodechecks'} & set(fields)) == 2:
+        raise Refusal(501, 'the stand-in does not know Checks together with '
+                      'NodeChecks')
     return session, fields
 
 
@@ -105,19 +109,24 @@ def _decoded_duration(text: str) -> float:
 
 def check_of(body: bytes) -> Check:
     """Return the check that a request registers."""
-    fields = decode(body, dict)
-    if 'CheckID' in fields:
+    fields = _fields(body)
+    if 'checkid' in fields:
         raise Refusal(400, 'Request decode failed: json: unknown field '
                       '"CheckID"')
-    if not fields.get('Name'):
+    if not fields.get('name'):
         raise Refusal(400, 'Missing check name')
-    ttl = _decoded_duration(fields.get('TTL') or '0')
+    ttl = _decoded_duration(fields.get('ttl') or '0')
     if ttl <= 0:
         raise Refusal(400, 'Invalid check: TTL must be > 0 for TTL checks')
-    status = fields.get('Status') or 'critical'
+    status = fields.get('status') or 'critical'
     if status not in STATUSES:
         raise Refusal(400, 'Bad check status')
-    return Check(fields.get('ID') or fields['Name'], fields['Name'], ttl, status)
+    return Check(fields.get('id') or fields['name'], fields['name'], ttl, status)
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    """Return what a JSON object has; the case of names does not count."""
+    return {name.lower(): value for name, value in decode(body, dict).items()}
 
 
 def entry_of(operation: dict[str, Any]) -> Entry:
