@@ -163,7 +163,7 @@ def test_token_file_is_rotated(denying: Agent, tmp_path: pathlib.Path) -> None:
         before = renewals(denying)
         wait_until(lambda: renewals(denying) >= before + 6, 20, 'six renewals')
         assert holder_of(api, f'{PREFIX}/rotated') == session
-        assert len(program.output.splitlines()) == 2, program.output
+        assert len(program.output.splitlines()) == 3, program.output
         assert_not_in(old, program)
         assert_not_in(new, program)
         program.send(signal.SIGTERM)
@@ -213,7 +213,7 @@ def test_token_is_in_no_repr_or_error(
         with pytest.raises(LockUnavailableError) as caught:
             lock.acquire()
         shown = [repr(caught.value), str(caught.value), caplog.text]
-        shown += map(repr, (lock, lock.options, lock.endpoint, lock.client,
+        shown += map(repr, (lock, lock.options, lock.options.endpoint, lock.client,
                             lock.context.config, vars(lock.client)))
         assert UNKNOWN not in '\n'.join(shown)
 

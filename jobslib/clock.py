@@ -2,18 +2,23 @@
 
 import time
 
-__all__ = ['Clock']
+__all__ = ['Clock', 'now']
+
+
+def now() -> float:
+    """Return the time since boot in seconds, suspended time included.
+
+    It never jumps, and all processes of the machine share it.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Clock:
     """The machine's clocks, all in seconds."""
 
     def now(self) -> float:
-        """Return the time since boot, suspended time included.
-
-        It never jumps, so durations are measured with it.
-        """
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
+        """Return the time since boot: durations are measured with it."""
+        return now()
 
     def wall(self) -> float:
         """Return the UNIX time: for people, and to compare machines."""

@@ -234,7 +234,9 @@ def test_at_any_moment(folder: pathlib.Path, signum: signal.Signals) -> None:
             job.wait_for('run succeeded')
             time.sleep(moment * 0.000_37)
             job.send(signum)
-            assert_ended(job)
+            assert job.wait() == ExitCode.TERMINATED
+            assert 'Traceback' not in job.output
+            assert is_free(folder, 'job')
 
 
 def test_standby_takes_over(folder: pathlib.Path) -> None:

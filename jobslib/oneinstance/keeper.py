@@ -16,16 +16,16 @@ and which goes on while the machine is suspended.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import select
 import signal
 import socket
-import struct
 import threading
 import time
 
+from jobslib.clock import now
 from jobslib.oneinstance import processes
+from jobslib.oneinstance.page import Page
 from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
 
 # Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from jobslib.oneinstance.transport import Response
 
-__all__ = ['Keeper', 'Page', 'main', 'now']
+__all__ = ['Keeper', 'main']
 
 # What a process manager or a terminal sends to all processes of a group; the
 # keeper leaves last.
@@ -57,78 +57,6 @@ IDLE_SHARE = 0.8
 # A key that was deleted, or that another session holds, is protected by no
 # lock-delay.
 UNPROTECTED_GRACE = 0.2
-
-
-def now() -> float:
-    """Return the time since boot."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-class Page:
-    """Memory that the keeper and its process share.
-
-    :param fd: of a file of at least :attr:`SIZE` bytes.
-    """
-
-    SIZE = 512
-    FINE, STOPPING, LOST = 0, 1, 2
-
-    _LAYOUT = struct.Struct('q')
-    _UNTIL, _ALIVE, _BEAT, _STATE, _REASON = 0, 8, 16, 24, 32
-
-    def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, self.SIZE)
-
-    def _get(self, offset: int) -> float:
-        return float(self._LAYOUT.unpack_from(self._memory, offset)[0]) / 1e9
-
-    def _set(self, offset: int, seconds: float) -> None:
-        self._LAYOUT.pack_into(self._memory, offset, int(seconds * 1e9))
-
-    @property
-    def until(self) -> float:
-        """Until when the lease is certainly ours; the keeper writes it."""
-        return self._get(self._UNTIL)
-
-    @until.setter
-    def until(self, value: float) -> None:
-        self._set(self._UNTIL, value)
-
-    @property
-    def alive(self) -> float:
-        """When the keeper was last at work; the keeper writes it."""
-        return self._get(self._ALIVE)
-
-    @alive.setter
-    def alive(self, value: float) -> None:
-        self._set(self._ALIVE, value)
-
-    @property
-    def beat(self) -> float:
-        """The last heartbeat of the run; its process writes it."""
-        return self._get(self._BEAT)
-
-    @beat.setter
-    def beat(self, value: float) -> None:
-        self._set(self._BEAT, value)
-
-    @property
-    def state(self) -> int:
-        """FINE, STOPPING (the run must stop) or LOST (the lease, too)."""
-        return int(self._LAYOUT.unpack_from(self._memory, self._STATE)[0])
-
-    @property
-    def reason(self) -> str:
-        """Why the run must stop."""
-        text = self._memory[self._REASON:].split(b'\0', 1)[0]
-        return text.decode('utf-8', 'replace')
-
-    def set_state(self, state: int, reason: str = '') -> None:
-        """Set the state; the reason is complete before it can be seen."""
-        text = reason.encode()[:self.SIZE - self._REASON - 1]
-        self._memory[self._REASON:] = text.ljust(
-            self.SIZE - self._REASON, b'\0')
-        self._LAYOUT.pack_into(self._memory, self._STATE, state)
 
 
 class Loss:

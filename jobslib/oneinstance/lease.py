@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobslib.clock import now
 from jobslib.exceptions import LockUnavailableError
 from jobslib.oneinstance import processes
-from jobslib.oneinstance.keeper import Page, now
+from jobslib.oneinstance.page import Page
 from jobslib.oneinstance.timings import Timings
 from jobslib.oneinstance.transport import Endpoint
 
