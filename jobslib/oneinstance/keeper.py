@@ -25,6 +25,7 @@ import time
 
 from jobslib.clock import now
 from jobslib.oneinstance import processes
+from jobslib.oneinstance.guard import Guard
 from jobslib.oneinstance.page import Page
 from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
 
@@ -183,6 +184,7 @@ class Keeper:
         if now() >= self._stop_at():
             # The process needed long to take the key.
             self._renew_once(Transport(self.endpoint), now())
+        self.page.held = True
         self.hold_begins.set()
         self.renew_now.set()
         return True
@@ -212,16 +214,19 @@ class Keeper:
                 self.page.set_state(Page.FINE)
             else:
                 self.page.set_state(Page.LOST, self.stop_reason)
+                self.page.held = False
         return True
 
     def do_release(self) -> bool:
         """The process is about to release the key."""
+        self.page.held = False
         self.hold = None
         self.hold_begins.clear()
         return True
 
     def do_released(self) -> None:
         """The process does not have the key."""
+        self.page.held = False
         self.hold = None
         self.hold_begins.clear()
         self.record = None
@@ -402,6 +407,7 @@ class Keeper:
 
     def _give_up(self) -> None:
         """Release the key and destroy the session, if Consul lets us."""
+        self.page.held = False
         transport = Transport(self.endpoint)
         ends = max(now(), self.page.until) + self.window
         if self.record is not None:
@@ -484,4 +490,20 @@ def main() -> None:
     page = Page(1)
     data = control.recv(1 << 16)
     if data:
-        Keeper(control, page, json.loads(data)).run()
+        keeper = Keeper(control, page, json.loads(data))
+        if not keeper.orphan:
+            _fork_guard(keeper)
+        keeper.run()
+
+
+def _fork_guard(keeper: Keeper) -> None:
+    """Start the guard; before any thread, since it is a fork."""
+    pid = os.getpid()
+    if os.fork() == 0:
+        # Whatever happens, this must never go on as a keeper.
+        try:
+            keeper.control.close()
+            Guard(keeper.page, pid, keeper.pid, keeper.marker,
+                  keeper.kill).run()
+        finally:
+            os._exit(0)

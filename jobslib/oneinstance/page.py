@@ -22,7 +22,7 @@ class Page:
     FINE, STOPPING, LOST = 0, 1, 2
 
     _LAYOUT = struct.Struct('q')
-    _UNTIL, _ALIVE, _BEAT, _STATE, _REASON = 0, 8, 16, 24, 32
+    _UNTIL, _ALIVE, _BEAT, _HELD, _STATE, _REASON = 0, 8, 16, 24, 32, 40
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, self.SIZE)
@@ -59,6 +59,16 @@ class Page:
     @beat.setter
     def beat(self, value: float) -> None:
         self._set(self._BEAT, value)
+
+    @property
+    def held(self) -> bool:
+        """Whether there may be a run that needs the lease; the keeper
+        writes it."""
+        return bool(self._LAYOUT.unpack_from(self._memory, self._HELD)[0])
+
+    @held.setter
+    def held(self, value: bool) -> None:
+        self._LAYOUT.pack_into(self._memory, self._HELD, value)
 
     @property
     def state(self) -> int:

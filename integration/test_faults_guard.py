@@ -1,0 +1,53 @@
+"""A keeper that is killed or stopped while nobody can replace it."""
+
+import signal
+
+from integration import jobs, stamps
+from integration.agents import Agent, wait_until
+from integration.report import judge
+from integration.together import together
+from integration.workers import LOCK_DELAY, TTL, Pair, process_state
+
+ALL_LOST = 2 * TTL + LOCK_DELAY + 0.5
+
+
+def stuck_without_keeper(agent: Agent, signum: signal.Signals, state: str) -> None:
+    """Keep a holder in a C call and take its keeper away."""
+    with Pair([agent.http_addr], 'CCall', standby_task='Stamping',
+              env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
+        keeper = pair.a.keeper()
+        at = pair.a.signal_keeper(signum)
+        wait_until(lambda: process_state(keeper) == state, 5, 'a keeper away')
+        assert pair.a.wait(15) == -signal.SIGKILL
+        gone = pair.timeline.wait_for(
+            lambda stamp: stamp.event == stamps.GONE, 5, 'the stamp of its end')
+        assert 2 <= gone.at - at <= LOCK_DELAY  # the window
+        assert stamps.LEAVE not in [stamp.event for stamp in pair.timeline.of('a')]
+        pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
+        judge(f'C call, and {signum.name} to the keeper', pair, at, ALL_LOST)
+
+
+@together
+def test_keeper_killed_in_c_call(agent: Agent) -> None:
+    """Stuck, and its keeper killed, a process ends before its lease does."""
+    stuck_without_keeper(agent, signal.SIGKILL, 'Z')
+
+
+@together
+def test_keeper_stopped_in_c_call(agent: Agent) -> None:
+    """Stuck, and its keeper stopped, a process ends before its lease does."""
+    stuck_without_keeper(agent, signal.SIGSTOP, 'T')
+
+
+@together
+def test_process_and_keeper_killed_with_daemon(agent: Agent) -> None:
+    """What process and keeper leave running is ended all the same."""
+    with Pair([agent.http_addr], 'Daemon', begins='daemon') as pair:
+        daemon = pair.timeline.of('a', 'daemon')[0].pid
+        keeper = pair.a.keeper()
+        at = pair.a.signal_keeper(signal.SIGKILL)
+        pair.a.kill()
+        wait_until(lambda: not process_state(keeper), 5, 'the keeper gone')
+        wait_until(lambda: not process_state(daemon), 5, 'the daemon gone')
+        pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
+        judge('SIGKILL of process and keeper, with a daemon', pair, at, ALL_LOST)

@@ -1,0 +1,66 @@
+"""The guard: what remains when the lease keeper itself is killed or stopped.
+
+A process whose keeper dies starts another.  It cannot while a C call keeps
+its interpreter; then the guard, which the keeper forks before it begins,
+ends it before the lease does.  Standard library only, see ``keeper``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from jobslib.clock import now
+from jobslib.oneinstance import processes
+from jobslib.oneinstance.page import Page
+
+__all__ = ['Guard']
+
+LOOK = 0.5
+
+
+class Guard:
+    """Watches one keeper, and the process that it keeps the lease of.
+
+    :param page: shared by all three.
+    :param keeper: process id of the keeper.
+    :param pid: process id of the holder.
+    :param marker: of what the holder starts.
+    :param kill: allowance for a kill to be done, in seconds.
+    """
+
+    def __init__(self, page: Page, keeper: int, pid: int, marker: str,
+                 kill: float) -> None:
+        self.page = page
+        self.pid = pid
+        self.marker = marker
+        self.kill = kill
+        self.keeper_fd = os.pidfd_open(keeper)
+        self.pidfd = os.pidfd_open(pid)
+
+    def run(self) -> None:
+        """Guard until there is nothing to guard, or another who does."""
+        while not self._has_ended(self.keeper_fd):
+            # The keeper would have acted before: it is stopped.
+            if self._end_if_due():
+                return
+        alive = self.page.alive
+        while self.page.held and not self._has_ended(self.pidfd):
+            if self.page.alive != alive or self._end_if_due():
+                return
+        if self.page.held:
+            # The process is gone as well, and left something running.
+            processes.end(self.pid, None, self.marker, set())
+
+    def _end_if_due(self) -> bool:
+        due = self.page.held and self._left() <= 0
+        if due:
+            processes.end(self.pid, self.pidfd, self.marker, set())
+        return due
+
+    def _left(self) -> float:
+        return self.page.until - self.kill / 2 - now()
+
+    def _has_ended(self, pidfd: int) -> bool:
+        timeout = min(max(self._left(), 0), LOOK) if self.page.held else LOOK
+        return bool(select.select([pidfd], [], [], timeout)[0])
