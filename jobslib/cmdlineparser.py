@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jobslib.tasks import BaseTask
 
 __all__ = ['Argument', 'argument', 'build_parser', 'find_settings',
-           'find_task']
+           'find_task', 'join_numbers']
 
 DESCRIPTION = (
     'Run a task, once or for ever, on exactly one of several machines.')
@@ -74,13 +74,39 @@ def find_settings(argv: list[str]) -> str | None:
     return found
 
 
-def find_task(argv: list[str], config_class: type[Config]) -> str | None:
-    """Return the ``task_cls`` in *argv*, if it is there."""
+def find_task(
+    argv: list[str], config_class: type[Config],
+) -> tuple[str | None, list[str]]:
+    """Return the ``task_cls`` in *argv*, and what is not jobslib's own."""
     parser = _parser(add_help=False)
     _add_runner_arguments(parser, config_class)
     parser.add_argument('task_cls', nargs='?')
-    found: str | None = parser.parse_known_args(argv)[0].task_cls
-    return found
+    found, unknown = parser.parse_known_args(argv)
+    return found.task_cls, unknown
+
+
+def join_numbers(argv: list[str], config_class: type[Config]) -> list[str]:
+    """Return *argv* with ``--flag -inf`` as ``--flag=-inf``.
+
+    argparse takes some negative numbers for options.
+    """
+    names = {declared.flag for declared in flags(config_class)
+             if declared.attrtype in (int, float)}
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] in names and _is_negative(word):
+            joined[-1] += f'={word}'
+        else:
+            joined.append(word)
+    return joined
+
+
+def _is_negative(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return word.startswith('-')
 
 
 def _parser(**kwargs: Any) -> argparse.ArgumentParser:

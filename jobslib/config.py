@@ -24,6 +24,9 @@ __all__ = ['Config', 'ConfigGroup', 'Given', 'OneInstanceConfig', 'option']
 BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
             '0': False, 'false': False, 'no': False, 'off': False}
 
+# Where values have a type of their own; elsewhere they are texts.
+TYPED_SOURCES = ('settings', 'computed')
+
 TYPE_NAMES: dict[Any, str] = {
     bool: '1/0, true/false, yes/no or on/off',
     int: 'an integer',
@@ -168,7 +171,8 @@ class option:
         return Given(value, f'command line, {self.flag}')
 
     def _from_environment(self) -> Given | None:
-        if self.env is None or self.env not in os.environ:
+        # An empty variable counts as not set, as for most programs.
+        if self.env is None or not os.environ.get(self.env):
             return None
         return Given(os.environ[self.env], f'environment, {self.env}')
 
@@ -206,7 +210,8 @@ class option:
         value = given.value
         if isinstance(attrtype, type) and issubclass(attrtype, ConfigGroup):
             return self._nest(given, group, attrtype)
-        if isinstance(value, str) and not given.source.startswith('settings'):
+        if (isinstance(value, str)
+                and not given.source.startswith(TYPED_SOURCES)):
             try:
                 value = _parse(value, attrtype)
             except ValueError as exc:
@@ -476,6 +481,8 @@ def import_class(group: ConfigGroup, name: str, attribute: str,
     except ImportNameError as exc:
         raise group.error(
             name, f'{exc}; allowed: the dotted path of {kind}') from None
+    except (Exception, SystemExit) as exc:
+        raise group.error(name, 'it cannot be imported, see above') from exc
     if not isinstance(found, type) or not hasattr(found, attribute):
         raise group.error(
             name, f'it is not {kind}; allowed: the dotted path of {kind}')

@@ -35,15 +35,17 @@ class Interrupts:
         #: under guard has been told of; ``None`` when there is none.
         self.pending: Interrupt | None = None
         self._deliver: Callable[[Interrupt], None] | None = None
-        self._previous: dict[int, Any] = {}
+        # One for each time it was entered.
+        self._previous: list[dict[int, Any]] = []
 
     def __enter__(self) -> Self:
-        for signum in SIGNALS:
-            self._previous[signum] = signal.signal(signum, self._handle)
+        self._previous.append({
+            signum: signal.signal(signum, self._handle)
+            for signum in SIGNALS})
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for signum, handler in self._previous.items():
+        for signum, handler in self._previous.pop().items():
             # None: a handler that was not installed by Python.
             signal.signal(
                 signum, signal.SIG_DFL if handler is None else handler)

@@ -5,9 +5,19 @@ from __future__ import annotations
 import os
 import sys
 
-from jobslib.cmdlineparser import build_parser, find_settings, find_task
+from jobslib.cmdlineparser import (
+    build_parser,
+    find_settings,
+    find_task,
+    join_numbers,
+)
 from jobslib.config import Config
-from jobslib.exceptions import ConfigError, ImportNameError, LockError
+from jobslib.exceptions import (
+    ConfigError,
+    ImportNameError,
+    LockError,
+    Terminate,
+)
 from jobslib.exitcodes import ExitCode
 from jobslib.imports import import_module, import_object
 from jobslib.tasks import BaseTask
@@ -21,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ['main']
 
 SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
+# What is answered whatever the settings are.
+HELP = (['-h'], ['--help'], ['--version'])
 LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 
 
@@ -39,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         config = _configure(sys.argv[1:] if argv is None else argv)
         return _run(config)
     except (UsageError, ConfigError, LockError) as exc:
+        if isinstance(exc, ConfigError) and exc.__cause__ is not None:
+            # Code of the user that broke while it was imported.
+            import traceback
+            traceback.print_exception(exc.__cause__)
         print(f'runjob: error: {exc}', file=sys.stderr)
         return ExitCode.USAGE
 
@@ -46,10 +62,21 @@ def main(argv: list[str] | None = None) -> int:
 def _configure(argv: list[str]) -> Config:
     """Find settings, configuration class and task; read the options."""
     import argparse
-    settings = _load_settings(find_settings(argv))
+    try:
+        settings = _load_settings(find_settings(argv))
+    except UsageError:
+        if argv not in HELP:
+            raise
+        settings = None
     config_class = _load_config_class(settings)
-    task_path = find_task(argv, config_class)
-    task_cls = None if task_path is None else _load_task(task_path)
+    argv = join_numbers(argv, config_class)
+    task_path, unknown = find_task(argv, config_class)
+    try:
+        task_cls = None if task_path is None else _load_task(task_path)
+    except UsageError as exc:
+        if unknown:
+            raise UsageError(f'{exc}; unknown: {" ".join(unknown)}') from exc
+        raise
     try:
         parser = build_parser(task_cls, config_class)
     except argparse.ArgumentError as exc:
@@ -68,13 +95,20 @@ def _run(config: Config) -> int:
     config.hide_secrets()
     clock = Clock()
     schedule = Schedule(clock, config.sleep_interval, config.run_interval)
-    task: BaseTask = config.task_cls(config)
-    try:
-        runner = Runner(task, config, schedule, clock, Interrupts(), logger)
-    except BaseException:
-        task.context.close()
-        raise
-    return runner.run()
+    with Interrupts() as interrupts:
+        try:
+            with interrupts.guard():
+                task: BaseTask = config.task_cls(config)
+        except Terminate as exc:
+            logger.info('ended by %s', exc)
+            return ExitCode.TERMINATED
+        try:
+            runner = Runner(
+                task, config, schedule, clock, interrupts, logger)
+        except BaseException:
+            task.context.close()
+            raise
+        return runner.run()
 
 
 def _load_settings(name: str | None) -> Any:
@@ -144,5 +178,5 @@ def _configure_logging(config: Config) -> logging.Logger:
         try:
             logging.config.dictConfig(config.logging)
         except (ValueError, TypeError, AttributeError, ImportError) as exc:
-            raise config.error('logging', str(exc)) from exc
+            raise config.error('logging', str(exc)) from None
     return logging.getLogger('jobslib')

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobslib.clock import Clock
     from jobslib.schedule import Schedule
 
-__all__ = ['FENCING_TOKEN_VARIABLE', 'Outcome', 'Run', 'Runner']
+__all__ = ['FENCING_TOKEN_VARIABLE', 'Outcome', 'Runner']
 
 #: The environment variable that hands the fencing token to what a task
 #: starts.
@@ -44,18 +44,6 @@ class Outcome(enum.Enum):
     SUCCEEDED = 'succeeded'
     FAILED = 'failed'
     INTERRUPTED = 'interrupted'
-
-
-class Run:
-    """A run that is over.
-
-    :param outcome: how it ended.
-    :param duration: how long it took, in seconds.
-    """
-
-    def __init__(self, outcome: Outcome, duration: float) -> None:
-        self.outcome = outcome
-        self.duration = duration
 
 
 class Runner:
@@ -112,12 +100,12 @@ class Runner:
         if not acquired:
             self.logger.warning('not run: %s', self._describe_holder())
             return ExitCode.LOCK_NOT_AVAILABLE
-        run = self._run()
+        outcome = self._run()
         if isinstance(self.interrupts.pending, Terminate):
             raise self.interrupts.pending
-        if run.outcome is Outcome.SUCCEEDED:
+        if outcome is Outcome.SUCCEEDED:
             return ExitCode.DONE
-        if run.outcome is Outcome.FAILED or self._still_held():
+        if outcome is Outcome.FAILED or self._still_held():
             return ExitCode.TASK_FAILED
         return ExitCode.LOCK_LOST
 
@@ -126,14 +114,14 @@ class Runner:
         if not self._acquire():
             return
         self.schedule.starts()
-        run = self._run()
-        self.schedule.ran(failed=run.outcome is not Outcome.SUCCEEDED)
+        outcome = self._run()
+        self.schedule.ran(failed=outcome is not Outcome.SUCCEEDED)
         self._report_missed()
         if not self.config.keep_lock or (
                 self.config.release_on_error
-                and run.outcome is not Outcome.SUCCEEDED):
+                and outcome is not Outcome.SUCCEEDED):
             self._release()
-        elif run.outcome is Outcome.INTERRUPTED:
+        elif outcome is Outcome.INTERRUPTED:
             self._release_if_lost()
 
     def _wait_until_due(self) -> None:
@@ -159,9 +147,15 @@ class Runner:
 
     def _release_if_lost(self) -> None:
         self.interrupts.clear()
-        if self.lock.held and not self.lock.refresh():
+        if self.lock.held and not self._refresh():
             self.logger.warning('the lock is lost')
             self._release()
+
+    def _refresh(self) -> bool:
+        try:
+            return bool(self.lock.refresh())
+        except LockError:
+            return False
 
     def _take_or_wait(self) -> bool:
         self.lock.schedule = self.schedule.export()
@@ -196,7 +190,7 @@ class Runner:
         with self.interrupts.guard():
             self.clock.sleep(self._retry_pause)
 
-    def _run(self) -> Run:
+    def _run(self) -> Outcome:
         started = self.clock.now()
         error: BaseException | None = None
         self._export_fencing_token()
@@ -210,7 +204,7 @@ class Runner:
             self.lock.watchdog.stop()
         return self._report(error, self.clock.now() - started)
 
-    def _report(self, error: BaseException | None, duration: float) -> Run:
+    def _report(self, error: BaseException | None, duration: float) -> Outcome:
         interrupt = self.interrupts.pending
         if interrupt is None and isinstance(error, Interrupt):
             interrupt = error
@@ -218,16 +212,16 @@ class Runner:
         if interrupt is not None:
             self.logger.warning(
                 'run interrupted after %.3f s: %s', duration, interrupt)
-            return Run(Outcome.INTERRUPTED, duration)
+            return Outcome.INTERRUPTED
         if error is None:
             self.logger.info('run succeeded after %.3f s', duration)
-            return Run(Outcome.SUCCEEDED, duration)
+            return Outcome.SUCCEEDED
         if isinstance(error, TaskError):
             self.logger.error('run failed after %.3f s: %s', duration, error)
         else:
             self.logger.error(
                 'run failed after %.3f s', duration, exc_info=error)
-        return Run(Outcome.FAILED, duration)
+        return Outcome.FAILED
 
     def _call_task(self) -> None:
         try:

@@ -12,6 +12,7 @@ from jobslib.cmdlineparser import (
     find_settings,
     find_task,
     flags,
+    join_numbers,
 )
 
 TASK = 'jobs.Task'
@@ -192,7 +193,23 @@ def test_find_settings(argv: list[str], settings: str | None) -> None:
 ])
 def test_find_task(argv: list[str], task: str | None) -> None:
     """The task is found before its arguments are known."""
-    assert find_task(argv, OwnConfig) == task
+    assert find_task(argv, OwnConfig)[0] == task
+
+
+def test_find_unknown() -> None:
+    """What is not jobslib's own is told with the task."""
+    found = find_task(['--typo', TASK, '--number', '5'], OwnConfig)
+    assert found == (TASK, ['--typo', '--number', '5'])
+
+
+@pytest.mark.parametrize('value', ['-1', '-1e3', '-inf', '-nan'])
+def test_join_numbers(value: str) -> None:
+    """A negative number is the value of the flag before it."""
+    assert join_numbers(
+        ['--sleep-interval', value, TASK, '-1'], OwnConfig) == [
+            f'--sleep-interval={value}', TASK, '-1']
+    words = ['--sleep-interval', '--keep-lock', TASK, value]
+    assert join_numbers(words, OwnConfig) == words
 
 
 def test_no_side_effects() -> None:

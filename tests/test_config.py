@@ -144,7 +144,7 @@ def test_bad_number_on_the_command_line(name: str, allowed: str,
         f'allowed: {allowed}')
 
 
-@pytest.mark.parametrize('value', NO_NUMBERS)
+@pytest.mark.parametrize('value', NO_NUMBERS[1:])
 @pytest.mark.parametrize(('name', 'allowed'), INTERVALS)
 def test_bad_number_in_the_environment(
         name: str, allowed: str, value: str,
@@ -155,6 +155,14 @@ def test_bad_number_in_the_environment(
     assert refusal(make) == (
         f'{name}: {value!r} from environment, {variable} is not allowed; '
         f'allowed: {allowed}')
+
+
+def test_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty environment variable counts as not set."""
+    monkeypatch.setenv('JOBSLIB_SLEEP_INTERVAL', '')
+    monkeypatch.setenv('JOBSLIB_RUN_ONCE', '')
+    assert make().sleep_interval is None
+    assert make().run_once is False
 
 
 @pytest.mark.parametrize('value', [
@@ -182,7 +190,7 @@ def test_zero_is_a_pause() -> None:
     assert make({'sleep_interval': '0'}).sleep_interval == 0
 
 
-@pytest.mark.parametrize('value', ['', 'maybe', '2', 'None', 'y'])
+@pytest.mark.parametrize('value', ['maybe', '2', 'None', 'y'])
 @pytest.mark.parametrize('name', FLAGS)
 def test_bad_boolean_in_the_environment(
         name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +233,7 @@ def test_bad_text_in_the_settings(name: str) -> None:
 @pytest.mark.parametrize(('value', 'detail'), [
     ('{', 'Expecting property name enclosed in double quotes: '
           'line 1 column 2 (char 1)'),
-    ('', 'Expecting value: line 1 column 1 (char 0)')])
+    (' ', 'Expecting value: line 1 column 2 (char 1)')])
 def test_bad_json_in_the_environment(
         value: str, detail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bad JSON is refused with the place of the mistake."""

@@ -225,3 +225,15 @@ def test_second_signal_to_a_process_that_is_stuck(
             assert process.wait(DEADLINE) == -second
         finally:
             process.kill()
+
+
+def test_entered_twice() -> None:
+    """Left as often as entered, it gives the handlers back in their order."""
+    before = signal.getsignal(signal.SIGTERM)
+    interrupts = Interrupts()
+    with interrupts:
+        outer = signal.getsignal(signal.SIGTERM)
+        with interrupts:
+            assert signal.getsignal(signal.SIGTERM) == outer
+        assert signal.getsignal(signal.SIGTERM) == outer != before
+    assert signal.getsignal(signal.SIGTERM) == before

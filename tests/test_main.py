@@ -305,6 +305,10 @@ BAD = [
     Bad('jobs.Hello --number 5', ('unrecognized arguments: --number 5',)),
     Bad('--sleep-interval', ('--sleep-interval: expected one argument',)),
     Bad('--run jobs.Hello', ('unrecognized arguments: --run',)),
+    Bad('--typo 5 jobs.Hello',
+        ("task '5': '5' is no dotted path", 'unknown: --typo jobs.Hello')),
+    Bad('--sleep-interval -inf jobs.Hello', ("sleep_interval: '-inf'",)),
+    Bad('--run-interval -1e3 jobs.Hello', ("run_interval: '-1e3'",)),
 ]
 
 
@@ -334,16 +338,23 @@ def test_bad_input(shared: pathlib.Path, bad: Bad) -> None:
      'SystemExit'),
     ('broken.Task', "task 'broken.Task'", 'ZeroDivisionError'),
     ('broken_import.Task', "task 'broken_import.Task'", 'no_such_module'),
+    ('broken.Lock', "backend: 'broken.Lock' from environment",
+     'ZeroDivisionError'),
+    ('broken_import.Context', "context_class: 'broken_import.Context' from",
+     'no_such_module'),
 ])
 def test_broken_inside(shared: pathlib.Path, args: str, what: str,
                        trace: str) -> None:
     """Of a module that is broken inside the traceback is shown."""
-    done = run_job(shared, *args.split())
+    variable = {'broken.Lock': 'JOBSLIB_ONE_INSTANCE_BACKEND',
+                'broken_import.Context': 'JOBSLIB_CONTEXT_CLASS'}.get(args)
+    done = (run_job(shared, 'jobs.Hello', **{variable: args}) if variable
+            else run_job(shared, *args.split()))
     assert done.returncode == ExitCode.USAGE
     assert done.stdout == ''
     assert done.stderr.count('Traceback') == 1
     assert trace in done.stderr
-    module = args.removeprefix('-s ').split()[0].removesuffix('.Task')
+    module = args.removeprefix('-s ').split()[0].partition('.')[0]
     assert f'{module}.py", line 1' in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f'runjob: error: {what}')
     assert done.stderr.endswith(' cannot be imported, see above\n')
@@ -374,6 +385,13 @@ def test_help(shared: pathlib.Path) -> None:
     assert done.stdout.startswith('usage: runjob [-h] [--version] [-s')
     assert 'JOBSLIB_RUN_INTERVAL' in done.stdout
     assert done.stderr == ''
+
+
+def test_help_with_bad_settings(shared: pathlib.Path) -> None:
+    """Help works whatever the environment names as settings."""
+    done = run_job(shared, '--help', JOBSLIB_SETTINGS_MODULE='no_such')
+    assert done.returncode == ExitCode.DONE
+    assert done.stdout.startswith('usage: runjob')
 
 
 def test_help_of_a_task(shared: pathlib.Path) -> None:

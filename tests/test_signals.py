@@ -18,7 +18,7 @@ from jobslib.exitcodes import ExitCode
 
 JOBS = '''
 import asyncio, os, signal, sys, time
-from jobslib import BaseTask, Terminate
+from jobslib import BaseTask, Context, Terminate
 
 def doze():
     # A signal that comes in the instant before a sleep does not end it.
@@ -76,6 +76,16 @@ class Fail(BaseTask):
     name = 'job'
     def task(self):
         raise ZeroDivisionError
+
+class Closing(Context):
+    def close(self):
+        print('closed', flush=True)
+
+class Slow(BaseTask):
+    name = 'job'
+    def initialize(self):
+        print('preparing', flush=True)
+        doze()
 '''
 
 BOTH = pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT],
@@ -196,6 +206,21 @@ def test_in_the_pause_after_a_failure(folder: pathlib.Path,
         job.wait_for('run failed', times=2)
         job.send(signum)
         assert_ended(job, traceback=True)
+
+
+@BOTH
+def test_while_the_task_is_made(
+    folder: pathlib.Path, signum: signal.Signals,
+) -> None:
+    """A signal in initialize() ends the process, its context closed."""
+    with Job(folder, 'jobs.Slow',
+             JOBSLIB_CONTEXT_CLASS='jobs.Closing') as job:
+        job.wait_for('preparing')
+        job.send(signum)
+        assert job.wait() == ExitCode.TERMINATED
+        assert 'closed' in job.output
+        assert 'Traceback' not in job.output
+        assert is_free(folder, 'job')
 
 
 @BOTH

@@ -221,8 +221,10 @@ def _make_private_folder(folder: str) -> None:
 
 
 def _file_name(task_name: str) -> str:
-    return ''.join(c if c.isalnum() or c in '._-' else f'%{ord(c):02X}'
-                   for c in task_name)
+    return ''.join(
+        c if c.isascii() and (c.isalnum() or c in '._-')
+        else ''.join(f'%{byte:02X}' for byte in c.encode())
+        for c in task_name)
 
 
 def _same_file(fd: int, path: str) -> bool:
