@@ -149,9 +149,10 @@ def processes(agent: Agent) -> None:
         first_line(holder)
         pause(3)
         keeper, = children(holder.pid)
+        guard, = children(keeper)
         print('\nMemory (PSS) while the lock is held')
         print(f'  runjob {memory(holder.pid):.1f} MiB, its keeper '
-              f'{memory(keeper):.1f} MiB')
+              f'{memory(keeper):.1f} MiB, the guard {memory(guard):.1f} MiB')
         used = ticks(keeper)
         pause(20)
         print(f'CPU time of the keeper while the lock is held: '
