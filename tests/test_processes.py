@@ -156,3 +156,19 @@ def test_children_are_seen(
     ends = time.monotonic() + 5
     while pid not in {found for found, _ in processes.children(os.getpid())}:
         assert time.monotonic() < ends
+
+
+def test_older_processes_are_not_looked_at(
+    marker: str, start: Callable[[str], int],
+) -> None:
+    """What is older than the root is not found by its marks."""
+    pid = start(PROGRAMS['a daemon'])
+    processes.unmark()
+    begun = processes.start_time(pid)
+    assert begun > 0
+    nobody = 1 << 22
+    found = processes.find(nobody, marker, set(), begun)
+    assert pid in {found_pid for found_pid, _ in found}
+    assert not processes.find(nobody, marker, set(), begun + 1)
+    assert processes.end(nobody, None, marker, set()) == 1
+    assert processes.start_time(pid) == 0

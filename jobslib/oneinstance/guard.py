@@ -26,14 +26,16 @@ class Guard:
     :param keeper: process id of the keeper.
     :param pid: process id of the holder.
     :param marker: of what the holder starts.
+    :param since: when the holder started.
     :param kill: allowance for a kill to be done, in seconds.
     """
 
     def __init__(self, page: Page, keeper: int, pid: int, marker: str,
-                 kill: float) -> None:
+                 since: int, kill: float) -> None:
         self.page = page
         self.pid = pid
         self.marker = marker
+        self.since = since
         self.kill = kill
         self.keeper_fd = os.pidfd_open(keeper)
         self.pidfd = os.pidfd_open(pid)
@@ -50,13 +52,16 @@ class Guard:
                 return
         if self.page.held:
             # The process is gone as well, and left something running.
-            processes.end(self.pid, None, self.marker, set())
+            self._end_processes(None)
 
     def _end_if_due(self) -> bool:
         due = self.page.held and self._left() <= 0
         if due:
-            processes.end(self.pid, self.pidfd, self.marker, set())
+            self._end_processes(self.pidfd)
         return due
+
+    def _end_processes(self, pidfd: int | None) -> None:
+        processes.end(self.pid, pidfd, self.marker, set(), since=self.since)
 
     def _left(self) -> float:
         return self.page.until - self.kill / 2 - now()

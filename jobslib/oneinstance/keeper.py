@@ -81,7 +81,7 @@ class Keeper:
     :param control: where the process sends its messages.
     :param page: shared with the process.
     :param config: ``pid, session, key, marker, endpoint, ttl, window,
-        renew_interval, grace, kill, check, check_ttl``.
+        renew_interval, grace, kill, check, check_ttl, since``.
     """
 
     def __init__(self, control: socket.socket, page: Page,
@@ -92,6 +92,7 @@ class Keeper:
         self.session: str = config['session']
         self.key: str = config['key']
         self.marker: str = config['marker']
+        self.since: int = config['since']
         self.endpoint = Endpoint(**config['endpoint'])
         self.ttl: float = config['ttl']
         self.window: float = config['window']
@@ -308,7 +309,7 @@ class Keeper:
 
     def _end_processes(self, pidfd: int | None) -> int:
         return processes.end(self.pid, pidfd, self.marker, self.known,
-                             self._be_alive)
+                             self._be_alive, self.since)
 
     def _be_alive(self) -> None:
         self.page.alive = now()
@@ -504,6 +505,6 @@ def _fork_guard(keeper: Keeper) -> None:
         try:
             keeper.control.close()
             Guard(keeper.page, pid, keeper.pid, keeper.marker,
-                  keeper.kill).run()
+                  keeper.since, keeper.kill).run()
         finally:
             os._exit(0)

@@ -71,6 +71,7 @@ class Lease:
         self._config = {
             'pid': self.pid, 'session': session, 'key': key,
             'marker': self.marker, 'check': check,
+            'since': processes.start_time(self.pid),
             'check_ttl': timings.check_ttl,
             'endpoint': {**endpoint.to_dict(), 'timeout': timings.timeout},
             'ttl': timings.ttl, 'window': timings.window,

@@ -9,7 +9,8 @@ import os
 import select
 import signal
 
-__all__ = ['KEEPER_VARIABLE', 'children', 'end', 'find', 'mark', 'unmark']
+__all__ = ['KEEPER_VARIABLE', 'children', 'end', 'find', 'mark', 'start_time',
+           'unmark']
 
 #: Marks keepers, in their environment: they leave last, on their own.
 KEEPER_VARIABLE = 'JOBSLIB_KEEPER'
@@ -43,8 +44,14 @@ def unmark() -> None:
     _limit_locks(None)
 
 
+def start_time(pid: int) -> int:
+    """Return when *pid* started, in clock ticks since boot; 0 if it ended."""
+    status = _status(pid)
+    return status[1] if status else 0
+
+
 def find(root: int, marker: str, known: set[tuple[int, int]],
-         ) -> set[tuple[int, int]]:
+         since: int = 0) -> set[tuple[int, int]]:
     """Return what *root* started and what still lives, *root* excluded.
 
     A process belongs to it that descends from it; that has *marker*, whoever
@@ -52,6 +59,8 @@ def find(root: int, marker: str, known: set[tuple[int, int]],
     task, in its memory map; or that is among *known*, which were seen below
     *root* before.  With each of them come its descendants.
 
+    :param since: :func:`start_time` of *root*; older processes are not
+        looked at, which saves most of the work.
     :returns: pairs of process id and start time, which tell a process from
         a later one of the same id.
     """
@@ -62,7 +71,8 @@ def find(root: int, marker: str, known: set[tuple[int, int]],
             parent, starts[int(name)] = status
             below.setdefault(parent, []).append(int(name))
     seeds = {pid for pid, start in starts.items()
-             if (pid, start) in known or _is_marked(pid, marker)}
+             if (pid, start) in known
+             or start >= since and _is_marked(pid, marker)}
     found: set[int] = set()
     queue = [*below.get(root, ()), *seeds]
     while queue:
@@ -92,11 +102,12 @@ def children(root: int) -> set[tuple[int, int]]:
 
 def end(root: int, pidfd: int | None, marker: str,
         known: set[tuple[int, int]],
-        tick: Callable[[], None] | None = None) -> int:
+        tick: Callable[[], None] | None = None, since: int = 0) -> int:
     """Kill what *root* started, and wait until it is gone.
 
     :param pidfd: of *root*, to kill it as well; ``None`` spares it.
     :param tick: called now and then while it waits.
+    :param since: see :func:`find`.
     :returns: how many processes were killed, *root* not counted.
     """
     if pidfd is not None:
@@ -104,7 +115,7 @@ def end(root: int, pidfd: int | None, marker: str,
         _send(pidfd, signal.SIGSTOP)
     count = 0
     while True:
-        found = find(root, marker, known)
+        found = find(root, marker, known, since)
         pidfds = [fd for pid, start in found
                   if (fd := _open(pid, start)) is not None]
         waiting = list(pidfds)
