@@ -7,6 +7,7 @@ spare some of them; answers are handed on as bytes.
 import asyncio
 import contextlib
 import enum
+import errno
 import random
 import socket
 import struct
@@ -110,8 +111,6 @@ class Proxy:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
-        self.addr = (HOST, free_ports(1)[0])
-        self.url = f'http://{self.addr[0]}:{self.addr[1]}'
         self.requests: list[tuple[float, str, str]] = []
         self.faulted = 0
         self._fault = Fault(Kind.PASS)
@@ -123,10 +122,11 @@ class Proxy:
             target=self._loop.run_forever, name='proxy', daemon=True)
         self._thread.start()
         try:
-            self._call(self._listen())
+            self._call(self._listen_anywhere())
         except BaseException:
             self.close()
             raise
+        self.url = f'http://{self.addr[0]}:{self.addr[1]}'
 
     # Modes
 
@@ -212,6 +212,16 @@ class Proxy:
             await asyncio.sleep(0)  # sockets are closed in the loop's next turn
         elif self._server is None:
             await self._listen()
+
+    async def _listen_anywhere(self) -> None:
+        while True:
+            self.addr = (HOST, free_ports(1)[0])
+            try:
+                return await self._listen()
+            except OSError as exc:
+                # Another proxy, made at the same time, was faster.
+                if exc.errno != errno.EADDRINUSE:
+                    raise
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, *self.addr)
