@@ -54,7 +54,8 @@ class ConsulLock(BaseLock):
     there is no interrupt, only the kill.
     """
 
-    OptionsConfig = ConsulOptions
+    class OptionsConfig(ConsulOptions):
+        """Options of :class:`ConsulLock`."""
 
     def __init__(self, context: 'Context', options: Any) -> None:
         super().__init__(context, options)
@@ -132,6 +133,10 @@ class ConsulLock(BaseLock):
             self._refused = state.modify_index
             return False
         self._token = token
+        if not self.refresh():
+            # Lost in the same instant, and nobody there to be interrupted.
+            self.release()
+            return False
         self.on_acquired()
         return True
 
@@ -191,7 +196,7 @@ class ConsulLock(BaseLock):
     def close(self) -> None:
         self._token = None
         self._drop_lease()
-        if self._handles_interrupt:
+        if self._handles_interrupt and _in_main_thread():
             self._handles_interrupt = False
             signal.signal(INTERRUPT_SIGNAL, self._previous_handler)
         if 'client' in vars(self):
@@ -308,7 +313,7 @@ class ConsulLock(BaseLock):
 
     def _handle_interrupts(self) -> int:
         """Handle the keeper's signal; return it, 0 if that is impossible."""
-        if threading.current_thread() is not threading.main_thread():
+        if not _in_main_thread():
             return 0
         if not self._handles_interrupt:
             self._previous_handler = signal.signal(
@@ -373,6 +378,10 @@ def _call_undisturbed(call: Callable[[], None]) -> None:
         raise
     if errors:
         raise errors[0]
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _parse(data: bytes | None) -> dict[str, Any] | None:

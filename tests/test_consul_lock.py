@@ -1,0 +1,59 @@
+"""ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.lease import Lease
+from jobslib.oneinstance.page import Page
+from jobslib.testing import ConsulStandIn, make_lock
+
+
+@pytest.fixture
+def consul() -> Iterator[ConsulStandIn]:
+    """A stand-in of Consul."""
+    with ConsulStandIn() as stand_in:
+        yield stand_in
+
+
+def test_lost_in_the_instant_of_acquiring(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lock that is lost before acquire() returns was not acquired."""
+    hold = Lease.hold
+
+    def lose(lease: Lease, *args: Any) -> None:
+        hold(lease, *args)
+        lease.page.set_state(Page.LOST, 'lost at once')
+
+    lock = make_lock(ConsulLock, 'instant', **consul.options())
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Lease, 'hold', lose)
+            assert lock.acquire() is False
+        assert not lock.held
+        assert lock.fencing_token is None
+    finally:
+        lock.close()
+
+
+def test_closed_by_another_thread(consul: ConsulStandIn) -> None:
+    """A lock can be closed by a thread that may handle no signals."""
+    lock = make_lock(ConsulLock, 'thread', **consul.options())
+    assert lock.acquire()
+    errors: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            lock.close()
+        except BaseException as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join()
+    assert errors == []
+    lock.close()
