@@ -13,8 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from consul import base  # type: ignore[import-untyped, unused-ignore]
 
@@ -52,8 +51,7 @@ class SessionLostError(LockError):
     """The session that the call was made for has ended."""
 
 
-@dataclass(frozen=True)
-class KeyState:
+class KeyState(NamedTuple):
     """A key as it was read.
 
     *index* is what a blocking query waits on.  *record* is the value, None if

@@ -7,7 +7,6 @@ import fcntl
 import itertools
 import json
 import os
-import secrets
 import select
 import signal
 import socket
@@ -67,7 +66,7 @@ class Lease:
                  timings: Timings, check: str | None = None) -> None:
         self.session = session
         self.pid = os.getpid()
-        self.marker = secrets.token_hex(16)
+        self.marker = os.urandom(16).hex()
         self._config = {
             'pid': self.pid, 'session': session, 'key': key,
             'marker': self.marker, 'check': check,
