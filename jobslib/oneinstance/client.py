@@ -13,7 +13,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from consul import base  # type: ignore[import-untyped, unused-ignore]
 
@@ -51,7 +52,8 @@ class SessionLostError(LockError):
     """The session that the call was made for has ended."""
 
 
-class KeyState(NamedTuple):
+@dataclass(frozen=True)
+class KeyState:
     """A key as it was read.
 
     *index* is what a blocking query waits on.  *record* is the value, None if
