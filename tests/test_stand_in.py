@@ -3,6 +3,7 @@
 That it answers as Consul does is tested in ``integration/stand_in``.
 """
 
+import contextlib
 import http.client
 import json
 import threading
@@ -163,7 +164,11 @@ def test_partition(consul: ConsulStandIn, lock: ConsulLock) -> None:
     with consul.partition():
         with pytest.raises(OneInstanceWatchdogError):
             time.sleep(10)
-        assert lock.release() is False
+        # A renewal that was under way may have been answered after all; then
+        # there is a lock to release, and nobody to release it with.
+        with contextlib.suppress(LockUnavailableError):
+            assert lock.release() is False
+    assert not lock.held
     # The keeper gives up the key when it reaches Consul again.
     until(lambda: consul.holder(KEY) is None)
     assert lock.acquire()
