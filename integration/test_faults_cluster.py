@@ -67,7 +67,9 @@ def test_leader_stopped_until_it_leads_again(_: Agent) -> None:
         leader.stop()
         servers.leader()
         pair.pass_time(STOPPED)
-        judge('leader stopped', pair, at, 0.0)
+        # Requests hang while the others still believe in it, now and then for
+        # longer than the slack; then the run is stopped, and goes on after.
+        judge('leader stopped', pair, at, ALL_LOST)
         at = now()
         leader.cont()
         wait_until(lambda: servers.leader(), ELECTED, 'a leader')
