@@ -229,7 +229,7 @@ class Agent:
         self, *, on_disk: bool = False, name: str | None = None, servers: int = 1,
         acl: bool = False, tls: TlsFiles | None = None, ports: Ports | None = None,
         config: Mapping[str, Any] | None = None, wait: bool = True,
-        binary: pathlib.Path | None = None, timeout: float = 30.0,
+        binary: pathlib.Path | None = None, timeout: float = 60.0,
     ) -> None:
         self.name = name or f'node-{next(_names)}'
         self.on_disk = on_disk
@@ -430,7 +430,7 @@ class Cluster:
     """
 
     def __init__(self, *, config: Mapping[str, Any] | None = None,
-                 binary: pathlib.Path | None = None, timeout: float = 30.0) -> None:
+                 binary: pathlib.Path | None = None, timeout: float = 60.0) -> None:
         ports = Ports.free(3)
         join = {'retry_join': [f'{HOST}:{each.serf_lan}' for each in ports]}
         self.agents: list[Agent] = []
