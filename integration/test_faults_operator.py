@@ -54,7 +54,9 @@ def test_key_deleted(agent: Agent) -> None:
         assert 'the key was deleted' in pair.a.log_text()
         judge('key deleted', pair, at, KILLED, overlap=UNPROTECTED,
               noise=COMPANY)
-        assert len(set(pair.writes())) == 2 and pair.writes() == sorted(pair.writes())
+        # Read once: the other worker goes on writing.
+        writes = pair.writes()
+        assert len(set(writes)) == 2 and writes == sorted(writes)
 
 
 @together
