@@ -1,359 +1,58 @@
-"""Configuration: command line > environment > settings > default.
-
-An :class:`option` declares one value: its type, bounds, default, and the
-names under which it is given.  The parser, the checks, the messages and the
-reference page are all made from these declarations.
-"""
+"""The configuration of a job, made of options."""
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Iterable, Mapping
-
 from jobslib.exceptions import ConfigError, ImportNameError
 from jobslib.imports import import_object
+from jobslib.options import ConfigGroup, Given, option
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ['Config', 'ConfigGroup', 'Given', 'OneInstanceConfig', 'option']
-
-BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
-            '0': False, 'false': False, 'no': False, 'off': False}
-
-# Where values have a type of their own; elsewhere they are texts.
-TYPED_SOURCES = ('settings', 'computed')
-
-TYPE_NAMES: dict[Any, str] = {
-    bool: '1/0, true/false, yes/no or on/off',
-    int: 'an integer',
-    float: 'a number',
-    str: 'a text',
-    dict: 'a dict (in the environment a JSON object)',
-    list: 'a list (in the environment a JSON array)',
-}
+__all__ = ['BackendConfig', 'Config', 'ConfigGroup', 'Given', 'LivenessConfig',
+           'MetricsConfig', 'OneInstanceConfig', 'option']
 
 
-class Given:
-    """A raw value and where it came from."""
+class BackendConfig(ConfigGroup):
+    """A class named by its dotted path, and its options."""
 
-    def __init__(self, value: Any, source: str) -> None:
-        self.value = value
-        self.source = source
+    #: What the class is, and where the settings have it, for messages.
+    kind = ''
+    setting = ''
 
+    backend: Any
+    raw_options: Any
 
-class option:
-    """One value of a :class:`ConfigGroup`.
-
-    As a declaration (``timeout = option(attrtype=float, default=5.0)``) the
-    value is looked up on the command line (*flag*), in the environment
-    (*env*), in the settings (*setting*), in *fallback*, and is *default* if
-    none of them has it.  As a decorator of a method (``@option``,
-    ``@option(required=True, attrtype=str)``) the value is what the method
-    returns.  Either way it is checked, and computed once for each container.
-
-    :param required: ``None`` is refused.
-    :param attrtype: type of the value, or a :class:`ConfigGroup` made from
-        the value.  An integer is accepted where a float is asked for.
-    :param minimum: the least value allowed.
-    :param maximum: the largest value allowed.
-    :param above: the value must be larger than this.
-    :param choices: the values allowed.
-    :param default: the value when nothing else gives one.
-    :param flag: option of the command line, ``--like-this``.
-    :param metavar: how the command line's help names the value.
-    :param env: environment variable.
-    :param setting: name in the settings; by default the option's own name,
-        in upper case where the settings are a module.
-    :param fallback: called with the container when nothing was given,
-        before the default counts; returns a :class:`Given` or ``None``.
-    :param help: what the option does, one sentence.
-    :param secret: never show the value.
-    """
-
-    def __init__(
-        self, function: Callable[[Any], Any] | None = None, *,
-        required: bool = False, attrtype: type[Any] | None = None,
-        minimum: float | None = None, maximum: float | None = None,
-        above: float | None = None, choices: Iterable[Any] | None = None,
-        default: Any = None, flag: str | None = None,
-        metavar: str | None = None, env: str | None = None,
-        setting: str | None = None,
-        fallback: Callable[[ConfigGroup], Given | None] | None = None,
-        help: str = '', secret: bool = False,
-    ) -> None:
-        self.function = function
-        self.required = required
-        self.attrtype = attrtype
-        self.minimum = minimum
-        self.maximum = maximum
-        self.above = above
-        self.choices = None if choices is None else tuple(choices)
-        self.default = default
-        self.flag = flag
-        self.metavar = metavar
-        self.env = env
-        self.setting = setting
-        self.fallback = fallback
-        self.help = help
-        self.secret = secret
-        self.name = ''
-        self.__doc__ = help or getattr(function, '__doc__', None)
-
-    def __call__(self, function: Callable[[Any], Any]) -> option:
-        self.function = function
-        self.__doc__ = self.help or function.__doc__
-        return self
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, group: ConfigGroup | None, owner: type) -> Any:
-        if group is None:
-            return self
-        if self.name not in group._values:
-            given = self._find(group)
-            group._values[self.name] = self._check(given, group)
-            group._sources[self.name] = given.source
-        return group._values[self.name]
+    @option
+    def options(self) -> ConfigGroup:
+        """The options of the backend, an instance of its ``OptionsConfig``."""
+        if self.backend is None:
+            return ConfigGroup({}, self._args_parser)
+        return self.backend_class.OptionsConfig(  # type: ignore[no-any-return]
+            self._options_of_backend(), self._args_parser,
+            location=f"{self._location or self.setting}['options']")
 
     @property
-    def dest(self) -> str:
-        """Name of the flag's attribute among the parsed arguments."""
-        return (self.flag or self.name).lstrip('-').replace('-', '_')
+    def backend_class(self) -> Any:
+        """The class of the backend."""
+        return import_class(self, 'backend', 'OptionsConfig', self.kind)
 
-    def allowed(self) -> str:
-        """Say what the option allows, for messages and the reference."""
-        if self.choices is not None:
-            return 'one of ' + ', '.join(map(str, self.choices))
-        text = ('any value' if self.attrtype is None else
-                TYPE_NAMES.get(self.attrtype, self.attrtype.__name__))
-        if self.minimum is not None and self.maximum is not None:
-            return f'{text} from {self.minimum:g} to {self.maximum:g}'
-        if self.minimum is not None:
-            return f'{text} of at least {self.minimum:g}'
-        if self.above is not None and self.maximum is not None:
-            return f'{text} above {self.above:g}, at most {self.maximum:g}'
-        if self.above is not None:
-            return f'{text} above {self.above:g}'
-        if self.maximum is not None:
-            return f'{text} of at most {self.maximum:g}'
-        return text
-
-    def setting_name(self, settings: Any) -> str:
-        """Return the option's name in *settings*."""
-        if self.setting is not None:
-            return self.setting
-        return self.name if isinstance(settings, Mapping) else self.name.upper()
-
-    def _find(self, group: ConfigGroup) -> Given:
-        if self.function is not None:
-            return Given(self.function(group), 'computed')
-        return (self.given(group)
-                or (self.fallback and self.fallback(group))
-                or Given(self.default, 'default'))
-
-    def given(self, group: ConfigGroup) -> Given | None:
-        """Return what is given for the option, before fallback and default.
-        """
-        return (self._from_command_line(group) or self._from_environment()
-                or self._from_settings(group))
-
-    def _from_command_line(self, group: ConfigGroup) -> Given | None:
-        if self.flag is None:
-            return None
-        value = getattr(group._args_parser, self.dest, None)
-        if value is None:
-            return None
-        return Given(value, f'command line, {self.flag}')
-
-    def _from_environment(self) -> Given | None:
-        # An empty variable counts as not set, as for most programs.
-        if self.env is None or not os.environ.get(self.env):
-            return None
-        return Given(os.environ[self.env], f'environment, {self.env}')
-
-    def _from_settings(self, group: ConfigGroup) -> Given | None:
-        settings = group._settings
-        name = self.setting_name(settings)
-        if isinstance(settings, Mapping):
-            value = settings.get(name)
-        else:
-            value = getattr(settings, name, None)
-        if value is None:
-            return None
-        return Given(value, f'settings, {group._locate(name)}')
-
-    def _check(self, given: Given, group: ConfigGroup) -> Any:
-        value = given.value
-        if value is None:
-            if self.required:
-                raise ConfigError(f'{self.name}: required, and not given; '
-                                  f'allowed: {self.allowed()}')
-            return None
-        if self.attrtype is not None:
-            value = self._convert(given, group)
-        within = (
-            (self.minimum is None or value >= self.minimum)
-            and (self.maximum is None or value <= self.maximum)
-            and (self.above is None or value > self.above)
-            and (self.choices is None or value in self.choices))
-        if not within:
-            raise self.error(given)
-        return value
-
-    def _convert(self, given: Given, group: ConfigGroup) -> Any:
-        attrtype: Any = self.attrtype
-        value = given.value
-        if isinstance(attrtype, type) and issubclass(attrtype, ConfigGroup):
-            return self._nest(given, group, attrtype)
-        if (isinstance(value, str)
-                and not given.source.startswith(TYPED_SOURCES)):
-            try:
-                value = _parse(value, attrtype)
-            except ValueError as exc:
-                detail = str(exc) if attrtype in (dict, list) else ''
-                raise self.error(given, detail) from None
-        if attrtype is float and type(value) is int:
-            try:
-                value = float(value)
-            except OverflowError:
-                raise self.error(given) from None
-        if isinstance(value, bool) and attrtype in (int, float):
-            raise self.error(given)
-        if not isinstance(value, attrtype):
-            raise self.error(given)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self.error(given)
-        return value
-
-    def _nest(self, given: Given, group: ConfigGroup,
-              attrtype: type[ConfigGroup]) -> ConfigGroup:
-        if isinstance(given.value, ConfigGroup):
-            return given.value
-        if not isinstance(given.value, Mapping):
-            raise self.error(given)
-        return attrtype(given.value, group._args_parser,
-                        location=group._locate(
-                            self.setting_name(group._settings)))
-
-    def error(self, given: Given, detail: str = '') -> ConfigError:
-        """Return the error that says why *given* is refused."""
-        shown = '***' if self.secret else repr(given.value)
-        detail = f' ({detail})' if detail else ''
-        return ConfigError(f'{self.name}: {shown} from {given.source} is not '
-                           f'allowed{detail}; allowed: {self.allowed()}')
+    def _options_of_backend(self) -> dict[str, Any]:
+        # Options in the settings belong to the backend that is named there;
+        # another one, named elsewhere, would not know them.
+        named = (self._settings or {}).get('backend')
+        if named and named != self.backend:
+            return {}
+        return dict(self.raw_options)
 
 
-def _parse(text: str, attrtype: Any) -> Any:
-    """Read a value of *attrtype* from *text*; ValueError says it is none."""
-    if attrtype is bool:
-        if text.strip().lower() not in BOOLEANS:
-            raise ValueError('not a boolean')
-        return BOOLEANS[text.strip().lower()]
-    if attrtype in (int, float):
-        return attrtype(text)
-    if attrtype in (dict, list):
-        import json
-        return json.loads(text)
-    return text
-
-
-class ConfigGroup:
-    """A container of options.
-
-    :param settings: the settings: a module, any object with attributes, a
-        dict, or ``None``.
-    :param args_parser: the parsed command line; an attribute that it lacks
-        counts as not given.
-    :param location: where the settings stand, for messages.
-    :raises ConfigError: a value is refused.
-    """
-
-    def __init__(self, settings: Any, args_parser: Any, *,
-                 location: str = '') -> None:
-        self._settings = settings
-        self._args_parser = args_parser
-        self._location = location
-        self._values: dict[str, Any] = {}
-        self._sources: dict[str, str] = {}
-        self._refuse_unknown()
-        for name in self.declared():
-            getattr(self, name)
-        self.validate()
-
-    @classmethod
-    def declared(cls) -> dict[str, option]:
-        """Return all options by name, inherited ones first."""
-        options: dict[str, option] = {}
-        for base in reversed(cls.__mro__):
-            for name, value in vars(base).items():
-                if isinstance(value, option):
-                    options[name] = value
-                elif name in options:
-                    del options[name]
-        return options
-
-    def validate(self) -> None:
-        """Check the options against each other; to be overridden.
-
-        :raises ConfigError: they contradict each other.
-        """
-
-    @property
-    def as_kwargs(self) -> dict[str, Any]:
-        """All options by name."""
-        return {name: getattr(self, name) for name in self.declared()}
-
-    def source(self, name: str) -> str:
-        """Return where the value of the option *name* came from."""
-        return self._sources[name]
-
-    def hide_secrets(self) -> None:
-        """Take the variables that secrets came from out of the environment.
-
-        What the process starts would inherit them.
-        """
-        for name, declared in self.declared().items():
-            value = getattr(self, name)
-            if isinstance(value, ConfigGroup):
-                value.hide_secrets()
-            elif declared.secret:
-                kind, _, variable = self._sources[name].partition(', ')
-                if kind == 'environment':
-                    os.environ.pop(variable, None)
-
-    def error(self, name: str, detail: str) -> ConfigError:
-        """Return an error about the value of the option *name*."""
-        shown = ('***' if self.declared()[name].secret
-                 else repr(getattr(self, name)))
-        return ConfigError(
-            f'{name}: {shown} from {self._sources[name]}: {detail}')
-
-    def _locate(self, name: str) -> str:
-        return f'{self._location}[{name!r}]' if self._location else name
-
-    def _refuse_unknown(self) -> None:
-        if not isinstance(self._settings, Mapping):
-            return
-        known = {declared.setting_name(self._settings)
-                 for declared in self.declared().values()}
-        for name in self._settings:
-            if name not in known:
-                import difflib
-                near = difflib.get_close_matches(str(name), known, 1, 0.0)
-                hint = f', nearest known: {near[0]!r}' if near else ''
-                raise ConfigError(
-                    f'unknown option {name!r} in settings'
-                    f'{", " + self._location if self._location else ""}{hint}; '
-                    f'allowed: {", ".join(sorted(known)) or "none"}')
-
-
-class OneInstanceConfig(ConfigGroup):
+class OneInstanceConfig(BackendConfig):
     """Which lock is used, and its options (``ONE_INSTANCE``)."""
+
+    kind = 'a BaseLock'
+    setting = 'ONE_INSTANCE'
 
     backend = option(
         attrtype=str, default='jobslib.oneinstance.file.FileLock',
@@ -367,27 +66,45 @@ class OneInstanceConfig(ConfigGroup):
         attrtype=dict, setting='options', default={}, secret=True,
         help='The options of the lock, by name; see the lock.')
 
-    @option
-    def options(self) -> ConfigGroup:
-        """The options of the lock, an instance of its ``OptionsConfig``."""
-        return self.backend_class.OptionsConfig(  # type: ignore[no-any-return]
-            self._options_of_backend(), self._args_parser,
-            location=f"{self._location or 'ONE_INSTANCE'}['options']")
-
     @property
     def backend_class(self) -> Any:
         """The class of the lock."""
         if self.disabled:
             return import_object('jobslib.oneinstance.dummy.DummyLock')
-        return import_class(self, 'backend', 'OptionsConfig', 'a BaseLock')
+        return super().backend_class
 
     def _options_of_backend(self) -> dict[str, Any]:
-        # Options in the settings belong to the lock that is named there;
-        # another lock, named elsewhere, would not know them.
-        named = (self._settings or {}).get('backend')
-        if self.disabled or (named and named != self.backend):
-            return {}
-        return dict(self.raw_options)
+        return {} if self.disabled else super()._options_of_backend()
+
+
+class LivenessConfig(BackendConfig):
+    """Where successful runs are noted, and its options (``LIVENESS``)."""
+
+    kind = 'a BaseLiveness'
+    setting = 'LIVENESS'
+
+    backend = option(
+        attrtype=str, env='JOBSLIB_LIVENESS_BACKEND', metavar='PATH',
+        help='Dotted path of the liveness, a subclass of BaseLiveness '
+             '(default: none).')
+    raw_options = option(
+        attrtype=dict, setting='options', default={}, secret=True,
+        help='The options of the liveness, by name.')
+
+
+class MetricsConfig(BackendConfig):
+    """Where metrics go, and its options (``METRICS``)."""
+
+    kind = 'a BaseMetrics'
+    setting = 'METRICS'
+
+    backend = option(
+        attrtype=str, env='JOBSLIB_METRICS_BACKEND', metavar='PATH',
+        help='Dotted path of the metrics, a subclass of BaseMetrics '
+             '(default: none).')
+    raw_options = option(
+        attrtype=dict, setting='options', default={}, secret=True,
+        help='The options of the metrics, by name.')
 
 
 class Config(ConfigGroup):
@@ -433,9 +150,20 @@ class Config(ConfigGroup):
     logging = option(
         attrtype=dict, env='JOBSLIB_LOGGING', metavar='JSON',
         help='Logging, as logging.config.dictConfig takes it.')
+    history = option(
+        attrtype=int, minimum=0, maximum=1000, default=100,
+        env='JOBSLIB_HISTORY', metavar='RUNS',
+        help='How many of the newest runs are kept beside the lock, 0 for '
+             'none.')
     one_instance = option(
         attrtype=OneInstanceConfig, default={},
         help='The lock, a dict of backend and options.')
+    liveness = option(
+        attrtype=LivenessConfig, default={},
+        help='Where successful runs are noted, a dict of backend and options.')
+    metrics = option(
+        attrtype=MetricsConfig, default={},
+        help='Where metrics go, a dict of backend and options.')
 
     def __init__(self, settings: Any, args_parser: Any,
                  task_cls: type[Any]) -> None:

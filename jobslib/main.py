@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import logging
     from typing import Any, NoReturn
 
+    from jobslib.observers import Observer
+
 __all__ = ['main']
 
 SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
@@ -104,11 +106,17 @@ def _run(config: Config) -> int:
             return ExitCode.TERMINATED
         try:
             runner = Runner(
-                task, config, schedule, clock, interrupts, logger)
+                task, config, schedule, clock, interrupts, logger,
+                _make_observers(task, config))
         except BaseException:
             task.context.close()
             raise
         return runner.run()
+
+
+def _make_observers(task: BaseTask, config: Config) -> list[Observer]:
+    """Return who is told what the loop does, as far as configured."""
+    return []
 
 
 def _load_settings(name: str | None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 
 from jobslib.exceptions import (
@@ -15,17 +14,20 @@ from jobslib.exceptions import (
 )
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
+from jobslib.observers import Observer, Observers
+from jobslib.runs import Outcome, Run
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Sequence
     from typing import Any
 
     from jobslib.clock import Clock
     from jobslib.schedule import Schedule
 
-__all__ = ['FENCING_TOKEN_VARIABLE', 'Outcome', 'Runner']
+__all__ = ['FENCING_TOKEN_VARIABLE', 'Runner']
 
 #: The environment variable that hands the fencing token to what a task
 #: starts.
@@ -38,14 +40,6 @@ LAST_RETRY = 2.0
 LONGEST_SLEEP = 1.0
 
 
-class Outcome(enum.Enum):
-    """How a run ended."""
-
-    SUCCEEDED = 'succeeded'
-    FAILED = 'failed'
-    INTERRUPTED = 'interrupted'
-
-
 class Runner:
     """Runs one task under its lock, once or for ever.
 
@@ -55,27 +49,32 @@ class Runner:
     :param clock: the clock to wait by.
     :param interrupts: the signals of the process.
     :param logger: where the loop reports.
+    :param observers: are told what the loop does.
     """
 
     def __init__(self, task: Any, config: Any, schedule: Schedule,
                  clock: Clock, interrupts: Interrupts,
-                 logger: logging.Logger) -> None:
+                 logger: logging.Logger,
+                 observers: Sequence[Observer] = ()) -> None:
         self.task = task
         self.config = config
         self.schedule = schedule
         self.clock = clock
         self.interrupts = interrupts
         self.logger = logger
+        self.observers = Observers(observers, logger)
         self.lock = task.context.one_instance_lock
         self.lock.watchdog.interrupt = interrupts.interrupt
         self.lock.inherit_schedule = self._inherit_schedule
         self._held_elsewhere = False
         self._retry_pause = 0.0
+        self._number = 1
 
     def run(self) -> ExitCode:
         """Run until the job is done or the process is told to end."""
         with self.interrupts:
             try:
+                self.observers.started()
                 if self.config.run_once:
                     return self._run_once()
                 while True:
@@ -98,8 +97,11 @@ class Runner:
             self.logger.error('no lock: %s', exc)
             return ExitCode.LOCK_SERVICE_UNAVAILABLE
         if not acquired:
-            self.logger.warning('not run: %s', self._describe_holder())
+            reason = self._describe_holder()
+            self.logger.warning('not run: %s', reason)
+            self.observers.standby(reason)
             return ExitCode.LOCK_NOT_AVAILABLE
+        self.observers.acquired(self.lock.fencing_token)
         outcome = self._run()
         if isinstance(self.interrupts.pending, Terminate):
             raise self.interrupts.pending
@@ -125,6 +127,8 @@ class Runner:
             self._release_if_lost()
 
     def _wait_until_due(self) -> None:
+        if self.schedule.due > self.clock.now():
+            self.observers.waiting(self.schedule.export()['due'] or 0.0)
         with self.interrupts.guard():
             while (left := self.schedule.due - self.clock.now()) > 0:
                 self.clock.sleep(min(left, LONGEST_SLEEP))
@@ -165,6 +169,7 @@ class Runner:
             self.logger.info('the service of the lock answers again')
         if acquired:
             self._held_elsewhere = False
+            self.observers.acquired(self.lock.fencing_token)
             if self.config.keep_lock:
                 self.logger.info('the lock is acquired')
             return self.schedule.due <= self.clock.now()
@@ -185,6 +190,7 @@ class Runner:
     def _wait_for_service(self, exc: LockUnavailableError) -> None:
         if not self._retry_pause:
             self.logger.warning('waiting for the lock: %s', exc)
+            self.observers.standby(str(exc))
         self._retry_pause = min(
             max(FIRST_RETRY, 2 * self._retry_pause), LAST_RETRY)
         with self.interrupts.guard():
@@ -192,8 +198,11 @@ class Runner:
 
     def _run(self) -> Outcome:
         started = self.clock.now()
+        run = Run(self._number, self.lock.fencing_token, self.clock.wall())
+        self._number += 1
         error: BaseException | None = None
         self._export_fencing_token()
+        self.observers.run_begins(run)
         try:
             with self.interrupts.guard(self._deliver):
                 self.lock.watchdog.start(self.config.max_run_time)
@@ -202,26 +211,32 @@ class Runner:
             error = exc
         finally:
             self.lock.watchdog.stop()
-        return self._report(error, self.clock.now() - started)
+        self._end(run, error, self.clock.now() - started)
+        self.observers.run_ended(run)
+        return run.outcome
 
-    def _report(self, error: BaseException | None, duration: float) -> Outcome:
+    def _end(self, run: Run, error: BaseException | None,
+             duration: float) -> None:
+        """Give *run* its outcome, and log it."""
         interrupt = self.interrupts.pending
         if interrupt is None and isinstance(error, Interrupt):
             interrupt = error
         self.interrupts.clear()
         if interrupt is not None:
+            run.end(Outcome.INTERRUPTED, duration, interrupt)
             self.logger.warning(
                 'run interrupted after %.3f s: %s', duration, interrupt)
-            return Outcome.INTERRUPTED
-        if error is None:
+        elif error is None:
+            run.end(Outcome.SUCCEEDED, duration)
             self.logger.info('run succeeded after %.3f s', duration)
-            return Outcome.SUCCEEDED
-        if isinstance(error, TaskError):
-            self.logger.error('run failed after %.3f s: %s', duration, error)
         else:
-            self.logger.error(
-                'run failed after %.3f s', duration, exc_info=error)
-        return Outcome.FAILED
+            run.end(Outcome.FAILED, duration, error)
+            if isinstance(error, TaskError):
+                self.logger.error(
+                    'run failed after %.3f s: %s', duration, error)
+            else:
+                self.logger.error(
+                    'run failed after %.3f s', duration, exc_info=error)
 
     def _call_task(self) -> None:
         try:
@@ -264,9 +279,13 @@ class Runner:
     def _release(self) -> None:
         self.lock.schedule = self.schedule.export()
         try:
-            self.lock.release()
+            if self.lock.release():
+                self.observers.released()
+            else:
+                self.observers.lost('the lock was not ours any more')
         except LockError as exc:
             self.logger.warning('the lock was not released: %s', exc)
+            self.observers.lost(str(exc))
 
     def _shutdown(self) -> None:
         """Leave nothing locked, and close what was opened."""
@@ -277,12 +296,15 @@ class Runner:
             try:
                 self.lock.close()
             finally:
+                self.observers.closed()
                 self.task.context.close()
 
     def _report_held_elsewhere(self) -> None:
         # A standby says so once; a slot that is skipped says so each time.
         if not (self._held_elsewhere and self.config.keep_lock):
-            self.logger.info('not run: %s', self._describe_holder())
+            reason = self._describe_holder()
+            self.logger.info('not run: %s', reason)
+            self.observers.standby(reason)
         self._held_elsewhere = True
 
     def _describe_holder(self) -> str:
@@ -297,4 +319,5 @@ class Runner:
     def _report_missed(self) -> None:
         if self.schedule.missed:
             self.logger.warning('missed slots: %d', self.schedule.missed)
+            self.observers.missed(self.schedule.missed)
             self.schedule.missed = 0

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 
-from jobslib.config import BOOLEANS, ConfigGroup, Given, option
+from jobslib.options import BOOLEANS, ConfigGroup, Given, option
 from jobslib.exceptions import ConfigError
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.timings import Timings
