@@ -29,6 +29,10 @@ setup(
     package_data={'jobslib': ['py.typed']},
     python_requires='>=3.11',
     install_requires=['py-consul>=1.7', 'requests>=2.31'],
+    extras_require={
+        'prometheus': ['prometheus-client>=0.20'],
+        'influxdb': ['influxdb-client>=1.44'],
+    },
     entry_points={'console_scripts': ['runjob = jobslib.main:main']},
     classifiers=[
         'Development Status :: 5 - Production/Stable',

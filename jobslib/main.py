@@ -116,7 +116,11 @@ def _run(config: Config) -> int:
 
 def _make_observers(task: BaseTask, config: Config) -> list[Observer]:
     """Return who is told what the loop does, as far as configured."""
-    return []
+    observers: list[Observer] = []
+    if config.metrics.backend is not None:
+        from jobslib.metrics.observer import MetricsObserver
+        observers.append(MetricsObserver(task.context))
+    return observers
 
 
 def _load_settings(name: str | None) -> Any:
