@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pathlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -342,6 +344,9 @@ def test_every_metric_is_documented() -> None:
     loop.end_run(Outcome.SUCCEEDED)
     found = {name for each in loop.observer.read() for name in each}
     assert found == set(HELP)
+    page = pathlib.Path(__file__).parents[1] / 'docs/guide/metrics.rst'
+    assert set(re.findall(
+        r'^``(jobslib_\w+)``', page.read_text(), re.MULTILINE)) == found
 
 
 def test_runs_are_counted_from_zero() -> None:

@@ -71,11 +71,8 @@ def test_run_once_pushes_its_result(
     assert values['jobslib_lock_held'] == 0
     assert values['jobslib_runs_total failed'] == fails
     assert values['jobslib_runs_total succeeded'] == (not fails)
-    last = values.get('jobslib_last_success_timestamp_seconds')
-    if fails:
-        assert last is None
-    else:
-        assert abs(last - time.time()) < DEADLINE
+    last = values.get('jobslib_last_success_timestamp_seconds', 0)
+    assert (abs(time.time() - last) < DEADLINE) != fails
 
 
 def test_hanging_server_costs_nothing(folder: pathlib.Path) -> None:

@@ -37,9 +37,9 @@ __all__ = ['BaseMetrics']
 class BaseMetrics:
     """Where metrics go.  Override :meth:`push`.
 
-    ``runjob`` calls all methods but :meth:`__init__` in a thread of their
-    own, one call at a time.  They may block, and what they raise is logged
-    and tried again, so a server that is down is of no consequence for a run.
+    ``runjob`` calls ``push()`` in a thread of its own, one call at a time.
+    It may block, and what it raises is logged and tried again, so a server
+    that is down is of no consequence for a run.
 
     :param context: the context of the task.
     :param options: the options of the backend, an ``OptionsConfig``.

@@ -38,9 +38,6 @@ class BackgroundMetrics(BaseMetrics):
     that fails is tried again.  A forked process starts anew, with nothing
     to push.
 
-    Nothing here takes a lock of :mod:`threading`: a run can be interrupted
-    at any point of :meth:`push`, and a fork can happen at any time.
-
     :param backend: where they are pushed to.
     """
 
@@ -52,6 +49,10 @@ class BackgroundMetrics(BaseMetrics):
         reset = weakref.WeakMethod(self._reset)
         os.register_at_fork(
             after_in_child=lambda: (method := reset()) and method())
+
+    # No method that a task calls takes a lock of Python's: a run can be
+    # interrupted at any point of it, and can fork while the thread holds it.
+    # What is used of dicts and of SimpleQueue is atomic.
 
     def _reset(self) -> None:
         self._waiting: dict[Series, float] = {}

@@ -13,11 +13,13 @@ LEASE_SLACK = 'jobslib_lease_slack_seconds'
 #: What each of them means.
 HELP = {
     RUNS: 'Runs that ended, by outcome.',
-    RUN_SECONDS: 'Duration of the last run that ended, by outcome; pending: '
-                 'of the run under way, 0 when there is none.',
+    RUN_SECONDS:
+        'Duration of the last run with this outcome; pending: the run under '
+        'way, 0 when there is none.',
     LAST_SUCCESS: 'UNIX time at which the last successful run ended.',
     MISSED_SLOTS: 'Slots of the grid that passed without a run.',
     LOCK_HELD: 'Whether this process holds the lock, 1 or 0.',
-    LEASE_SLACK: 'Seconds until the lease of the lock would end if it were '
-                'not renewed any more, 0 when the lock is not held.',
+    LEASE_SLACK:
+        'Seconds until the lease would end if it were not renewed any more, 0 '
+        'while the lock is not held.',
 }
