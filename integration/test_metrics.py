@@ -251,7 +251,8 @@ def test_prometheus_scrapes(servers: Servers, tmp_path: pathlib.Path) -> None:
             'jobslib_runs_total{task="tasks.Task", outcome="succeeded"}') == 1,
             DEADLINE, 'the run in Prometheus')
         assert prometheus.value('jobslib_lock_held') == 1
-        assert prometheus.value('rows{table="orders"}') == 42
+        wait_until(lambda: prometheus.value('rows{table="orders"}') == 42,
+                   DEADLINE, "the task's metric in Prometheus")
         age = prometheus.value(
             'time() - jobslib_last_success_timestamp_seconds{fqdn!=""}')
         assert age is not None and 0 <= age < DEADLINE

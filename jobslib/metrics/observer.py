@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from jobslib.exceptions import LockError
 from jobslib.metrics.names import (
     LAST_SUCCESS,
     LEASE_SLACK,
@@ -75,7 +74,9 @@ class MetricsObserver(Observer):
     def _read_lease(self) -> float | None:
         try:
             left = self._lease_left() if self._held else None
-        except LockError:
+        except Exception:
+            # This is another thread than the lock's, which may be giving up
+            # the lease at this moment.
             left = None
         if left is None:
             return 0.0 if self._has_lease else None
