@@ -34,14 +34,17 @@ class Shown(NamedTuple):
 
 
 def list_options(group: ConfigGroup, prefix: str = '') -> Iterator[Shown]:
-    """Return all options of *group*, nested groups included."""
+    """Return all options of *group*, then those of nested groups."""
+    nested = {}
     for name, declared in group.declared().items():
         value = getattr(group, name)
         if isinstance(value, ConfigGroup):
-            yield from list_options(value, f'{prefix}{name}.')
+            nested[name] = value
         elif name not in _PARTS:
             yield Shown(prefix + name, _value(declared, value),
                         group.source(name), declared.allowed())
+    for name, value in nested.items():
+        yield from list_options(value, f'{prefix}{name}.')
 
 
 def mask(value: Any) -> Any:

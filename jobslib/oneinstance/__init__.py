@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.context import Context
+    from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['BaseLock']
 
@@ -140,6 +141,18 @@ class BaseLock:
 
     def close(self) -> None:
         """Give up whatever the lock has, in whatever state it is."""
+
+    @classmethod
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+        """Say whether such a lock could be used; for ``runjob check``.
+
+        To be overridden.  It must neither disturb who holds the lock nor
+        leave anything behind.  ``context.config.task_cls`` is ``None`` when
+        no task is named.
+
+        :raises ConfigError: an option is refused.
+        """
+        return []
 
     def make_record(self) -> dict[str, Any]:
         """Return what the owner record says of this process.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.context import Context
+    from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['FileLock']
 
@@ -130,6 +131,13 @@ class FileLock(BaseLock):
         """Return the host name alone: the lock is of this machine."""
         return os.uname().nodename
 
+    @classmethod
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+        from jobslib.oneinstance.filediagnosis import examine
+        named = context.config.task_cls is not None
+        return examine(options.folder or default_folder(),
+                       cls(context, options) if named else None)
+
     def _announce(self) -> None:
         if not self._announced:
             self._announced = True
@@ -207,6 +215,14 @@ def default_folder() -> str:
 
 def _make_private_folder(folder: str) -> None:
     os.makedirs(folder, 0o700, exist_ok=True)
+    refuse_folder(folder)
+
+
+def refuse_folder(folder: str) -> None:
+    """Refuse a folder that others could tamper with.
+
+    :raises LockUnavailableError: it is such a one.
+    """
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
         problem = 'it is not a folder'
