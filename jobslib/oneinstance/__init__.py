@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.context import Context
+    from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['BaseLock', 'LockState']
 
@@ -252,6 +253,18 @@ class BaseLock:
         """
         raise NotImplementedError(
             f'{cls.__name__} does not know the jobs that there are')
+
+    @classmethod
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+        """Say whether such a lock could be used; for ``runjob check``.
+
+        To be overridden.  It must neither disturb who holds the lock nor
+        leave anything behind.  ``context.config.task_cls`` is ``None`` when
+        no task is named.
+
+        :raises ConfigError: an option is refused.
+        """
+        return []
 
     def make_record(self) -> dict[str, Any]:
         """Return what the owner record says of this process.

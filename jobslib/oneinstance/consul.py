@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         ConsulClient,
         KeyState,
     )
+    from jobslib.oneinstance.diagnosis import Finding
     from jobslib.oneinstance.lease import Lease
 
 __all__ = ['ConsulLock']
@@ -253,6 +254,15 @@ class ConsulLock(BaseLock):
     def make_record(self) -> dict[str, Any]:
         return super().make_record() | {
             'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
+
+    @classmethod
+    def diagnose(cls, context: 'Context', options: Any) -> list['Finding']:
+        from jobslib.oneinstance.rights import examine
+        config = context.config
+        known = options.key or config.task_cls is not None
+        return examine(options.endpoint, options.timings,
+                       cls(context, options).key if known else None,
+                       bool(getattr(config, 'history', 0)))
 
     def on_acquired(self) -> None:
         """The lock was acquired; to be overridden."""

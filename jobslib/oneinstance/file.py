@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.context import Context
+    from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['FileLock']
 
@@ -218,6 +219,13 @@ class FileLock(BaseLock):
         self._record = self.make_record()
         self._write(fd, self._record)
         self._fd = fd
+
+    @classmethod
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+        from jobslib.oneinstance.filediagnosis import examine
+        named = context.config.task_cls is not None
+        return examine(options.folder or default_folder(),
+                       cls(context, options) if named else None)
 
     def _announce(self) -> None:
         if not self._announced:

@@ -13,7 +13,7 @@ from jobslib.exceptions import LockUnavailableError
 from jobslib.oneinstance.control import Control
 
 __all__ = ['ControlFile', 'default_folder', 'file_name',
-           'make_private_folder']
+           'make_private_folder', 'refuse_folder']
 
 MAX_SIZE = 1 << 16
 
@@ -86,6 +86,14 @@ def make_private_folder(folder: str) -> None:
     :raises LockUnavailableError: others could plant a lock in it.
     """
     os.makedirs(folder, 0o700, exist_ok=True)
+    refuse_folder(folder)
+
+
+def refuse_folder(folder: str) -> None:
+    """Refuse a folder that others could tamper with.
+
+    :raises LockUnavailableError: it is such a one.
+    """
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
         problem = 'it is not a folder'

@@ -78,7 +78,8 @@ class Api:
         self._routes: list[tuple[str, dict[str, Handler], set[str]]] = [
             ('kv/', {'GET': self._get_key, 'PUT': self._put_key,
                      'DELETE': self._delete_key},
-             {'index', 'wait', 'raw', 'flags', 'acquire', 'release'}),
+             {'index', 'wait', 'raw', 'flags', 'acquire', 'release', 'keys',
+              'separator'}),
             ('txn', {'PUT': self._transact}, set()),
             ('session/create', {'PUT': self._create_session}, set()),
             ('session/renew/', {'PUT': self._renew_session}, set()),
@@ -116,6 +117,8 @@ class Api:
     # Keys.
 
     def _get_key(self, request: Request, key: str) -> Answer:
+        if 'keys' in request.query:
+            return self._list_keys(key, request.query.get('separator', ''))
         entry = self.state.keys.get(_required(key, 'key name'))
         if entry is None:
             # Of the whole store: a key that is not there has no index.
@@ -123,6 +126,16 @@ class Api:
         content = (entry.value if 'raw' in request.query
                    else [wire.show_entry(entry)])
         return Answer(200, content, entry.modify_index)
+
+    def _list_keys(self, prefix: str, separator: str) -> Answer:
+        found = set()
+        for key in self.state.keys:
+            if key.startswith(prefix):
+                end = key.find(separator, len(prefix)) if separator else -1
+                found.add(key if end < 0 else key[:end + len(separator)])
+        if not found:
+            return Answer(404, index=self.state.keys_index)
+        return Answer(200, sorted(found), self.state.keys_index)
 
     def _put_key(self, request: Request, key: str) -> Answer:
         _required(key, 'key name')
