@@ -25,6 +25,11 @@ __all__ = ['COMMANDS', 'describe_commands', 'load_command']
 #: The commands, and the modules that they are in.
 COMMANDS: dict[str, str] = {
     'check': 'jobslib.commands.check',
+    'status': 'jobslib.commands.status',
+    'pause': 'jobslib.commands.pause',
+    'resume': 'jobslib.commands.resume',
+    'release': 'jobslib.commands.release',
+    'handover': 'jobslib.commands.handover',
 }
 
 

@@ -244,10 +244,12 @@ class BaseLock:
 
     @classmethod
     def find_all(cls, context: Context, options: Any,
-                 prefix: str) -> dict[str, LockState]:
-        """Return the locks of all jobs whose place begins with *prefix*, by
-        the names of the jobs.
+                 prefix: str | None = None) -> dict[str, LockState]:
+        """Return the locks of all jobs, by the names of the jobs.
 
+        :param prefix: what the place of the lock begins with, its key for
+            instance; by default where locks are that are not configured
+            otherwise.
         :raises NotImplementedError: the lock does not know of others.
         :raises LockUnavailableError: the lock's service did not answer.
         """

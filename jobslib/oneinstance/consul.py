@@ -43,6 +43,8 @@ INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
 
 REFUSED_PAUSE = 0.5
 BARRED_WAIT = 2.0
+# Where the keys of locks are, unless they are configured.
+DEFAULT_PREFIX = 'jobs/'
 # How long a signal waits, at the most, for a session that is being created.
 UNDISTURBED = 1.0
 
@@ -69,7 +71,7 @@ class ConsulLock(BaseLock):
     def __init__(self, context: 'Context', options: Any) -> None:
         super().__init__(context, options)
         self.timings: Timings = options.timings
-        self.key = options.key or f'jobs/{context.config.task_name}/lock'
+        self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
         if self.key.startswith('/') or '//' in self.key:
             raise ConfigError(
                 f'key: {self.key!r} is not allowed; allowed: a path without '
@@ -294,12 +296,13 @@ class ConsulLock(BaseLock):
 
     @classmethod
     def find_all(cls, context: 'Context', options: Any,
-                 prefix: str) -> dict[str, LockState]:
+                 prefix: str | None = None) -> dict[str, LockState]:
         from jobslib.oneinstance import consulview
         from jobslib.oneinstance.client import ConsulClient
         client = ConsulClient(options.endpoint, options.retry_max_attempts)
         try:
-            return consulview.find_all(client, prefix)
+            return consulview.find_all(
+                client, DEFAULT_PREFIX if prefix is None else prefix)
         finally:
             client.close()
 

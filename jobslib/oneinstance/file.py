@@ -172,7 +172,7 @@ class FileLock(BaseLock):
 
     @classmethod
     def find_all(cls, context: Context, options: Any,
-                 prefix: str) -> dict[str, LockState]:
+                 prefix: str | None = None) -> dict[str, LockState]:
         folder = options.folder or default_folder()
         try:
             names = os.listdir(folder)
@@ -188,7 +188,7 @@ class FileLock(BaseLock):
                 state = _state(f'{path}.lock',
                                ControlFile(f'{path}.control').read())
                 task = (state.record or {}).get('task')
-                if isinstance(task, str) and task.startswith(prefix):
+                if isinstance(task, str) and task.startswith(prefix or ''):
                     found[task] = state
         return found
 
