@@ -105,7 +105,8 @@ def test_query_on_tree_wakes(server: Server, key: str) -> None:
         lambda: other.put(f'kv/{prefix}a', 'v', acquire=session),
         lambda: other.destroy_session(session),
         lambda: other.put('txn', [operation('set', f'{prefix}a', value='w'),
-                                  operation('delete', f'{prefix}b')]),
+                                  operation('set', f'{prefix}b')]),
+        lambda: other.delete(f'kv/{prefix}b'),
         lambda: other.delete(f'kv/{prefix}a'),
         lambda: other.put(f'kv/{prefix}a', 'v'),
     ]:
