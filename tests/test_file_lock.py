@@ -19,7 +19,8 @@ from jobslib.exceptions import (
     LockNotHeldError,
     LockUnavailableError,
 )
-from jobslib.oneinstance.file import FileLock, default_folder
+from jobslib.oneinstance.file import FileLock
+from jobslib.oneinstance.lockfolder import default_folder
 
 HOLDER = '''
 import pathlib, sys

@@ -236,7 +236,7 @@ def test_close(consul: ConsulStandIn) -> None:
 
 
 @pytest.mark.parametrize(('method', 'path', 'body', 'what'), [
-    ('PUT', 'kv/a?keys', 'v', "parameter 'keys' here"),
+    ('PUT', 'kv/a?near', 'v', "parameter 'near' here"),
     ('DELETE', 'kv/a?recurse', '', "parameter 'recurse' here"),
     ('PUT', 'txn', '[{"KV": {"Verb": "delete-tree", "Key": "a"}}]',
      "verb 'delete-tree'"),

@@ -263,25 +263,28 @@ class ConsulClient:
         read free.  After a :class:`LockUnavailableError` the session may hold
         the key nevertheless.
         """
-        repeated = False
+        attempts = 0
         operations = [
             _lock('lock', key, value, session),
             _unchanged(control_key(key), control_index),
             {'Verb': 'get-tree', 'Key': history_key(key)}]
 
         def call() -> Acquired | None:
-            nonlocal repeated
+            nonlocal attempts
             # Somebody may have held the key between the attempts, and the
             # lock-delay is sure to keep out only those who read the key free.
-            if repeated and self._read(key).session not in (None, session):
+            if attempts and self._read(key).session not in (None, session):
                 return None
-            repeated = True
+            attempts += 1
             try:
                 token, *rest = self._transact(operations)
             except _Refused as exc:
                 # A session that is gone is the cause, whatever else is.
-                if exc.status == 409 and not exc.says(_SESSION_LOST) and (
-                        exc.says(_HELD) or exc.says(_CHANGED)):
+                if exc.status != 409 or exc.says(_SESSION_LOST):
+                    raise
+                # An attempt before may have taken the key, before the
+                # control key changed.
+                if exc.says(_HELD) or attempts == 1 and exc.says(_CHANGED):
                     return None
                 raise
             history = [_decode(entry) for entry in rest
