@@ -28,7 +28,9 @@ setup(
     packages=find_packages(include=['jobslib', 'jobslib.*']),
     package_data={'jobslib': ['py.typed']},
     python_requires='>=3.11',
-    install_requires=['py-consul>=1.7', 'requests>=2.31'],
+    # rich: the tables of the commands, in colour on a terminal, which it
+    # knows the width and the abilities of; used by commands alone.
+    install_requires=['py-consul>=1.7', 'requests>=2.31', 'rich>=13'],
     extras_require={
         'prometheus': ['prometheus-client>=0.20'],
         'influxdb': ['influxdb-client>=1.44'],

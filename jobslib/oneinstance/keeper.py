@@ -51,6 +51,7 @@ RETRY = 0.3
 PROBE_TIMEOUT = 0.3
 PROBE_INTERVAL = 0.4
 WATCH = 30.0
+MAX_MESSAGE = 1 << 18
 # How often the keeper looks what the run has started.
 LOOK = 1.0
 # How much of the TTL an idle session lives on between renewals.
@@ -110,6 +111,9 @@ class Keeper:
         self.hold_begins = threading.Event()
         # The process may have the key: what to write on its release.
         self.record: dict[str, Any] | None = None
+        # The run that is under way, for the history of its successors.
+        self.run_begun: dict[str, Any] | None = None
+        self.notes = Notes(self)
         # The process holds the key; a new object for each time.
         self.hold: object | None = None
         self.lost: Loss | None = None
@@ -154,7 +158,7 @@ class Keeper:
     # Messages of the process; those that return True are answered.
 
     def _receive(self) -> bool:
-        data = self.control.recv(1 << 16)
+        data = self.control.recv(MAX_MESSAGE)
         if not data:
             return False
         message = json.loads(data)
@@ -181,6 +185,7 @@ class Keeper:
             # What the keeper before has begun.
             self._limit(now() + self.grace, self.page.reason)
         self.page.until = max(self.page.until, proof + self.window)
+        self.page.forget_control()
         self.hold = object()
         if now() >= self._stop_at():
             # The process needed long to take the key.
@@ -190,9 +195,10 @@ class Keeper:
         self.renew_now.set()
         return True
 
-    def do_run(self, max_run_time: float | None,
-               heartbeat: float | None, elapsed: float) -> bool:
-        """A run begins, or began *elapsed* seconds ago."""
+    def do_run(self, max_run_time: float | None, heartbeat: float | None,
+               run: dict[str, Any] | None, elapsed: float) -> bool:
+        """A *run* begins, or began *elapsed* seconds ago."""
+        self.run_begun = run
         self.run_begins = now() - elapsed
         self.page.beat = max(self.page.beat, self.run_begins)
         self.max_run_time = max_run_time or 0.0
@@ -207,6 +213,7 @@ class Keeper:
 
     def do_end(self, stopped: bool) -> bool:
         """The run is over; it was told to stop, if *stopped*."""
+        self.run_begun = None
         self.run_ends = self.heartbeat = None
         if stopped or self.kill_at is not None:
             self.kill_at = None
@@ -218,8 +225,13 @@ class Keeper:
                 self.page.held = False
         return True
 
+    def do_note(self, key: str, value: str) -> None:
+        """Write *value* to *key*, while the process has the lock."""
+        self.notes.add(key, value)
+
     def do_release(self) -> bool:
         """The process is about to release the key."""
+        self.notes.clear()
         self.page.held = False
         self.hold = None
         self.hold_begins.clear()
@@ -389,10 +401,22 @@ class Keeper:
             params = [('index', index), ('wait', f'{WATCH:g}s')]
         timeout = self.endpoint.timeout + (WATCH * 17 / 16 if index else 0)
         try:
+            # With all that begins with the key, so with its control key.
             response = transport.request(
-                'GET', f'/v1/kv/{self.key}', params, timeout=timeout)
-            lost = _find_loss(response, self.session, hold)
-        except (TransportError, LookupError, TypeError, AttributeError):
+                'GET', f'/v1/kv/{self.key}', [('recurse', '1'), *params],
+                timeout=timeout)
+            entries = _entries(response)
+            if self.key not in entries and response.index:
+                # What a token may not read is left out of a list, and
+                # refused when asked for by its name.
+                response = transport.request(
+                    'GET', f'/v1/kv/{self.key}', [('consistent', '1')])
+                entries |= _entries(response)
+            lost = _find_loss(response, entries.get(self.key), self.session,
+                              hold)
+            self._note_control(response, entries.get(f'{self.key}.control'))
+        except (TransportError, LookupError, TypeError, ValueError,
+                AttributeError):
             time.sleep(RETRY)
             return 0
         if not response.index:
@@ -401,6 +425,13 @@ class Keeper:
         if lost is not None:
             self._lose(lost)
         return response.index if response.index >= index else 0
+
+    def _note_control(self, response: Response,
+                      entry: dict[str, Any] | None) -> None:
+        import base64
+        if response.status in (200, 404) and response.index:
+            value = (entry or {}).get('Value') or ''
+            self.page.write_control(base64.b64decode(value))
 
     def _lose(self, loss: Loss) -> None:
         self.lost = loss
@@ -423,13 +454,64 @@ class Keeper:
             time.sleep(RETRY)
 
     def _unlock(self, transport: Transport) -> bool:
-        import base64
         record = {**(self.record or {}), 'released': time.time()}
-        value = base64.b64encode(json.dumps(record).encode()).decode()
+        if self.run_begun is not None:
+            record['killed'] = {
+                **self.run_begun, 'outcome': 'killed',
+                'duration': round(now() - self.run_begins, 3),
+                'error': self.stop_reason or 'its process ended'}
         # 409: the session does not hold the key.
-        return _succeeds(transport, '/v1/txn', json.dumps([{'KV': {
-            'Verb': 'unlock', 'Key': self.key, 'Value': value,
-            'Session': self.session}}]).encode(), (200, 409))
+        return _succeeds(transport, '/v1/txn', _transaction(
+            _operation('unlock', self.key, json.dumps(record), self.session)),
+            (200, 409))
+
+
+class Notes:
+    """What a holder keeps beside its lock; written by a thread.
+
+    Of each key the newest value is written, and only while the session of
+    the keeper holds the lock: the same transaction checks that.
+
+    :param keeper: whose process has the lock.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._values: dict[str, str] = {}
+        self._added = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, key: str, value: str) -> None:
+        """Write *value* to *key* soon."""
+        self._values[key] = value
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        self._added.set()
+
+    def clear(self) -> None:
+        """Forget what is not written yet."""
+        self._values.clear()
+
+    def _run(self) -> None:
+        transport = Transport(self._keeper.endpoint)
+        while True:
+            self._added.wait()
+            self._added.clear()
+            for key, value in list(self._values.items()):
+                if self._write(transport, key, value):
+                    if self._values.get(key) == value:
+                        self._values.pop(key, None)
+                else:
+                    time.sleep(RETRY)
+                    self._added.set()
+
+    def _write(self, transport: Transport, key: str, value: str) -> bool:
+        # 409: the lock is held no more.
+        return _succeeds(transport, '/v1/txn', _transaction(
+            _operation('check-session', self._keeper.key, '',
+                       self._keeper.session),
+            _operation('set', key, value)), (200, 409))
 
 
 def _open_process(pid: int) -> int:
@@ -451,19 +533,40 @@ def _read_renewal(response: Response, session: str) -> tuple[bool, bool]:
             and response.json()[0].get('ID') == session), False
 
 
-def _find_loss(response: Response, session: str,
-               hold: object) -> Loss | None:
-    """Return why the key is not ours any more, ``None`` if it is."""
-    if response.status == 404 and response.index:
-        return Loss('the key was deleted', hold, protected=False)
+def _entries(response: Response) -> dict[str, dict[str, Any]]:
+    """Return the keys that were read, by name."""
     if response.status != 200:
+        return {}
+    return {entry['Key']: entry for entry in response.json()}
+
+
+def _find_loss(response: Response, entry: dict[str, Any] | None,
+               session: str, hold: object) -> Loss | None:
+    """Return why the key, read as *entry*, is not ours any more.
+
+    ``None`` if it is.
+    """
+    if response.status not in (200, 404) or not response.index:
         return None
-    holder = response.json()[0].get('Session')
+    if entry is None:
+        return Loss('the key was deleted', hold, protected=False)
+    holder = entry.get('Session')
     if holder == session:
         return None
     if holder:
         return Loss('another session holds the key', hold, protected=False)
     return Loss('the session does not hold the key any more', hold)
+
+
+def _operation(verb: str, key: str, value: str,
+               session: str = '') -> dict[str, str]:
+    import base64
+    return {'Verb': verb, 'Key': key, 'Session': session,
+            'Value': base64.b64encode(value.encode()).decode()}
+
+
+def _transaction(*operations: dict[str, str]) -> bytes:
+    return json.dumps([{'KV': each} for each in operations]).encode()
 
 
 def _succeeds(transport: Transport, path: str, body: bytes = b'',
@@ -489,7 +592,7 @@ def main() -> None:
     os.chdir('/')
     control = socket.socket(fileno=0)
     page = Page(1)
-    data = control.recv(1 << 16)
+    data = control.recv(MAX_MESSAGE)
     if data:
         keeper = Keeper(control, page, json.loads(data))
         if not keeper.orphan:
