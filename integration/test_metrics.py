@@ -15,9 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from integration.agents import HOST, free_ports, wait_until
+from integration.agents import HOST, Agent, free_ports, wait_until
 from integration.fetch_debian import INFLUXDB, PROMETHEUS, PUSHGATEWAY, find
 from integration.locks import Program
+from integration.runjobs import job as consul_job
 from integration.servers import InfluxDB, Prometheus, PushGateway
 
 TASKS = '''
@@ -238,6 +239,30 @@ def test_server_that_comes_back(
             DEADLINE, 'the runs in InfluxDB')
         program.wait_for('metrics are pushed again')
         assert program.output.count('metrics are not pushed') == 1
+
+
+# The lease of a real lock
+
+def test_slack_of_consul_lock(agent: Agent, tmp_path: pathlib.Path) -> None:
+    """The endpoint tells what is left of the lease while the task runs on."""
+    port = free_ports(1)[0]
+    env = {'JOBSLIB_METRICS_BACKEND': BACKEND.format('prometheus.Prometheus'),
+           'JOBSLIB_METRICS_PROMETHEUS_PORT': str(port)}
+    pattern = re.compile(r'^jobslib_lease_slack_seconds{.*} (.+)$', re.MULTILINE)
+
+    def read() -> float:
+        text = requests.get(f'http://{HOST}:{port}/metrics', timeout=5).text
+        found = pattern.search(text)
+        return float(found[1]) if found else 0.0
+
+    with consul_job(tmp_path, agent.http_addr, 'metrics/slack', 'tasks.Task',
+                    '--seconds', '60', env=env, ttl=10, lock_delay=10) as program:
+        first = wait_until(read, DEADLINE, 'a lease at the endpoint')
+        assert 5 < first <= 10
+        wait_until(lambda: 0 < read() < first - 1, DEADLINE, 'less of the lease')
+        wait_until(lambda: read() > first - 0.5, DEADLINE, 'a renewed lease')
+        program.send(signal.SIGTERM)
+        assert program.wait() == 143
 
 
 # After the others: Prometheus needs 5 s until it scrapes.
