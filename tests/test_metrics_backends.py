@@ -161,7 +161,7 @@ def test_names_are_made_to_fit(endpoint: PrometheusMetrics) -> None:
 def test_port_in_use_is_tried_again(endpoint: PrometheusMetrics) -> None:
     """A port that is taken is an error of the push, until it is free."""
     with socket.create_server((HOST, endpoint.options.port)):
-        with pytest.raises(OSError, match='in use'):
+        with pytest.raises(OSError, match=r'endpoint 127.0.0.1:\d+: .* in use'):
             endpoint.push({})
     endpoint.push(number(1))
     assert scrape(endpoint)[-1] == 'n 1.0'
@@ -230,6 +230,16 @@ def test_gateway_alone_is_used_always(server: Server) -> None:
 def basic(user: str, password: str) -> str:
     """Return the header of basic authentication."""
     return 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()
+
+
+def test_refusal_of_the_gateway(server: Server) -> None:
+    """A push that is refused is an error that says where and why."""
+    server.status = 401
+    backend = make_backend(PROMETHEUS, {
+        'push_gateway': server.url, 'user': 'me', 'password': 'geheim'})
+    with pytest.raises(OSError, match=f'^{server.url}: .*401') as caught:
+        backend.push(number(1))
+    assert 'geheim' not in str(caught.value)
 
 
 # InfluxDB

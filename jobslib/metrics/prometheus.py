@@ -110,8 +110,7 @@ class PrometheusMetrics(BaseMetrics):
         if self._pushes:
             self._push_to_gateway()
         elif self._server is None and not self._is_forked:
-            self._server, _thread = self._client.start_http_server(
-                self.options.port, self.options.host, self._registry)
+            self._open_endpoint()
 
     def watch(self, read: Callable[[], list[Metrics]]) -> bool:
         self._read = read
@@ -146,6 +145,14 @@ class PrometheusMetrics(BaseMetrics):
                     [tags.get(label, '') for label in labels], value)
             yield metric
 
+    def _open_endpoint(self) -> None:
+        host, port = self.options.host, self.options.port
+        try:
+            self._server, _thread = self._client.start_http_server(
+                port, host, self._registry)
+        except OSError as exc:
+            raise OSError(f'endpoint {host}:{port}: {exc.strerror}') from exc
+
     def _push_to_gateway(self) -> None:
         options = self.options
 
@@ -156,11 +163,15 @@ class PrometheusMetrics(BaseMetrics):
 
         # Metrics of other names stay: after a failure the time of the last
         # success is still there.
-        self._client.pushadd_to_gateway(
-            options.push_gateway,
-            job=options.job or self.context.config.task_name,
-            registry=self._registry, timeout=options.timeout,
-            grouping_key={'instance': self.context.fqdn}, handler=handler)
+        try:
+            self._client.pushadd_to_gateway(
+                options.push_gateway,
+                job=options.job or self.context.config.task_name,
+                registry=self._registry, timeout=options.timeout,
+                grouping_key={'instance': self.context.fqdn},
+                handler=handler)
+        except OSError as exc:
+            raise OSError(f'{options.push_gateway}: {exc}') from exc
 
     def _after_fork(self) -> None:
         """Leave the endpoint to the process that it belongs to."""
