@@ -149,9 +149,9 @@ class BackgroundMetrics(BaseMetrics):
     def _push_waiting(self) -> bool:
         """Push what is new; return whether that succeeded."""
         samples: dict[Series, float] = {}
-        while self._waiting:
+        for _ in range(len(self._waiting)):
             series, value = self._waiting.popitem()
-            samples.setdefault(series, value)
+            samples[series] = value
         self._dropping = False
         try:
             batches = batches_of(samples.items())
