@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from integration.locks import clean_environment, held_record, hold, holder_of
 from integration.report import allowed
 from integration.runjobs import TASKS, job, lock_environment, moments
 from jobslib.exitcodes import ExitCode
-from jobslib.oneinstance.keeper import Notes
+from jobslib.oneinstance.keeperconsul import Notes
 from jobslib.oneinstance.transport import Endpoint
 
 KEPT = ('--keep-lock', '--run-interval', '0.25')
@@ -163,10 +162,8 @@ def test_stale_holder_cannot_overwrite_the_history(agent: Agent) -> None:
         return None if entry is None else bytes(entry['Value'])
 
     def notes_of(session: str) -> Notes:
-        keeper: Any = SimpleNamespace(
-            key=key, session=session,
-            endpoint=Endpoint(host=HOST, port=agent.ports.http))
-        return Notes(keeper)
+        endpoint = Endpoint(host=HOST, port=agent.ports.http)
+        return Notes(endpoint, key, session)
 
     stale = hold(agent.api, key, held_record(), '0s')
     notes = notes_of(stale)
