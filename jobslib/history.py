@@ -44,7 +44,8 @@ class History:
 
     @classmethod
     def read(cls, document: dict[str, Any] | None,
-             record: dict[str, Any] | None, limit: int = 1000) -> History:
+             record: dict[str, Any] | None, now: float,
+             limit: int = 1000) -> History:
         """Return the history in *document*, with the run that the last
         holder did not end.
 
@@ -52,12 +53,13 @@ class History:
             in its place.
         :param record: the owner record of the last holder, if it is not the
             holder any more.
+        :param now: UNIX time.
         """
         history = cls(limit)
         if limit and isinstance(document, dict):
             history._load(document)
         if limit and record is not None:
-            history._add_unfinished(record)
+            history._add_unfinished(record, now)
         return history
 
     def _load(self, document: dict[str, Any]) -> None:
@@ -70,18 +72,19 @@ class History:
         self.succeeded = _number(document.get('succeeded'))
         self.acquired = _number(document.get('acquired'))
 
-    def _add_unfinished(self, record: dict[str, Any]) -> None:
+    def _add_unfinished(self, record: dict[str, Any], now: float) -> None:
         killed = record.get('killed')
         if isinstance(killed, dict):
             # The lease keeper saw the run end with its process.
             if _count(killed.get('run')) > self.runs:
                 self._add({**_who(record), **killed})
         elif ('released' not in record
-              and record.get('timestamp') != self.acquired):
+              and record.get('timestamp') != self.acquired
+              and (began := _begin(record)) <= now):
             # Its holder vanished, and ended no run since it had the lock.
             self._add({
                 'run': self.runs + 1, 'token': record.get('token'),
-                'started': _number(record.get('timestamp')), 'duration': None,
+                'started': began, 'duration': None,
                 'outcome': Outcome.KILLED.value,
                 'error': 'its holder vanished', **_who(record)})
 
@@ -134,6 +137,13 @@ def encode(document: dict[str, Any]) -> bytes:
 
 def _who(record: dict[str, Any]) -> dict[str, Any]:
     return {'fqdn': record.get('fqdn'), 'pid': record.get('pid')}
+
+
+def _begin(record: dict[str, Any]) -> float:
+    """Return when the first run of this holder began, or was to begin."""
+    schedule = record.get('schedule')
+    due = schedule.get('due') if isinstance(schedule, dict) else None
+    return max(_number(record.get('timestamp')) or 0.0, _number(due) or 0.0)
 
 
 def _count(value: Any) -> int:

@@ -130,12 +130,15 @@ class Runner:
             return
         if outcome is Outcome.INTERRUPTED:
             self._release_if_lost()
-        if self.lock.held:
+        if self.lock.held and not isinstance(
+                self.interrupts.pending, Terminate):
+            # In all other cases it goes with the release.
             self._export_history()
             self.lock.save_history()
 
     def _wait_until_due(self) -> None:
-        if self.schedule.due > self.clock.now():
+        if (self.schedule.due > self.clock.now()
+                and self.interrupts.pending is None):
             self.observers.waiting(self.schedule.export()['due'] or 0.0)
         with self.interrupts.guard():
             while (left := self.schedule.due - self.clock.now()) > 0:
@@ -200,7 +203,7 @@ class Runner:
     def _has_acquired(self) -> None:
         self.history = History.read(
             self.lock.previous_history, self.lock.previous_record,
-            self.config.history)
+            self.clock.wall(), self.config.history)
         self.observers.acquired(self.lock.fencing_token)
 
     def _inherit_schedule(

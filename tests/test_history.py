@@ -9,6 +9,7 @@ from jobslib.history import MAX_SIZE, History, encode
 from jobslib.oneinstance.control import PATIENCE, Control, Restraint
 from jobslib.runs import MAX_ERROR, Outcome, Run
 
+NOW = 1000.0
 HOLDER = {'fqdn': 'here', 'pid': 5, 'timestamp': 100.0}
 
 
@@ -45,7 +46,7 @@ def test_runs_are_kept_newest_last() -> None:
 
 def test_no_history() -> None:
     """With a limit of 0 nothing is kept, and nothing is read."""
-    history = History.read({'runs': 5, 'newest': [{}]}, {'killed': {}}, 0)
+    history = History.read({'runs': 5, 'newest': [{}]}, {'killed': {}}, NOW, 0)
     history.add(ended(), HOLDER)
     assert history.export(7) is None and history.runs == 0
 
@@ -56,8 +57,8 @@ def test_history_goes_on() -> None:
     history.add(ended(), HOLDER)
     document = json.loads(encode(exported(history)))
     released = {**HOLDER, 'released': 300.0}
-    assert exported(History.read(document, released, 10)) == exported(history)
-    assert exported(History.read(document, None, 10)) == exported(history)
+    assert exported(History.read(document, released, NOW, 10)) == exported(history)
+    assert exported(History.read(document, None, NOW, 10)) == exported(history)
 
 
 @pytest.mark.parametrize('record', [
@@ -66,7 +67,7 @@ def test_run_of_a_vanished_holder(record: dict[str, Any]) -> None:
     """A holder that vanished with its first run has left a killed one."""
     history = History(10)
     history.add(ended(), HOLDER)
-    found = History.read(exported(history), record, 10)
+    found = History.read(exported(history), record, NOW, 10)
     assert (found.runs, found.failures) == (2, 1)
     assert found.newest[-1]['outcome'] == 'killed'
     assert found.newest[-1]['started'] == 150.0
@@ -76,7 +77,14 @@ def test_vanished_between_runs() -> None:
     """Of a holder that had ended a run nobody knows whether another began."""
     history = History(10)
     history.add(ended(), HOLDER)
-    assert History.read(exported(history), HOLDER, 10).runs == 1
+    assert History.read(exported(history), HOLDER, NOW, 10).runs == 1
+
+
+def test_vanished_before_its_first_run() -> None:
+    """A holder that vanished while it waited for its first run left none."""
+    record = {**HOLDER, 'schedule': {'due': 400.0}}
+    assert History.read(None, record, 399.0, 10).runs == 0
+    assert History.read(None, record, 400.0, 10).newest[0]['started'] == 400
 
 
 def test_run_that_the_keeper_saw_end() -> None:
@@ -85,10 +93,10 @@ def test_run_that_the_keeper_saw_end() -> None:
     history.add(ended(), HOLDER)
     record = {**HOLDER, 'released': 300.0, 'killed': {
         'run': 2, 'outcome': 'killed', 'error': 'its process ended'}}
-    found = History.read(exported(history), record, 10)
+    found = History.read(exported(history), record, NOW, 10)
     assert found.newest[-1]['error'] == 'its process ended'
     assert found.newest[-1]['pid'] == 5
-    assert History.read(exported(found), record, 10).runs == 2
+    assert History.read(exported(found), record, NOW, 10).runs == 2
 
 
 @pytest.mark.parametrize('document', [
@@ -99,7 +107,7 @@ def test_run_that_the_keeper_saw_end() -> None:
     {}, {'killed': 5}, {'killed': {'run': 'x'}}, {'timestamp': 'x'}])
 def test_rubbish(document: dict[str, Any], record: dict[str, Any]) -> None:
     """What others have written into the history does not stop the job."""
-    history = History.read(document, record, 10)
+    history = History.read(document, record, NOW, 10)
     history.add(ended(), HOLDER)
     assert json.loads(encode(exported(history)))['newest'][-1]['run'] == 1
 

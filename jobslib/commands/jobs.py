@@ -20,7 +20,7 @@ def describe(name: str, state: LockState,
     now = time.time() if now is None else now
     record = state.record or {}
     history = History.read(
-        state.history, None if state.held else state.record)
+        state.history, None if state.held else state.record, now)
     due = _due(state, history)
     what = _state(state, history, due, now)
     progress = state.progress or {}

@@ -51,7 +51,7 @@ def run(config: Config) -> ExitCode:
     :returns: ``LOCK_NOT_AVAILABLE`` when the holder has not done so in time.
     """
     if config.args.force:
-        return answer(config, lambda lock: _force(lock, config.args.timeout))
+        return answer(config, _force)
     return answer(config, lambda lock: _release(lock, config.args.timeout))
 
 
@@ -68,13 +68,13 @@ def _release(lock: BaseLock, timeout: float) -> Answer:
     return _wait(lock, state, timeout)
 
 
-def _force(lock: BaseLock, timeout: float) -> Answer:
+def _force(lock: BaseLock) -> Answer:
     state = lock.look()
     if not state.held:
         return ExitCode.DONE, 'nobody holds the lock'
     print(RISK, file=sys.stderr)
     lock.force_release()
-    return _wait(lock, state, timeout)
+    return ExitCode.DONE, f'the session of {holder(state)} is ended'
 
 
 def _wait(lock: BaseLock, state: LockState, timeout: float) -> Answer:

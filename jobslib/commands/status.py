@@ -142,7 +142,7 @@ def _overview(jobs: list[dict[str, Any]]) -> Table:
 def _details(job: dict[str, Any]) -> Table:
     holder, last = job['holder'], job['last_run']
     rows: list[tuple[Cell | str, ...]] = [
-        ('state', _state(job)), ('holder', who(holder)),
+        ('job', job['job']), ('state', _state(job)), ('holder', who(holder)),
         ('since', ago((holder or {}).get('since'))),
         ('fencing token', str((holder or {}).get('token') or '-')),
         ('last run', ago((last or {}).get('started'))),
@@ -156,7 +156,7 @@ def _details(job: dict[str, Any]) -> Table:
         rows.append(('progress', _progress(job['progress'])))
     if job['paused'] is not None:
         rows.append(('paused', warn(_paused(job['paused']))))
-    return ('job', job['job']), rows
+    return ('field', 'value'), rows
 
 
 def _runs(job: dict[str, Any]) -> Table:

@@ -26,6 +26,18 @@ import time
 from jobslib.clock import now
 from jobslib.oneinstance import processes
 from jobslib.oneinstance.guard import Guard
+from jobslib.oneinstance.keeperconsul import (
+    RETRY,
+    Loss,
+    Notes,
+    control_of,
+    entries_of,
+    find_loss,
+    operation,
+    read_renewal,
+    succeeds,
+    transaction,
+)
 from jobslib.oneinstance.page import Page
 from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
 
@@ -33,8 +45,6 @@ from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from jobslib.oneinstance.transport import Response
 
 __all__ = ['Keeper', 'main']
 
@@ -46,7 +56,6 @@ IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT,
 # poll() does not count the time that a machine was suspended, so no wait is
 # longer while the lock is held.
 MAX_POLL = 0.25
-RETRY = 0.3
 # When a renewal is overdue, a short request is sent every so often.
 PROBE_TIMEOUT = 0.3
 PROBE_INTERVAL = 0.4
@@ -59,21 +68,6 @@ IDLE_SHARE = 0.8
 # A key that was deleted, or that another session holds, is protected by no
 # lock-delay.
 UNPROTECTED_GRACE = 0.2
-
-
-class Loss:
-    """How the lease was lost.
-
-    :param reason: for people.
-    :param hold: the hold that ended; ``None``: the session itself did.
-    :param protected: a lock-delay keeps others from the key.
-    """
-
-    def __init__(self, reason: str, hold: object | None = None,
-                 protected: bool = True) -> None:
-        self.reason = reason
-        self.hold = hold
-        self.protected = protected
 
 
 class Keeper:
@@ -113,7 +107,7 @@ class Keeper:
         self.record: dict[str, Any] | None = None
         # The run that is under way, for the history of its successors.
         self.run_begun: dict[str, Any] | None = None
-        self.notes = Notes(self)
+        self.notes = Notes(self.endpoint, self.key, self.session)
         # The process holds the key; a new object for each time.
         self.hold: object | None = None
         self.lost: Loss | None = None
@@ -365,7 +359,7 @@ class Keeper:
         try:
             response = transport.request(
                 'PUT', f'/v1/session/renew/{self.session}')
-            renewed, ended = _read_renewal(response, self.session)
+            renewed, ended = read_renewal(response, self.session)
         except (TransportError, LookupError, TypeError, AttributeError):
             return False
         if ended:
@@ -382,7 +376,7 @@ class Keeper:
         transport = Transport(endpoint)
         while True:
             began = now()
-            _succeeds(transport, f'/v1/agent/check/pass/{check}')
+            succeeds(transport, f'/v1/agent/check/pass/{check}')
             time.sleep(max(ttl / 3 - (now() - began), 0))
 
     def _watch(self) -> None:
@@ -405,16 +399,18 @@ class Keeper:
             response = transport.request(
                 'GET', f'/v1/kv/{self.key}', [('recurse', '1'), *params],
                 timeout=timeout)
-            entries = _entries(response)
+            entries = entries_of(response)
             if self.key not in entries and response.index:
                 # What a token may not read is left out of a list, and
                 # refused when asked for by its name.
                 response = transport.request(
                     'GET', f'/v1/kv/{self.key}', [('consistent', '1')])
-                entries |= _entries(response)
-            lost = _find_loss(response, entries.get(self.key), self.session,
-                              hold)
-            self._note_control(response, entries.get(f'{self.key}.control'))
+                entries |= entries_of(response)
+            lost = find_loss(response, entries.get(self.key), self.session,
+                             hold)
+            if response.status in (200, 404) and response.index:
+                self.page.write_control(
+                    control_of(entries.get(f'{self.key}.control')))
         except (TransportError, LookupError, TypeError, ValueError,
                 AttributeError):
             time.sleep(RETRY)
@@ -425,13 +421,6 @@ class Keeper:
         if lost is not None:
             self._lose(lost)
         return response.index if response.index >= index else 0
-
-    def _note_control(self, response: Response,
-                      entry: dict[str, Any] | None) -> None:
-        import base64
-        if response.status in (200, 404) and response.index:
-            value = (entry or {}).get('Value') or ''
-            self.page.write_control(base64.b64decode(value))
 
     def _lose(self, loss: Loss) -> None:
         self.lost = loss
@@ -444,10 +433,10 @@ class Keeper:
         ends = max(now(), self.page.until) + self.window
         if self.record is not None:
             self._insist(lambda: self._unlock(transport), ends)
-        self._insist(lambda: _succeeds(
+        self._insist(lambda: succeeds(
             transport, f'/v1/session/destroy/{self.session}'), ends)
         if self.check is not None:
-            _succeeds(transport, f'/v1/agent/check/deregister/{self.check}')
+            succeeds(transport, f'/v1/agent/check/deregister/{self.check}')
 
     def _insist(self, call: Any, ends: float) -> None:
         while not call() and now() < ends:
@@ -461,57 +450,9 @@ class Keeper:
                 'duration': round(now() - self.run_begins, 3),
                 'error': self.stop_reason or 'its process ended'}
         # 409: the session does not hold the key.
-        return _succeeds(transport, '/v1/txn', _transaction(
-            _operation('unlock', self.key, json.dumps(record), self.session)),
+        return succeeds(transport, '/v1/txn', transaction(
+            operation('unlock', self.key, json.dumps(record), self.session)),
             (200, 409))
-
-
-class Notes:
-    """What a holder keeps beside its lock; written by a thread.
-
-    Of each key the newest value is written, and only while the session of
-    the keeper holds the lock: the same transaction checks that.
-
-    :param keeper: whose process has the lock.
-    """
-
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
-        self._values: dict[str, str] = {}
-        self._added = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def add(self, key: str, value: str) -> None:
-        """Write *value* to *key* soon."""
-        self._values[key] = value
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-        self._added.set()
-
-    def clear(self) -> None:
-        """Forget what is not written yet."""
-        self._values.clear()
-
-    def _run(self) -> None:
-        transport = Transport(self._keeper.endpoint)
-        while True:
-            self._added.wait()
-            self._added.clear()
-            for key, value in list(self._values.items()):
-                if self._write(transport, key, value):
-                    if self._values.get(key) == value:
-                        self._values.pop(key, None)
-                else:
-                    time.sleep(RETRY)
-                    self._added.set()
-
-    def _write(self, transport: Transport, key: str, value: str) -> bool:
-        # 409: the lock is held no more.
-        return _succeeds(transport, '/v1/txn', _transaction(
-            _operation('check-session', self._keeper.key, '',
-                       self._keeper.session),
-            _operation('set', key, value)), (200, 409))
 
 
 def _open_process(pid: int) -> int:
@@ -520,61 +461,6 @@ def _open_process(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
-
-
-def _read_renewal(response: Response, session: str) -> tuple[bool, bool]:
-    """Return whether *session* was renewed, and whether it has ended.
-
-    The status alone could come from anybody on the way to Consul.
-    """
-    if response.status == 404:
-        return False, session in response.text
-    return (response.status == 200
-            and response.json()[0].get('ID') == session), False
-
-
-def _entries(response: Response) -> dict[str, dict[str, Any]]:
-    """Return the keys that were read, by name."""
-    if response.status != 200:
-        return {}
-    return {entry['Key']: entry for entry in response.json()}
-
-
-def _find_loss(response: Response, entry: dict[str, Any] | None,
-               session: str, hold: object) -> Loss | None:
-    """Return why the key, read as *entry*, is not ours any more.
-
-    ``None`` if it is.
-    """
-    if response.status not in (200, 404) or not response.index:
-        return None
-    if entry is None:
-        return Loss('the key was deleted', hold, protected=False)
-    holder = entry.get('Session')
-    if holder == session:
-        return None
-    if holder:
-        return Loss('another session holds the key', hold, protected=False)
-    return Loss('the session does not hold the key any more', hold)
-
-
-def _operation(verb: str, key: str, value: str,
-               session: str = '') -> dict[str, str]:
-    import base64
-    return {'Verb': verb, 'Key': key, 'Session': session,
-            'Value': base64.b64encode(value.encode()).decode()}
-
-
-def _transaction(*operations: dict[str, str]) -> bytes:
-    return json.dumps([{'KV': each} for each in operations]).encode()
-
-
-def _succeeds(transport: Transport, path: str, body: bytes = b'',
-              statuses: tuple[int, ...] = (200, 404)) -> bool:
-    try:
-        return transport.request('PUT', path, body=body).status in statuses
-    except TransportError:
-        return False
 
 
 def _log(text: str) -> None:
