@@ -41,6 +41,9 @@ class History:
         #: The acquisition of the lock in which the last of them ran, by the
         #: ``timestamp`` of its owner record.
         self.acquired: float | None = None
+        #: The run that the last holder did not end: it ended with its
+        #: process.
+        self.unfinished: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, document: dict[str, Any] | None,
@@ -77,16 +80,18 @@ class History:
         if isinstance(killed, dict):
             # The lease keeper saw the run end with its process.
             if _count(killed.get('run')) > self.runs:
-                self._add({**_who(record), **killed})
+                self.unfinished = {**_who(record), **killed}
         elif ('released' not in record
               and record.get('timestamp') != self.acquired
               and (began := _begin(record)) <= now):
             # Its holder vanished, and ended no run since it had the lock.
-            self._add({
+            self.unfinished = {
                 'run': self.runs + 1, 'token': record.get('token'),
                 'started': began, 'duration': None,
                 'outcome': Outcome.KILLED.value,
-                'error': 'its holder vanished', **_who(record)})
+                'error': 'its holder vanished', **_who(record)}
+        if self.unfinished is not None:
+            self._add(self.unfinished)
 
     def add(self, run: Run, record: dict[str, Any]) -> None:
         """Add a run that has ended.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from jobslib.history import History
     from jobslib.runs import Run
 
 __all__ = ['Observer', 'Observers']
@@ -33,6 +34,10 @@ class Observer:
 
     def acquired(self, token: int | None) -> None:
         """The lock was acquired, with this fencing token."""
+
+    def inherited(self, history: History) -> None:
+        """The lock was acquired, and this is what the holders before left;
+        ``history.unfinished`` is a run that ended with its process."""
 
     def run_begins(self, run: Run) -> None:
         """A run begins; it is pending."""
@@ -75,6 +80,9 @@ class Observers(Observer):
 
     def acquired(self, token: int | None) -> None:
         self._tell(lambda each: each.acquired(token))
+
+    def inherited(self, history: History) -> None:
+        self._tell(lambda each: each.inherited(history))
 
     def run_begins(self, run: Run) -> None:
         self._tell(lambda each: each.run_begins(run))

@@ -205,6 +205,7 @@ class Runner:
             self.lock.previous_history, self.lock.previous_record,
             self.clock.wall(), self.config.history)
         self.observers.acquired(self.lock.fencing_token)
+        self.observers.inherited(self.history)
 
     def _inherit_schedule(
         self, record: dict[str, Any] | None,

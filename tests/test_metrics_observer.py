@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from jobslib.exceptions import LockError
+from jobslib.history import History
 from jobslib.metrics.names import HELP
 from jobslib.metrics.observer import MetricsObserver
 from jobslib.runs import Outcome, Run
@@ -168,3 +169,19 @@ def test_events_are_pushed() -> None:
     loop.observer.lost('gone')
     loop.observer.closed()
     assert loop.calls == ['watch', *['wake'] * 6, 'close']
+
+
+def test_what_the_holder_before_left() -> None:
+    """A run that was killed counts with the next holder, as does the last
+    success of all of them."""
+    loop = Loop()
+    history = History(10)
+    history.succeeded = 1.6e9
+    history.unfinished = {'outcome': 'killed', 'duration': 3.0}
+    loop.observer.inherited(history)
+    assert loop.read(RUNS, outcome='killed') == 1
+    assert loop.read(SECONDS, outcome='killed') == 3.0
+    assert loop.read('jobslib_last_success_timestamp_seconds') == 1.6e9
+    loop.observer.inherited(History(10))
+    assert loop.read(RUNS, outcome='killed') == 1
+    assert loop.read('jobslib_last_success_timestamp_seconds') == 1.6e9

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from jobslib.history import History
     from jobslib.metrics import Metrics
     from jobslib.runs import Run
 
@@ -88,6 +89,16 @@ class MetricsObserver(Observer):
 
     def acquired(self, token: int | None) -> None:
         self._held = True
+        self._metrics.wake()
+
+    def inherited(self, history: History) -> None:
+        if history.unfinished is not None:
+            self._runs[Outcome.KILLED] += 1
+            duration = history.unfinished.get('duration')
+            if isinstance(duration, int | float):
+                self._durations[Outcome.KILLED] = duration
+        if history.succeeded is not None:
+            self._last_success = history.succeeded
         self._metrics.wake()
 
     def run_begins(self, run: Run) -> None:
