@@ -168,9 +168,10 @@ def test_running_job_is_not_disturbed(
     assert holder_of(agent.api, key) is None
 
 
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(('signum', 'options'), [
+    (signal.SIGTERM, {'check_ttl': 5}), (signal.SIGINT, {})])
 def test_interrupted(fresh_agent: Agent, tmp_path: pathlib.Path,
-                     signum: signal.Signals) -> None:
+                     signum: signal.Signals, options: dict[str, Any]) -> None:
     """A check that is interrupted half way leaves nothing behind."""
     before = leftovers(fresh_agent)
     (tmp_path / 'stop.py').write_text('''
@@ -187,7 +188,7 @@ sys.exit(main(['check', 'tasks.Task']))
 ''')
     (tmp_path / 'tasks.py').write_text(TASKS)
     with Program(tmp_path, 'stop.py', **lock_environment(
-            fresh_agent.http_addr, KEY, check_ttl=5)) as program:
+            fresh_agent.http_addr, KEY, **options)) as program:
         program.wait_for('HALF WAY')
         assert leftovers(fresh_agent) != before
         program.send(signum)
