@@ -9,6 +9,8 @@ from integration.agents import HOST, Agent, Ports, wait_until
 from integration.locks import lock_on
 from jobslib.exceptions import LockUnavailableError
 from jobslib.oneinstance.client import PermissionDeniedError
+from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.diagnosis import DENIED, OK
 
 MANAGEMENT = '11111111-2222-3333-4444-555555555555'
 
@@ -72,6 +74,20 @@ def test_unknown_datacenter(near: Agent) -> None:
             lock.acquire()
 
 
+@pytest.mark.parametrize(('dc', 'looks_up'), [('dc1', False), ('dc2', True)])
+def test_check(near: Agent, dc: str, looks_up: bool) -> None:
+    """What the lock needs in a datacenter is tried there, and removed."""
+    key = f'checked-{dc}/lock'
+    with lock_on(near.http_addr, key, dc=dc) as lock:
+        findings = ConsulLock.diagnose(lock.context, lock.options)
+    assert {each.result for each in findings} == {OK}
+    assert (f'look up a server of datacenter {dc}' in {
+        each.what for each in findings}) == looks_up
+    assert near.api.get(f'kv/checked-{dc}/', keys='', dc=dc).status_code == 404
+    assert not [each for each in near.api.get('session/list', dc=dc).json()
+                if each['Name'] == 'jobslib check']
+
+
 @pytest.fixture(scope='module')
 def denying(consul_bin: pathlib.Path) -> Iterator[Agent]:
     """The same under access control that denies by default."""
@@ -107,6 +123,9 @@ def test_least_policy(denying: Agent, left_out: str | None) -> None:
     wait_until(is_known, 20, 'token and policy known in dc2')
     api.close()
     with lock_on(denying.http_addr, 'jobs/lock', dc='dc2', token=token) as lock:
+        denied = {each.what for each in ConsulLock.diagnose(
+            lock.context, lock.options) if each.result == DENIED}
+        assert bool(denied) == (left_out is not None)
         if left_out is None:
             assert lock.acquire() and lock.refresh() and lock.release()
         else:

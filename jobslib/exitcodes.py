@@ -19,7 +19,7 @@ class ExitCode(enum.IntEnum):
     #: The lock was lost in the run (``--run-once``).
     LOCK_LOST = 4
     #: The service of the lock does not answer, or refuses
-    #: (``--run-once``).
+    #: (``--run-once``, and commands).
     LOCK_SERVICE_UNAVAILABLE = 5
     #: The process was ended by SIGTERM or SIGINT: 128 + SIGTERM, what a
     #: shell shows for it.

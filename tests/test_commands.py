@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -238,14 +239,17 @@ def test_signals(command: Callable[[Any], None], signum: int) -> None:
     def run(config: Config) -> None:
         try:
             os.kill(os.getpid(), signum)
-            signal.pause()
+            time.sleep(DEADLINE)
         finally:
             cleaned.append(True)
-    before = signal.getsignal(signal.SIGTERM)
     command(run)
-    assert main(['check']) == ExitCode.TERMINATED
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(['check']) == ExitCode.TERMINATED
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert cleaned == [True]
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_require_task(command: Callable[[Any], None],

@@ -207,6 +207,30 @@ def is_logging(function: ast.expr) -> bool:
     return isinstance(function, ast.Name) and function.id == '_log'
 
 
+def test_shown_check_is_one(tmp_path: pathlib.Path) -> None:
+    """What the guide shows of a check are lines that the command prints."""
+    text = (DOCS / 'guide' / 'operating.rst').read_text()
+    shown = [re.split(r'  +', line.strip())
+             for block in blocks(DOCS / 'guide' / 'operating.rst', 'text')
+             for line in block.code.splitlines() if '  ' in line]
+    assert len(shown) > 20 and 'destroy the session' in text
+    (tmp_path / 'tick.py').write_text(
+        'from jobslib import BaseTask\nclass Tick(BaseTask):\n    pass\n')
+    written = run(tmp_path, '-c', textwrap.dedent('''
+        from jobslib.main import main
+        from jobslib.testing import ConsulStandIn
+        with ConsulStandIn() as consul:
+            port = str(consul.address[1])
+            import os
+            os.environ['CONSUL_HTTP_ADDR'] = '127.0.0.1:' + port
+            os.environ['JOBSLIB_ONE_INSTANCE_BACKEND'] = (
+                'jobslib.oneinstance.consul.ConsulLock')
+            assert main(['check', 'tick.Tick']) == 0
+    '''))
+    begins = {re.split(r'  +', line)[0] for line in written.splitlines()}
+    assert {line[0] for line in shown} <= begins
+
+
 def test_every_consul_variable_is_explained() -> None:
     """The variables of Consul's tools that count stand in the table."""
     table = (DOCS / 'reference' / 'options.rst').read_text()

@@ -115,3 +115,20 @@ def test_index_header(server: Server, key: str) -> None:
                    server.txn('lock', key, 'xx'),
                    api.put(f'session/renew/{UNKNOWN}')):
         assert 'X-Consul-Index' not in answer.headers
+
+
+def test_keys_are_listed(server: Server, key: str) -> None:
+    """The keys below a prefix are listed alike, folders as one of them."""
+    for name in ('a', 'b/c', 'b/d', 'e'):
+        server.api.put(f'kv/{key}/{name}', 'v')
+    for prefix, separator, found in [
+        (f'{key}/', '', ['a', 'b/c', 'b/d', 'e']),
+        (f'{key}/', '/', ['a', 'b/', 'e']),
+        (f'{key}/b', '', ['b/c', 'b/d']),
+        (f'{key}/b', '/', ['b/']),
+        (f'{key}/b/', '/', ['b/c', 'b/d']),
+    ]:
+        given = {'separator': separator} if separator else {}
+        answer = server.api.get(f'kv/{prefix}', keys='', **given)
+        assert answer.json() == [f'{key}/{name}' for name in found]
+    assert server.api.get(f'kv/{key}/x', keys='').status_code == 404
