@@ -28,7 +28,8 @@ setup(
     packages=find_packages(include=['jobslib', 'jobslib.*']),
     package_data={'jobslib': ['py.typed']},
     python_requires='>=3.11',
-    install_requires=['py-consul>=1.7', 'requests>=2.31'],
+    install_requires=['py-consul>=1.7', 'requests>=2.31',
+                      'rich>=13'],
     entry_points={'console_scripts': ['runjob = jobslib.main:main']},
     classifiers=[
         'Development Status :: 5 - Production/Stable',
