@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 
+from jobslib.clock import Clock
 from jobslib.exceptions import OneInstanceWatchdogError
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -38,24 +38,22 @@ class Progress:
     negative, not finite or none at all, a total of 0 or below what is done.
 
     :param task: the task.
-    :param now: a clock to measure pauses with, in seconds.
-    :param wall: returns the UNIX time.
+    :param clock: the clock that pauses are measured with.
     """
 
-    def __init__(self, task: Any, now: Callable[[], float] = time.monotonic,
-                 wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, task: Any, clock: Clock | None = None) -> None:
         self._task = task
         self._lock = task.context.one_instance_lock
-        self._now = now
-        self._wall = wall
+        self._clock = clock or Clock()
+        self._now = self._clock.now
         self._pid = os.getpid()
         heartbeat = self._lock.watchdog.heartbeat
         self._pause = min(TICK, BEAT_SHARE * (heartbeat or TICK / BEAT_SHARE))
         self._latest: tuple[Any, Any, Any, float] | None = None
         self._next = float('-inf')
         # Short runs write one line, at their end, and nothing to the lock.
-        self._next_line = now() + LINE_PAUSE
-        self._next_report = now() + REPORT_PAUSE
+        self._next_line = self._now() + LINE_PAUSE
+        self._next_report = self._now() + REPORT_PAUSE
         self._complete = False
         self._line = ''
         self._busy = threading.Lock()
@@ -79,7 +77,7 @@ class Progress:
         if not total or total < (done or 0):
             total = None
         return {'done': done, 'total': total, 'message': _text(message),
-                'time': round(self._wall() - (self._now() - when), 3)}
+                'time': round(self._clock.wall() - (self._now() - when), 3)}
 
     def report(self, done: Any, total: Any = None, message: Any = '') -> None:
         """Take down a report, and show it if it is time to.
@@ -133,8 +131,9 @@ class Progress:
         except Exception as exc:
             if not self._complained:
                 self._complained = True
+                from jobslib.runs import describe as describe_error
                 self._task.logger.warning(
-                    'progress cannot be shown: %r', exc)
+                    'progress cannot be shown: %s', describe_error(exc))
 
     def _show(self, now: float) -> None:
         latest = self.latest or {}
