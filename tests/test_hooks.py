@@ -122,6 +122,7 @@ class Job:
             return self.runner.run()
         finally:
             assert not self.lock.held
+            assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
             assert self.lock.watchdog.heartbeat == (
                 self.lock.options.heartbeat)
 
@@ -321,6 +322,8 @@ def test_hook_that_hangs(hook: str,
     assert job.run() is ExitCode.TERMINATED
     assert 'end' not in job.called and 'on_lost' not in job.called
     assert job.called.count('task') == 3
+    # Each run took place: two as the script says, and the last.
+    assert job.called.count('on_failure') == 1 + (hook == 'on_failure')
     assert (f'hook {hook} was stopped: the run took longer than 0.5 s'
             in caplog.text)
 
@@ -343,6 +346,7 @@ def test_no_heartbeat_in_hooks() -> None:
     assert [run.error for run in job.task.runs] == [
         None, 'OneInstanceWatchdogError: the run was silent for 1 s',
         'Terminate: signal SIGTERM']
+    assert 'on_success end' in job.called
 
 
 def test_hook_that_finds_the_lock_lost() -> None:
