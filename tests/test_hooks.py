@@ -411,6 +411,20 @@ def test_lease_lost_in_a_hook(caplog: pytest.LogCaptureFixture) -> None:
     assert 'hook on_success was stopped: ' in caplog.text
 
 
+def test_lease_lost_in_a_run() -> None:
+    """The failure is told although there is no lease any more."""
+    with ConsulStandIn() as consul:
+        def step() -> None:
+            consul.lose_lock()
+            hang()
+        job = consul_job(consul)
+        job.task.script = [step]
+        job.task.steps['on_lost'] = terminate
+        assert job.run() is ExitCode.TERMINATED
+    assert job.called == 'on_acquired task on_failure (on_lost) (end)'
+    assert job.task.runs[0].outcome.value == 'interrupted'
+
+
 def test_limit_by_the_keeper(caplog: pytest.LogCaptureFixture) -> None:
     """The keeper stops a hook that takes too long; the lock is kept."""
     with ConsulStandIn() as consul:
