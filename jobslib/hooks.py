@@ -67,9 +67,9 @@ class TaskHooks(Observer):
         if hook is None:
             return
         watchdog = self._lock.watchdog
-        # The hook is no run, and need not give signs of life.
-        heartbeat, watchdog.heartbeat = watchdog.heartbeat, None
         with self._interrupts.guard(_put_off):
+            # The hook is no run, and need not give signs of life.
+            heartbeat, watchdog.heartbeat = watchdog.heartbeat, None
             try:
                 self._call_watched(hook, *args)
             except BaseException as exc:
