@@ -28,8 +28,8 @@ setup(
     packages=find_packages(include=['jobslib', 'jobslib.*']),
     package_data={'jobslib': ['py.typed']},
     python_requires='>=3.11',
-    # rich: the tables of the commands, in colour on a terminal, which it
-    # knows the width and the abilities of; used by commands alone.
+    # rich: tables of the commands and progress bars, in colour on a terminal,
+    # which it knows the width and the abilities of; loaded when one is shown.
     install_requires=['py-consul>=1.7', 'requests>=2.31', 'rich>=13'],
     # The clients of their makers; influxdb-client is the one of InfluxDB's
     # that is kept up and writes to 1.8, 2, 3 and the cloud.

@@ -148,9 +148,18 @@ class Config(ConfigGroup):
         attrtype=float, above=0, flag='--max-run-time',
         metavar='SECONDS', env='JOBSLIB_MAX_RUN_TIME',
         help='Stop a run that takes longer.')
+    max_hook_time = option(
+        attrtype=float, above=0, default=60.0,
+        env='JOBSLIB_MAX_HOOK_TIME', metavar='SECONDS',
+        help='Stop a hook of the task that takes longer while the lock is held.')
     logging = option(
         attrtype=dict, env='JOBSLIB_LOGGING', metavar='JSON',
         help='Logging, as logging.config.dictConfig takes it.')
+    log_format = option(
+        attrtype=str, choices=('text', 'json'), default='text',
+        env='JOBSLIB_LOG_FORMAT', metavar='FORMAT',
+        help='How lines of the log are written; not used when LOGGING is '
+             'set.')
     history = option(
         attrtype=int, minimum=0, maximum=1000, default=100,
         env='JOBSLIB_HISTORY', metavar='RUNS',

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import logging
     from typing import Any, NoReturn
 
+    from jobslib.interrupts import Interrupts
     from jobslib.observers import Observer
 
 __all__ = ['main']
@@ -39,7 +40,6 @@ __all__ = ['main']
 SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
 # What is answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
-LOG_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 
 
 class UsageError(Exception):
@@ -156,7 +156,7 @@ def _run(config: Config) -> int:
         try:
             runner = Runner(
                 task, config, schedule, clock, interrupts, logger,
-                _make_observers(task, config))
+                _make_observers(task, config, interrupts, logger))
         except BaseException:
             task.context.close()
             raise
@@ -169,12 +169,19 @@ def _make_task(config: Config) -> BaseTask:
     return task
 
 
-def _make_observers(task: BaseTask, config: Config) -> list[Observer]:
+def _make_observers(task: BaseTask, config: Config, interrupts: Interrupts,
+                    logger: logging.Logger) -> list[Observer]:
     """Return who is told what the loop does, as far as configured."""
-    observers: list[Observer] = []
+    from jobslib.hooks import TaskHooks
+    from jobslib.logs import RunFields
+    # The fields first, so that what the others log has them.
+    observers: list[Observer] = [RunFields(config.task_name)]
     if config.metrics.backend is not None:
         from jobslib.metrics.observer import MetricsObserver
         observers.append(MetricsObserver(task.context))
+    # The hooks last, so that nobody waits for them.
+    observers.append(
+        TaskHooks(task, interrupts, logger, config.max_hook_time))
     return observers
 
 
@@ -244,12 +251,16 @@ def _fail_broken(what: str) -> NoReturn:
 
 def _configure_logging(config: Config) -> logging.Logger:
     import logging
+
+    from jobslib.logs import install, make_handler
     if config.logging is None:
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+        logging.basicConfig(level=logging.INFO,
+                            handlers=[make_handler(config.log_format)])
     else:
         import logging.config
         try:
             logging.config.dictConfig(config.logging)
         except (ValueError, TypeError, AttributeError, ImportError) as exc:
             raise config.error('logging', str(exc)) from None
+    install(config.task_name)
     return logging.getLogger('jobslib')

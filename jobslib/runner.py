@@ -248,6 +248,8 @@ class Runner:
     def _end(self, run: Run, error: BaseException | None,
              duration: float) -> None:
         """Give *run* its outcome, and log it."""
+        self.task.end_progress()
+        name = self.config.task_name
         interrupt = self.interrupts.pending
         if interrupt is None and isinstance(error, Interrupt):
             interrupt = error
@@ -255,18 +257,22 @@ class Runner:
         if interrupt is not None:
             run.end(Outcome.INTERRUPTED, duration, interrupt)
             self.logger.warning(
-                'run interrupted after %.3f s: %s', duration, interrupt)
+                'run interrupted after %.3f s: %s', duration, interrupt,
+                extra=run.log_fields(name))
         elif error is None:
             run.end(Outcome.SUCCEEDED, duration)
-            self.logger.info('run succeeded after %.3f s', duration)
+            self.logger.info('run succeeded after %.3f s', duration,
+                             extra=run.log_fields(name))
         else:
             run.end(Outcome.FAILED, duration, error)
             if isinstance(error, TaskError):
                 self.logger.error(
-                    'run failed after %.3f s: %s', duration, error)
+                    'run failed after %.3f s: %s', duration, error,
+                    extra=run.log_fields(name))
             else:
                 self.logger.error(
-                    'run failed after %.3f s', duration, exc_info=error)
+                    'run failed after %.3f s', duration, exc_info=error,
+                    extra=run.log_fields(name))
 
     def _call_task(self) -> None:
         try:

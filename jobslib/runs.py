@@ -61,6 +61,17 @@ class Run:
                              else round(self.duration, 3)),
                 'outcome': self.outcome.value, 'error': self.error}
 
+    def log_fields(self, task: str) -> dict[str, Any]:
+        """Return the fields that a log record about the run has.
+
+        :param task: name of the task.
+        """
+        return {'task': task, 'run': self.number,
+                'outcome': self.outcome.value,
+                'duration': (None if self.duration is None
+                             else round(self.duration, 3)),
+                'fencing_token': self.token}
+
 
 def describe(error: BaseException) -> str:
     """Return type and message of *error*, the first line of it."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.config import Config
+    from jobslib.progress import Progress
+    from jobslib.runs import Run
 
 __all__ = ['BaseTask']
 
@@ -79,6 +81,66 @@ class BaseTask:
         see :class:`jobslib.TaskError`.
         """
         raise NotImplementedError(f'{type(self).__name__}.task')
+
+    def on_acquired(self) -> None:
+        """The lock was acquired; a hook, to be overridden.
+
+        Called once for each acquisition, before the first run under it.
+        """
+
+    def on_success(self, run: Run) -> None:
+        """A run succeeded; a hook, to be overridden.
+
+        Called with the lock still held.
+        """
+
+    def on_failure(self, run: Run) -> None:
+        """A run failed, or was interrupted; a hook, to be overridden.
+
+        ``run.outcome`` and ``run.error`` say which, and why.  Called with
+        the lock still held, unless its loss is what ended the run.
+        """
+
+    def on_released(self) -> None:
+        """The lock was released, and is not held; a hook, to be overridden.
+        """
+
+    def on_lost(self, reason: str) -> None:
+        """The lock was lost, and the run has stopped; a hook, to be
+        overridden.
+
+        Called in place of :meth:`on_released`.
+        """
+
+    def progress(self, done: float, total: float | None = None,
+                 message: str = '') -> None:
+        """Report how far the run is; also the task's heartbeat.
+
+        Shown as a bar on a terminal, elsewhere in the log.  Call it as often
+        as you like, from any thread of the process.
+
+        :param done: what is done, in any unit.
+        :param total: all that there is to do, in the same unit; ``None``
+            when that is not known.
+        :param message: what is being done.
+        :raises OneInstanceWatchdogError: the lock is not this process's any
+            more, and the run must stop.
+        """
+        reporter = self.__dict__.get('_progress') or self._begin_progress()
+        reporter.report(done, total, message)
+
+    def end_progress(self) -> None:
+        """Close the progress bar.  Done at the end of each run."""
+        reporter: Progress | None = self.__dict__.pop('_progress', None)
+        if reporter is not None:
+            reporter.close()
+
+    def _begin_progress(self) -> Progress:
+        from jobslib.progress import Progress
+        # One for all threads, whichever is the first.
+        reporter: Progress = self.__dict__.setdefault(
+            '_progress', Progress(self))
+        return reporter
 
     def extend_lock(self) -> None:
         """Say that the run makes progress: the task's heartbeat.

@@ -1,0 +1,211 @@
+"""Log records that say which run they belong to, as text and as JSON."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from jobslib.observers import Observer
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from jobslib.runs import Run
+
+__all__ = ['FIELDS', 'JsonFormatter', 'RunFields', 'RunFilter', 'handlers',
+           'install', 'make_handler']
+
+#: The attributes that log records have beyond those of :mod:`logging`.
+FIELDS = ('task', 'run', 'outcome', 'duration', 'fencing_token')
+
+TEXT_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
+
+# What logging gives to records by itself; taskName since Python 3.12.
+STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    'message', 'asctime', 'taskName'}
+# Keys of a JSON line that a record's own fields must not take.
+TAKEN = frozenset({'timestamp', 'level', 'logger', 'message', 'exception',
+                   'stack'})
+
+# The run that the process is in: one at a time, whichever thread logs.
+# Replaced as a whole, never changed, so that threads see all or nothing.
+_current: dict[str, Any] = {}
+
+
+class RunFields(Observer):
+    """Keeps up which run the log records belong to.
+
+    A record has the fencing token while the lock is held, and the number of
+    the run from its beginning until the next thing that the loop does.
+
+    :param task: name of the task.
+    """
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self._token: int | None = None
+
+    def acquired(self, token: int | None) -> None:
+        self._token = token
+        self._set()
+
+    def run_begins(self, run: Run) -> None:
+        self._token = run.token
+        self._set(run=run.number)
+
+    def waiting(self, due: float) -> None:
+        self._set()
+
+    def standby(self, reason: str) -> None:
+        self._set()
+
+    def released(self) -> None:
+        self._token = None
+        self._set()
+
+    def lost(self, reason: str) -> None:
+        self.released()
+
+    def _set(self, **fields: Any) -> None:
+        global _current
+        _current = {'task': self._task, 'fencing_token': self._token} | fields
+
+
+class RunFilter(logging.Filter):
+    """Gives records the attributes :data:`FIELDS`; lets all of them pass.
+
+    What a record has already stays as it is; what is not known is ``None``.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        current = _current
+        for name in FIELDS:
+            if name not in record.__dict__:
+                record.__dict__[name] = current.get(name)
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON.
+
+    The keys are ``timestamp`` (UTC, ISO 8601 with milliseconds), ``level``,
+    ``logger``, ``message``, the :data:`FIELDS`, ``exception`` and ``stack``
+    (texts of several lines), then the fields of the record's own ``extra``;
+    one of those that has the name of a key gets the prefix ``extra_``.  What
+    is ``None`` is left out.  What does not fit into JSON is a text.  Nothing
+    that a record contains makes it fail.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end."""
+        try:
+            return _to_json(self.fields(record))
+        except Exception as exc:
+            return _to_json({
+                'timestamp': _timestamp(time.time()), 'level': 'ERROR',
+                'logger': __name__, 'message': _to_text(record.__dict__),
+                'exception': f'{type(exc).__name__}: {_to_text(exc)}'})
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return what the line says; to be extended by subclasses."""
+        current = _current
+        found: dict[str, Any] = {
+            'timestamp': _timestamp(record.created),
+            'level': record.levelname,
+            'logger': record.name,
+            'message': _message(record)}
+        for name in FIELDS:
+            found[name] = record.__dict__.get(name, current.get(name))
+        if record.exc_info and record.exc_info[0] is not None:
+            found['exception'] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            found['exception'] = record.exc_text
+        if record.stack_info:
+            found['stack'] = self.formatStack(record.stack_info)
+        for name, value in list(record.__dict__.items()):
+            if name not in STANDARD and name not in FIELDS:
+                found[f'extra_{name}' if name in TAKEN else name] = value
+        return {name: value for name, value in found.items()
+                if value is not None}
+
+
+def handlers() -> Iterator[logging.Handler]:
+    """Return the handlers of all loggers."""
+    root = logging.getLogger()
+    others = list(root.manager.loggerDict.values())
+    seen = set()
+    for logger in (root, *others):
+        for handler in getattr(logger, 'handlers', ()):
+            if handler not in seen:
+                seen.add(handler)
+                yield handler
+
+
+def install(task: str) -> None:
+    """Let all handlers that there are now give records their fields.
+
+    :param task: name of the task.
+    """
+    global _current
+    _current = {'task': task}
+    for handler in handlers():
+        if not any(isinstance(each, RunFilter) for each in handler.filters):
+            handler.addFilter(RunFilter())
+
+
+def make_handler(log_format: str) -> logging.Handler:
+    """Return a handler that writes to standard error.
+
+    :param log_format: ``text`` or ``json``.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == 'json'
+                         else logging.Formatter(TEXT_FORMAT))
+    return handler
+
+
+def _timestamp(created: float) -> str:
+    seconds, milliseconds = divmod(int(created * 1000), 1000)
+    text = time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))
+    return f'{text}.{milliseconds:03d}Z'
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:
+        # Arguments that do not fit the message: better both than neither.
+        return f'{_to_text(record.msg)} {_to_text(record.args)}'
+
+
+def _to_json(fields: dict[str, Any]) -> str:
+    import json
+
+    def dump(value: Any) -> str:
+        return json.dumps(value, default=_to_text, allow_nan=False)
+
+    try:
+        return dump(fields)
+    except Exception:
+        # Nested too deeply, not a number, keys that are no texts...
+        parts = []
+        for name, value in fields.items():
+            try:
+                text = dump(value)
+            except Exception:
+                text = dump(_to_text(value))
+            parts.append(f'{dump(_to_text(name))}: {text}')
+        return f'{{{", ".join(parts)}}}'
+
+
+def _to_text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f'<{type(value).__name__}>'

@@ -1,0 +1,227 @@
+"""How far a run is: on a terminal, in the log, and to the lock."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from jobslib.clock import Clock
+from jobslib.exceptions import OneInstanceWatchdogError
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from jobslib.bar import Bar
+
+__all__ = ['Progress', 'describe']
+
+# In seconds: between two looks at what is reported, two lines of the log,
+# two reports to the lock.
+TICK = 0.1
+LINE_PAUSE = 5.0
+REPORT_PAUSE = 5.0
+# The pause between two heartbeats, as a share of what is allowed.
+BEAT_SHARE = 0.1
+# Whole numbers above are not exact everywhere.
+LARGEST = 2.0 ** 53
+MAX_MESSAGE = 200
+
+
+class Progress:
+    """The progress of one run.
+
+    What is wrong in a report is left out and fails no run: a number that is
+    negative, not finite or none at all, a total of 0 or below what is done.
+
+    :param task: the task.
+    :param clock: the clock that pauses are measured with.
+    """
+
+    def __init__(self, task: Any, clock: Clock | None = None) -> None:
+        self._task = task
+        self._lock = task.context.one_instance_lock
+        self._clock = clock or Clock()
+        self._now = self._clock.now
+        self._pid = os.getpid()
+        heartbeat = self._lock.watchdog.heartbeat
+        self._pause = min(TICK, BEAT_SHARE * (heartbeat or TICK / BEAT_SHARE))
+        self._latest: tuple[Any, Any, Any, float] | None = None
+        self._next = float('-inf')
+        # Short runs write one line, at their end, and nothing to the lock.
+        self._next_line = self._now() + LINE_PAUSE
+        self._next_report = self._now() + REPORT_PAUSE
+        self._complete = False
+        self._line = ''
+        self._busy = threading.Lock()
+        self._closed = False
+        self._bar: Bar | None = None
+        self._has_bar = _on_terminal()
+        self._complained = False
+
+    @property
+    def latest(self) -> dict[str, Any] | None:
+        """The last report: ``done``, ``total``, ``message``, and ``time``,
+        the UNIX time of it; fit for JSON.  ``None`` before the first.
+
+        Of ``done`` and ``total`` each is ``None`` when it is not known;
+        ``done`` is never above ``total``.
+        """
+        if self._latest is None:
+            return None
+        done, total, message, when = self._latest
+        done, total = _number(done), _number(total)
+        if not total or total < (done or 0):
+            total = None
+        return {'done': done, 'total': total, 'message': _text(message),
+                'time': round(self._clock.wall() - (self._now() - when), 3)}
+
+    def report(self, done: Any, total: Any = None, message: Any = '') -> None:
+        """Take down a report, and show it if it is time to.
+
+        In a forked child this does nothing.
+
+        :raises OneInstanceWatchdogError: the lock is lost.
+        """
+        # Called for each of millions of records: nothing before the clock.
+        now = self._now()
+        self._latest = (done, total, message, now)
+        try:
+            if now < self._next and (self._complete or done != total):
+                return
+        except Exception:
+            # Something that cannot even be compared.
+            return
+        self._look(now)
+
+    def close(self) -> None:
+        """The run is over: show the last report."""
+        if os.getpid() != self._pid or self._latest is None:
+            return
+        # An interrupt may have come in the instant after it was acquired.
+        acquired = self._busy.acquire(timeout=1)
+        try:
+            self._closed = True
+            self._guarded(self._show_last)
+        finally:
+            if acquired:
+                self._busy.release()
+
+    def _look(self, now: float) -> None:
+        if os.getpid() != self._pid:
+            return
+        self._next = now + self._pause
+        if self._lock.held and not self._lock.refresh():
+            self._next = float('-inf')
+            raise OneInstanceWatchdogError('the lock is lost')
+        if self._busy.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self._guarded(lambda: self._show(now))
+            finally:
+                self._busy.release()
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Call what must not fail the run."""
+        try:
+            call()
+        except Exception as exc:
+            if not self._complained:
+                self._complained = True
+                from jobslib.runs import describe as describe_error
+                self._task.logger.warning(
+                    'progress cannot be shown: %s', describe_error(exc))
+
+    def _show(self, now: float) -> None:
+        latest = self.latest or {}
+        self._complete = latest['total'] is not None and (
+            latest['done'] == latest['total'])
+        self._show_bar(latest)
+        if now >= self._next_line:
+            self._next_line = now + LINE_PAUSE
+            self._log(latest)
+        if now >= self._next_report:
+            self._next_report = now + REPORT_PAUSE
+            # Locks of others need not have it.
+            tell = getattr(self._lock, 'report_progress', None)
+            if tell is not None:
+                tell(latest)
+
+    def _show_last(self) -> None:
+        latest = self.latest or {}
+        try:
+            self._show_bar(latest)
+        finally:
+            bar, self._bar = self._bar, None
+            if bar is not None:
+                bar.close()
+        self._log(latest)
+
+    def _show_bar(self, latest: dict[str, Any]) -> None:
+        if not self._has_bar:
+            return
+        # No bar if it fails; lines of the log will do.
+        self._has_bar = False
+        if self._bar is None:
+            from jobslib.bar import Bar
+            self._bar = Bar(self._task)
+        self._bar.show(latest)
+        self._has_bar = True
+
+    def _log(self, latest: dict[str, Any]) -> None:
+        line = describe(latest)
+        if line and line != self._line and not self._has_bar:
+            self._line = line
+            self._task.logger.info('progress: %s', line,
+                                   extra={'progress': latest})
+
+
+def describe(latest: dict[str, Any]) -> str:
+    """Return a report, see :attr:`Progress.latest`, for people to read."""
+    done, total = latest['done'], latest['total']
+    count = ''
+    if done is not None and total is not None:
+        count = (f'{_show_number(done)} of {_show_number(total)} '
+                 f'({int(100 * done / total)} %)')
+    elif done is not None:
+        count = _show_number(done)
+    return ', '.join(filter(None, (count, latest['message'])))
+
+
+def _show_number(number: float) -> str:
+    return str(number) if isinstance(number, int) else f'{number:g}'
+
+
+def _number(value: Any) -> float | None:
+    """Return *value* if it is a number that can be right."""
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        number = float(value)
+    except Exception:
+        return None
+    if not 0 <= number <= LARGEST:
+        return None
+    return int(number) if number.is_integer() else number
+
+
+def _text(value: Any) -> str:
+    """Return *value* as one line without control characters."""
+    try:
+        text = '' if value is None else str(value)
+    except Exception:
+        return ''
+    line = ' '.join(text[:10 * MAX_MESSAGE].split())[:MAX_MESSAGE]
+    return ''.join(c for c in line if c.isprintable())
+
+
+def _on_terminal() -> bool:
+    """Return whether standard error is a terminal that can show a bar."""
+    try:
+        return (sys.stderr.isatty()
+                and os.environ.get('TERM', '') not in ('', 'dumb', 'unknown'))
+    except (AttributeError, ValueError):
+        return False
