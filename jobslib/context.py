@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from jobslib.config import Config
+    from jobslib.liveness import BaseLiveness
     from jobslib.oneinstance import BaseLock
 
 __all__ = ['Context']
@@ -57,3 +58,14 @@ class Context:
         lock: BaseLock = one_instance.backend_class(
             self, one_instance.options)
         return lock
+
+    @cached_property
+    def liveness(self) -> BaseLiveness:
+        """Where successful runs are noted."""
+        configured = self.config.liveness
+        if configured.backend is None:
+            from jobslib.liveness.dummy import DummyLiveness
+            return DummyLiveness(self, DummyLiveness.OptionsConfig({}, None))
+        liveness: BaseLiveness = configured.backend_class(
+            self, configured.options)
+        return liveness

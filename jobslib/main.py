@@ -116,7 +116,10 @@ def _run(config: Config) -> int:
 
 def _make_observers(task: BaseTask, config: Config) -> list[Observer]:
     """Return who is told what the loop does, as far as configured."""
-    return []
+    observers: list[Observer] = []
+    if config.liveness.backend is not None:
+        observers.append(task.context.liveness.make_observer())
+    return observers
 
 
 def _load_settings(name: str | None) -> Any:

@@ -26,7 +26,7 @@ LAYERS = [
     {'jobslib.oneinstance'},
     {'jobslib.config'},
     {'jobslib.options'},
-    {'jobslib.observers', 'jobslib.runs'},
+    {'jobslib.background', 'jobslib.observers', 'jobslib.runs'},
     {'jobslib.interrupts', 'jobslib.schedule'},
     {'jobslib.clock', 'jobslib.exceptions', 'jobslib.exitcodes',
      'jobslib.imports'},

@@ -12,4 +12,6 @@ Each command is a module here, named for it, with
 __all__ = ['COMMANDS']
 
 #: The commands, and the modules that they are in.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    'check-liveness': 'jobslib.commands.check_liveness',
+}
