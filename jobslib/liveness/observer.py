@@ -16,7 +16,7 @@ __all__ = ['LivenessObserver']
 
 #: The least time between two writes, in seconds: each is an entry in
 #: Consul's log.
-PAUSE = 1.0
+PAUSE = 0.5
 #: How long the end of the process may wait for the last one, in seconds.
 CLOSE_TIMEOUT = 2.0
 
@@ -24,7 +24,7 @@ CLOSE_TIMEOUT = 2.0
 class LivenessObserver(Observer):
     """Has *liveness* note each success, in a thread of its own.
 
-    Of several successes within a second the newest is noted.  What could not
+    Of several successes within half a second the newest is noted.  What could not
     be noted is tried again, also while nothing else happens.
     """
 
