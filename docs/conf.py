@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
                r'functools|http|logging|types|typing)(\..*)?'),
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
     (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self'),
-    (r'py:class', r'ConsulClient|Endpoint|Lease|(.*\.)?Lock'),
+    (r'py:class', r'ConsulClient|Endpoint|Lease|(.*\.)?(Lock|Observer|Run)'),
 ]
 
 autodoc_default_options = {'members': True}

@@ -268,6 +268,10 @@ def test_least_policy(
                  '0.5', env=env, token=token) as program:
             wait_for_checks(denying.api, 'live-least', ('passing', 'succeeded'))
             wait_until(lambda: denying.api.kv('live/least-alive'), SOON, 'a key')
+            # The agent passes it on to the servers with the same token.
+            wait_until(lambda: denying.api.get(
+                'health/service/live-least', passing='').json(), SOON,
+                'the service in the health API')
             [service] = denying.api.get('agent/services').json()
             assert denying.api.put(
                 f'agent/service/deregister/{service}').ok

@@ -309,6 +309,22 @@ def test_forgotten_service_is_registered_again(
     assert 'forgotten the service tick' in line.getMessage()
 
 
+def test_agent_is_given_a_new_token(
+        agent: FakeAgent, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    """The service is registered again now and then, without a word."""
+    caplog.set_level(logging.INFO)
+    check = ServiceCheck('tick', 30, 3600, LOGGER)
+    check.update(agent, 'passing', 'x')  # type: ignore[arg-type]
+    now = time.monotonic()
+    monkeypatch.setattr('time.monotonic', lambda: now + 601)
+    for _ in range(2):
+        check.update(agent, 'passing', 'x')  # type: ignore[arg-type]
+    assert agent.registrations == 2
+    assert agent.says() == ('passing', 'x')
+    assert not caplog.records
+
+
 def test_dead_processes_are_cleared_away(
         agent: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who starts takes the place of who died, also of those dying then."""

@@ -79,7 +79,7 @@ class BaseLiveness:
         return self.judge(self.read(), max_age)
 
     def judge(self, record: dict[str, Any] | None, max_age: float) -> bool:
-        """Return what :meth:`check` makes of what :meth:`read` returned.
+        """Return what ``check()`` makes of what ``read()`` returned.
 
         A success that is more than *max_age* ahead of this machine's clock
         does not count: one of the clocks is wrong.
@@ -94,7 +94,7 @@ class BaseLiveness:
         return {'fqdn': self.context.fqdn, **shown(at)}
 
     def make_observer(self) -> Observer:
-        """Return who listens to the loop, and calls :meth:`write_at`."""
+        """Return who listens to the loop, and calls ``write_at()``."""
         from jobslib.liveness.observer import LivenessObserver
         return LivenessObserver(self)
 

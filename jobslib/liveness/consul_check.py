@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ['ConsulCheckLiveness', 'ServiceCheck']
 
+#: The agent goes on using the token that it got with the service, so it is
+#: given the present one so often, in seconds.
+REGISTER_AGAIN = 600.0
+
 #: What Consul's DNS can find.
 SERVICE_NAME = re.compile(r'[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?')
 
@@ -106,7 +110,7 @@ class ConsulCheckLiveness(ConsulLiveness):
             record = parse(client.read(self.key).record)
         except LockError as exc:
             return 'warning', f'{note}; the last success is not known: {exc}'
-        if record is not None:
+        if record is not None and record['timestamp'] > (self._last or 0.0):
             self._last = record['timestamp']
             self._last_shown = (f'the last success was at '
                                 f'{record.get("time_local")} on '
@@ -139,25 +143,35 @@ class ServiceCheck:
         self._remove_after = remove_after
         self._logger = logger
         self._registered = False
+        self._register_at = 0.0
         self._clear_at: list[float] = []
 
     def update(self, client: ConsulClient, status: str, note: str) -> None:
         """Set the check, and register it where the agent does not know it."""
-        if not self._registered or not self._set(client, status, note):
-            if self._registered:
-                self._logger.info(
-                    'the agent has forgotten the service %s, which is '
-                    'registered again', self.name)
-            client.register_service(
-                self.id, self.name, self._ttl, status, self._remove_after)
-            self._registered = True
+        known = self._registered and self._set(client, status, note)
+        if not known or time.monotonic() >= self._register_at:
+            self._register(client, status, known)
             self._set(client, status, note)
-            # Who died just before this process started is still passing.
-            now = time.monotonic()
-            self._clear_at = [now, now + 1.5 * self._ttl]
         if self._clear_at and time.monotonic() >= self._clear_at[0]:
-            self._clear(client)
+            # Those of dead processes, which this one replaces.
+            for service in client.expired_services(self.name):
+                client.deregister_service(service)
             del self._clear_at[0]
+
+    def _register(self, client: ConsulClient, status: str,
+                  known: bool) -> None:
+        if self._registered and not known:
+            self._logger.info(
+                'the agent has forgotten the service %s, which is registered '
+                'again', self.name)
+        client.register_service(
+            self.id, self.name, self._ttl, status, self._remove_after)
+        now = time.monotonic()
+        self._register_at = now + REGISTER_AGAIN
+        if not self._registered:
+            # Who died just before this process started is still passing.
+            self._clear_at = [now, now + 1.5 * self._ttl]
+        self._registered = True
 
     def remove(self, client: ConsulClient) -> None:
         """Remove the service, if it was registered."""
@@ -167,11 +181,6 @@ class ServiceCheck:
 
     def _set(self, client: ConsulClient, status: str, note: str) -> bool:
         return client.update_check(f'service:{self.id}', status, note)
-
-    def _clear(self, client: ConsulClient) -> None:
-        """Remove the services that this one replaces: of dead processes."""
-        for service in client.expired_services(self.name):
-            client.deregister_service(service)
 
 
 def service_name(task_name: str) -> str:
