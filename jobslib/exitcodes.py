@@ -10,7 +10,8 @@ class ExitCode(enum.IntEnum):
 
     #: The run (``--run-once``) or the command did what it should.
     DONE = 0
-    #: The run failed, or took too long (``--run-once``).
+    #: The run failed, or took too long (``--run-once``); FAIL
+    #: (``check-liveness``).
     TASK_FAILED = 1
     #: The command line, the environment or the settings are wrong.
     USAGE = 2
@@ -19,7 +20,7 @@ class ExitCode(enum.IntEnum):
     #: The lock was lost in the run (``--run-once``).
     LOCK_LOST = 4
     #: The service of the lock does not answer, or refuses
-    #: (``--run-once``).
+    #: (``--run-once``); the service of the liveness (``check-liveness``).
     LOCK_SERVICE_UNAVAILABLE = 5
     #: The process was ended by SIGTERM or SIGINT: 128 + SIGTERM, what a
     #: shell shows for it.

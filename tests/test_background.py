@@ -93,7 +93,9 @@ def test_close_gives_up_what_fails(call: Call) -> None:
     work = Background(call, LOGGER, 'work')
     work.submit(1)
     until(lambda: len(call.values) > 1)
+    begun = time.monotonic()
     assert not work.close(DEADLINE)
+    assert time.monotonic() - begun < DEADLINE / 2
     made = len(call.values)
     work.submit(2)
     assert call.values == [1] * made
@@ -105,6 +107,8 @@ def test_close_without_a_value(call: Call) -> None:
     work = Background(call, LOGGER, 'work')
     assert threading.active_count() == before
     assert work.close(0.0)
+    work.submit(1)
+    assert threading.active_count() == before
 
 
 def test_failure_is_repeated_and_logged_once(
@@ -150,5 +154,12 @@ def test_without_every_it_is_idle(call: Call) -> None:
     """Without *every* a value is used once."""
     work = Background(call, LOGGER, 'work')
     work.submit(1)
-    assert work.close(DEADLINE)
+    until(lambda: call.values)
+    # As long as that takes with another value, no call is made.
+    other = Call()
+    repeated = Background(other, LOGGER, 'other', every=0.01)
+    repeated.submit(1)
+    until(lambda: len(other.values) >= 3)
+    assert repeated.close(DEADLINE)
     assert call.values == [1]
+    assert work.close(DEADLINE)

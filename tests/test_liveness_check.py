@@ -41,6 +41,7 @@ class FakeAgent:
         self.updates = 0
         self.down = False
         self.key_down = False
+        self.key_denied = False
         self.may_go = threading.Event()
         self.may_go.set()
 
@@ -84,6 +85,8 @@ class FakeAgent:
 
     def put(self, key: str, value: bytes) -> None:
         self._answer()
+        if self.key_denied:
+            raise LockUnavailableError('denied')
         self.key = value
 
     def close(self) -> None:
@@ -172,6 +175,8 @@ def test_standby_is_no_failure(agent: FakeAgent) -> None:
     until(lambda: agent.services and agent.says()[0] == 'warning')
     listening.standby('the lock is held by beta')
     until(lambda: agent.says()[0] == 'passing')
+    listening.run_begins(Run(8, None, time.time()))
+    until(lambda: agent.says()[1].startswith('run 8 began at '))
     listening.closed()
 
 
@@ -266,6 +271,18 @@ def test_own_success_counts(agent: FakeAgent) -> None:
     liveness.succeeded(time.time())
     liveness.update(('passing', 'x'))
     assert agent.says()[0] == 'passing'
+
+
+def test_observed_success_counts(agent: FakeAgent) -> None:
+    """A run that succeeded ends the alarm, even if the key is not written."""
+    agent.key_denied = True
+    agent.key = record(100)
+    listening = make_liveness(agent, max_age=60).make_observer()
+    listening.started()
+    until(lambda: agent.services and agent.says()[0] == 'critical')
+    listening.run_ended(ended(Outcome.SUCCEEDED))
+    until(lambda: agent.says()[0] == 'passing')
+    listening.closed()
 
 
 def test_first_success_has_its_time(

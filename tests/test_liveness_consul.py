@@ -171,6 +171,8 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('JOBSLIB_ONE_INSTANCE_CONSUL_TOKEN', 'of-lock')
     assert endpoint({}).host == 'lock'
     assert endpoint({}).token == 'of-lock'
+    monkeypatch.setenv('CONSUL_HTTP_ADDR', 'standard:1')
+    assert endpoint({}).url == 'http://lock:8500'
     monkeypatch.setenv('JOBSLIB_LIVENESS_CONSUL_HOST', 'own')
     monkeypatch.setenv('CONSUL_HTTP_TOKEN', 'standard')
     found = endpoint({})
