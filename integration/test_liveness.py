@@ -264,8 +264,8 @@ def test_least_policy(
             f'service "live-least" {{ policy = "write" }}')
         env = liveness(CHECK_BACKEND, service='live-least',
                        key='live/least-alive', ttl=TTL)
-        with job(tmp_path, denying.http_addr, 'live/least', '--run-interval',
-                 '0.5', env=env, token=token) as program:
+        with job(tmp_path, denying.http_addr, 'live/least', '--sleep-interval',
+                 '60', env=env, token=token) as program:
             wait_for_checks(denying.api, 'live-least', ('passing', 'succeeded'))
             wait_until(lambda: denying.api.kv('live/least-alive'), SOON, 'a key')
             # The agent passes it on to the servers with the same token.
