@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
                r'functools|http|logging|types|typing)(\..*)?'),
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
     (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self|dict\[str'),
-    (r'py:class', r'Console|ConsulClient|Lease|Table|(.*\.)?(Endpoint|Lock)'),
+    (r'py:class', r'Console|ConsulClient|Lease|Table|(.*\.)?(Endpoint|Lock|Observer|Run)'),
     (r'py:class', r'Metrics?|Callable\[\[\]'),
 ]
 

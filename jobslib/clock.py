@@ -2,7 +2,7 @@
 
 import time
 
-__all__ = ['Clock', 'now']
+__all__ = ['Clock', 'now', 'shown']
 
 
 def now() -> float:
@@ -11,6 +11,16 @@ def now() -> float:
     It never jumps, and all processes of the machine share it.
     """
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def shown(at: float) -> dict[str, float | str]:
+    """Return the UNIX time *at* as records in JSON show it: ``timestamp``,
+    ``time_utc``, ``time_local``."""
+    return {
+        'timestamp': at,
+        'time_utc': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(at)),
+        'time_local': time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(at)),
+    }
 
 
 class Clock:

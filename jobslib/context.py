@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from jobslib.config import Config
+    from jobslib.liveness import BaseLiveness
     from jobslib.metrics import BaseMetrics
     from jobslib.oneinstance import BaseLock
 
@@ -58,6 +59,17 @@ class Context:
         lock: BaseLock = one_instance.backend_class(
             self, one_instance.options)
         return lock
+
+    @cached_property
+    def liveness(self) -> BaseLiveness:
+        """Where successful runs are noted."""
+        configured = self.config.liveness
+        if configured.backend is None:
+            from jobslib.liveness.dummy import DummyLiveness
+            return DummyLiveness(self, configured.options)
+        liveness: BaseLiveness = configured.backend_class(
+            self, configured.options)
+        return liveness
 
     @cached_property
     def metrics(self) -> BaseMetrics:

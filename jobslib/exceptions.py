@@ -11,6 +11,7 @@ __all__ = [
     'ImportNameError',
     'Interrupt',
     'JobsLibError',
+    'LivenessError',
     'LockError',
     'LockNotHeldError',
     'LockAlreadyHeldError',
@@ -59,6 +60,10 @@ class LockAlreadyHeldError(LockError):
 
 class LockUnavailableError(LockError):
     """The service that keeps the lock did not answer, or refused."""
+
+
+class LivenessError(JobsLibError):
+    """The service that keeps the liveness did not answer, or refused."""
 
 
 class Interrupt(BaseException):

@@ -10,15 +10,18 @@ class ExitCode(enum.IntEnum):
 
     #: The run (``--run-once``) or the command did what it should.
     DONE = 0
-    #: The run failed, or took too long (``--run-once``).
+    #: The run failed, or took too long (``--run-once``); FAIL
+    #: (``check-liveness``).
     TASK_FAILED = 1
     #: The command line, the environment or the settings are wrong.
     USAGE = 2
-    #: Another process holds the lock (``--run-once``).
+    #: Another process holds the lock, or the job is paused (``--run-once``);
+    #: the lock is not given up, or nobody takes it over, in time
+    #: (``release``, ``handover``).
     LOCK_NOT_AVAILABLE = 3
     #: The lock was lost in the run (``--run-once``).
     LOCK_LOST = 4
-    #: The service of the lock does not answer, or refuses
+    #: The service of the lock or liveness does not answer, or refuses
     #: (``--run-once``, and commands).
     LOCK_SERVICE_UNAVAILABLE = 5
     #: The process was ended by SIGTERM or SIGINT: 128 + SIGTERM, what a

@@ -176,6 +176,8 @@ def _make_observers(task: BaseTask, config: Config, interrupts: Interrupts,
     from jobslib.logs import RunFields
     # The fields first, so that what the others log has them.
     observers: list[Observer] = [RunFields(config.task_name)]
+    if config.liveness.backend is not None:
+        observers.append(task.context.liveness.make_observer())
     if config.metrics.backend is not None:
         from jobslib.metrics.observer import MetricsObserver
         observers.append(MetricsObserver(task.context))

@@ -234,7 +234,7 @@ def test_shown_check_is_one(tmp_path: pathlib.Path) -> None:
 def test_every_consul_variable_is_explained() -> None:
     """The variables of Consul's tools that count stand in the table."""
     table = (DOCS / 'reference' / 'options.rst').read_text()
-    code = (PACKAGE / 'oneinstance' / 'consuloptions.py').read_text()
+    code = (PACKAGE / 'oneinstance' / 'connection.py').read_text()
 
     def names(text: str) -> set[str]:
         return set(re.findall(r'\bCONSUL_[A-Z_]+[A-Z]\b', text))

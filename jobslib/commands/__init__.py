@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     'resume': 'jobslib.commands.resume',
     'release': 'jobslib.commands.release',
     'handover': 'jobslib.commands.handover',
+    'check-liveness': 'jobslib.commands.check_liveness',
 }
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from functools import cached_property
 
+from jobslib.clock import shown
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
 from jobslib.oneinstance.control import Control, Restraint
@@ -273,16 +274,11 @@ class BaseLock:
 
         To be extended by subclasses; the values must fit into JSON.
         """
-        now = time.time()
         return {
             'fqdn': self.machine(),
             'pid': os.getpid(),
             'task': self.context.config.task_name,
-            'timestamp': now,
-            'time_utc': time.strftime(
-                '%Y-%m-%dT%H:%M:%SZ', time.gmtime(now)),
-            'time_local': time.strftime(
-                '%Y-%m-%dT%H:%M:%S%z', time.localtime(now)),
+            **shown(time.time()),
             'schedule': dict(self.schedule),
         }
 

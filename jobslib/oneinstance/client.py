@@ -39,6 +39,7 @@ _NOT_HELD = ("lock isn't held",)
 _DENIED = ('permission denied', 'acl not found')
 _SESSION_LOST = ('invalid session "',)
 _NO_LEADER = ('no cluster leader',)
+_UNKNOWN = ('does not have associated ttl', 'unknown check', 'unknown service')
 _NO_NODE = ('missing node registration',)
 # What creating a session on the agent's node in another datacenter can lead to.
 _ELSEWHERE = _NO_NODE + ('permission denied',)
@@ -401,6 +402,64 @@ class ConsulClient:
                     raise _translated(what, exc) from exc
             self._sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
             attempt += 1
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write *value* to *key*, whoever else writes to it."""
+        self._call(f'write {key}', lambda: self._consul.kv.put(key, value))
+
+    def register_service(
+        self, service: str, name: str, ttl: float, status: str, remove_after: float,
+    ) -> None:
+        """Register a service with the agent, with a check that has to be updated.
+
+        *service* is its id, *name* is for DNS.  The check, ``service:`` and the
+        id, has the *status* to begin with, becomes critical *ttl* seconds after
+        an update, and removes the service when it was critical for
+        *remove_after* seconds.
+        """
+        self._call(f'register the service {name}', lambda: (
+            self._consul.agent.service.register(name, service_id=service, check={
+                'TTL': _duration(ttl), 'Status': status,
+                'DeregisterCriticalServiceAfter': _duration(remove_after)})))
+
+    def deregister_service(self, service: str) -> None:
+        """Remove the service with this id from the agent, if it is there."""
+        def call() -> None:
+            try:
+                self._consul.agent.service.deregister(service)
+            except _Refused as exc:
+                if not exc.says(_UNKNOWN):
+                    raise
+        self._call(f'remove the service {service}', call)
+
+    def expired_services(self, name: str) -> list[str]:
+        """The ids of the services called *name* that nobody updates any more."""
+        def call() -> list[str]:
+            return [about['ServiceID']
+                    for about in self._consul.agent.checks().values()
+                    if about['ServiceName'] == name
+                    and about['Status'] == 'critical'
+                    and about['Output'].startswith('TTL expired')]
+        return self._call('list the checks', call)
+
+    def update_check(self, check: str, status: str, note: str) -> bool:
+        """Set a check with a TTL to passing, warning or critical.
+
+        Returns False if the agent does not know the check.
+        """
+        ttl = self._consul.agent.check
+        update = {'passing': ttl.ttl_pass, 'warning': ttl.ttl_warn,
+                  'critical': ttl.ttl_fail}[status]
+
+        def call() -> bool:
+            try:
+                update(check, notes=note)
+            except _Refused as exc:
+                if exc.says(_UNKNOWN):
+                    return False
+                raise
+            return True
+        return self._call('update the check', call)
 
 
 class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]

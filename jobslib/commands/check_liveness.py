@@ -1,0 +1,88 @@
+"""``runjob check-liveness``: did the job succeed lately, on any machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from typing import Any
+
+from jobslib.config import Config
+from jobslib.context import Context
+from jobslib.exceptions import ConfigError, LivenessError
+from jobslib.exitcodes import ExitCode
+from jobslib.liveness import BaseLiveness, age_of
+
+__all__ = ['DESCRIPTION', 'add_arguments', 'run']
+
+DESCRIPTION = 'Say whether the job succeeded lately, on any machine.'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument(
+        '--max-age', type=_seconds, required=True, metavar='SECONDS',
+        help='How old the last success may be.')
+    parser.add_argument(
+        '--json', action='store_true', help='Write JSON.')
+
+
+def run(config: Config) -> ExitCode:
+    """Print PASS or FAIL, and return the exit code that says it too.
+
+    :raises ConfigError: no task is named, or no liveness is configured.
+    """
+    if config.task_cls is None:
+        raise ConfigError('check-liveness: name the task class')
+    if config.liveness.backend is None:
+        raise ConfigError(
+            'check-liveness: no liveness is configured; set '
+            "LIVENESS['backend'] or JOBSLIB_LIVENESS_BACKEND")
+    # Not the context of the task: that opens what only runs need.
+    liveness = Context(config).liveness
+    try:
+        report = _check(liveness, config.args.max_age)
+    except LivenessError as exc:
+        if config.args.json:
+            print(json.dumps({'passed': None, 'error': str(exc)}))
+        print(f'runjob: error: {exc}', file=sys.stderr)
+        return ExitCode.LOCK_SERVICE_UNAVAILABLE
+    finally:
+        liveness.close()
+    report = {'task': config.task_name, **report}
+    print(json.dumps(report) if config.args.json else _describe(report))
+    return ExitCode.DONE if report['passed'] else ExitCode.TASK_FAILED
+
+
+def _check(liveness: BaseLiveness, max_age: float) -> dict[str, Any]:
+    record = liveness.read()
+    return {
+        'passed': liveness.judge(record, max_age), 'max_age': max_age,
+        'age': None if record is None else round(age_of(record), 3),
+        'last': record}
+
+
+def _describe(report: dict[str, Any]) -> str:
+    word = 'PASS' if report['passed'] else 'FAIL'
+    last, age = report['last'], report['age']
+    if last is None:
+        return f'{word}: {report["task"]}: no success is noted'
+    where = f'{last.get("time_local", "?")} on {last.get("fqdn", "?")}'
+    if age < -report['max_age']:
+        text = (f'last success {-age:.1f} s ahead of the clock of this machine '
+                f'({where}): one of the clocks is wrong')
+    else:
+        text = f'last success {max(age, 0.0):.1f} s ago ({where})'
+    return f'{word}: {report["task"]}: {text}; allowed: {report["max_age"]:g} s'
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not allowed; allowed: a number above 0')
+    return seconds

@@ -1,0 +1,113 @@
+"""The last success, in a key of Consul."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from functools import cached_property
+
+from jobslib.exceptions import ConfigError, LivenessError, LockError
+from jobslib.liveness import BaseLiveness
+from jobslib.oneinstance.connection import ConsulConnection
+from jobslib.options import option
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from jobslib.context import Context
+    from jobslib.oneinstance.client import ConsulClient
+
+__all__ = ['ConsulLiveness', 'parse']
+
+ENV = 'JOBSLIB_LIVENESS_CONSUL_'
+
+# A success noted later than this, in seconds, may have been overtaken.
+LATE = 2.0
+
+# No UNIX time reaches this.
+LATEST = 1e12
+
+
+class ConsulLiveness(BaseLiveness):
+    """Keeps the last success in a key of Consul, as JSON.
+
+    Consul is reached as by the ``ConsulLock`` of ``ONE_INSTANCE``, but for
+    the options that are given here; where a host is given, nothing of the
+    lock's counts.  It may be used by several threads.
+    """
+
+    class OptionsConfig(
+            ConsulConnection, BaseLiveness.OptionsConfig, env=ENV):
+        """Options of :class:`ConsulLiveness`."""
+
+        key = option(
+            attrtype=str, env=f'{ENV}KEY',
+            help='Key of the last success (default jobs/TASK NAME/liveness).')
+
+    def __init__(self, context: Context, options: Any) -> None:
+        super().__init__(context, options)
+        self.key = options.key or f'jobs/{context.config.task_name}/liveness'
+        if self.key.startswith('/') or '//' in self.key:
+            raise ConfigError(
+                f'key: {self.key!r} is not allowed; allowed: a path without '
+                f'a leading slash or empty parts')
+        self._endpoint = options.endpoint_like(
+            context.config.one_instance.options)
+        # A client is for one thread at a time.
+        self._lock = threading.Lock()
+
+    @cached_property
+    def client(self) -> ConsulClient:
+        """The client of Consul; not for two threads at once."""
+        # Imported late: the client library takes longer to import than all
+        # the rest.
+        from jobslib.oneinstance.client import ConsulClient
+        return ConsulClient(self._endpoint, self.options.retry_max_attempts)
+
+    def write(self) -> None:
+        self.write_at(time.time())
+
+    def write_at(self, at: float) -> None:
+        with self._calling() as client:
+            if time.time() - at > LATE:
+                last = parse(client.read(self.key).record)
+                if last is not None and last['timestamp'] > at:
+                    return
+            client.put(self.key, json.dumps(self.make_record(at)).encode())
+
+    def read(self) -> dict[str, Any] | None:
+        with self._calling() as client:
+            return parse(client.read(self.key).record)
+
+    def close(self) -> None:
+        if 'client' in vars(self):
+            with self._calling() as client:
+                client.close()
+
+    @contextlib.contextmanager
+    def _calling(self) -> Iterator[ConsulClient]:
+        with self._lock:
+            try:
+                yield self.client
+            except LockError as exc:
+                raise LivenessError(str(exc)) from exc
+
+
+def parse(data: bytes | None) -> dict[str, Any] | None:
+    """Return the record in the value of a key, ``None`` if it is none."""
+    try:
+        record = json.loads(data or b'')
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    timestamp = record.get('timestamp')
+    # A boolean is an int to Python, and no time; nor is a NaN of JSON's.
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
+        return None
+    return record if abs(timestamp) < LATEST else None

@@ -1,0 +1,43 @@
+"""Notes the successful runs of the loop, without keeping it waiting."""
+
+from __future__ import annotations
+
+from jobslib.background import Background
+from jobslib.observers import Observer
+from jobslib.runs import Outcome
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.liveness import BaseLiveness
+    from jobslib.runs import Run
+
+__all__ = ['LivenessObserver']
+
+#: The least time between two writes, in seconds: each is an entry in
+#: Consul's log.
+PAUSE = 0.5
+#: How long the end of the process may wait for the last one, in seconds.
+CLOSE_TIMEOUT = 2.0
+
+
+class LivenessObserver(Observer):
+    """Has *liveness* note each success, in a thread of its own.
+
+    Of several successes within half a second the newest is noted.  What could not
+    be noted is tried again, also while nothing else happens.
+    """
+
+    def __init__(self, liveness: BaseLiveness) -> None:
+        self.liveness = liveness
+        self._writes = Background(
+            liveness.write_at, liveness.logger, 'noting the success',
+            pause=PAUSE)
+
+    def run_ended(self, run: Run) -> None:
+        if run.outcome is Outcome.SUCCEEDED:
+            self._writes.submit(run.started + (run.duration or 0.0))
+
+    def closed(self) -> None:
+        if self._writes.close(CLOSE_TIMEOUT):
+            self.liveness.close()

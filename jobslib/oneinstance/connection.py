@@ -1,0 +1,173 @@
+"""How Consul is reached: the options that all share who talk to it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from functools import cached_property
+
+from jobslib.exceptions import ConfigError
+from jobslib.options import BOOLEANS, ConfigGroup, Given, option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from jobslib.oneinstance.transport import Endpoint
+
+__all__ = ['ConsulConnection']
+
+
+def _variable(name: str) -> Callable[[ConfigGroup], Given | None]:
+    """Fall back on the environment variable *name*."""
+    def fallback(group: ConfigGroup) -> Given | None:
+        value = os.environ.get(name)
+        return Given(value, f'environment, {name}') if value else None
+    return fallback
+
+
+def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
+    """Fall back on a part of ``CONSUL_HTTP_ADDR``.
+
+    It is an address as a whole: with a host from elsewhere none of it counts.
+    """
+    def fallback(group: ConfigGroup) -> Given | None:
+        text = os.environ.get('CONSUL_HTTP_ADDR')
+        source = 'environment, CONSUL_HTTP_ADDR'
+        if part == 'scheme' and _is_on(os.environ.get('CONSUL_HTTP_SSL')):
+            return Given('https', 'environment, CONSUL_HTTP_SSL')
+        if not text or group.declared()['host'].given(group):
+            return None
+        if text.startswith('unix://'):
+            return Given(text, source) if part == 'host' else None
+        from urllib.parse import urlsplit
+        try:
+            url = urlsplit(text if '://' in text else f'//{text}')
+            found = {'scheme': url.scheme, 'host': url.hostname,
+                     'port': url.port}[part]
+        except ValueError:
+            raise ConfigError(
+                f'{part}: {text!r} from {source} is not allowed; allowed: '
+                f'HOST:PORT, http(s)://HOST:PORT or unix:///PATH') from None
+        return Given(str(found), source) if found else None
+    return fallback
+
+
+def _token(group: ConfigGroup) -> Given | None:
+    given = group.declared()['token_file'].given(group)
+    if given or os.environ.get('CONSUL_HTTP_TOKEN_FILE'):
+        return None
+    return _variable('CONSUL_HTTP_TOKEN')(group)
+
+
+def _is_on(text: str | None) -> bool:
+    return BOOLEANS.get((text or '').strip().lower(), False)
+
+
+class ConsulConnection(ConfigGroup):
+    """How Consul is reached; to be subclassed.
+
+    The options are read from the environment, too, in a subclass that says
+    under which names: ``class Options(ConsulConnection, env='SHOP_CONSUL_')``
+    has ``SHOP_CONSUL_HOST`` and so on.
+
+    The standard variables of Consul's own tools (``CONSUL_HTTP_ADDR``
+    and its like) count where nothing else is given.
+    """
+
+    scheme = option(
+        attrtype=str, choices=('http', 'https'), default='http',
+        fallback=_address('scheme'), help='How to talk to Consul.')
+    host = option(
+        attrtype=str, default='127.0.0.1', fallback=_address('host'),
+        help='Name or address of the Consul agent, or unix:///PATH.')
+    port = option(
+        attrtype=int, minimum=1, maximum=65535, default=8500,
+        fallback=_address('port'), help='Port of the Consul agent.')
+    dc = option(
+        attrtype=str,
+        help='Datacenter that keeps the key; the same for all machines.')
+    namespace = option(
+        attrtype=str, fallback=_variable('CONSUL_NAMESPACE'),
+        help='Namespace of the key (Consul Enterprise).')
+    token = option(
+        attrtype=str, secret=True, fallback=_token,
+        help='Token for access control.')
+    token_file = option(
+        attrtype=str, fallback=_variable('CONSUL_HTTP_TOKEN_FILE'),
+        help='File with the token, read for each request.')
+    ca_cert = option(
+        attrtype=str, fallback=_variable('CONSUL_CACERT'),
+        help='File with the certificates of the authority.')
+    client_cert = option(
+        attrtype=str, fallback=_variable('CONSUL_CLIENT_CERT'),
+        help="File with this client's certificate.")
+    client_key = option(
+        attrtype=str, fallback=_variable('CONSUL_CLIENT_KEY'),
+        help="File with this client's key.")
+    verify = option(
+        attrtype=bool, default=True,
+        fallback=_variable('CONSUL_HTTP_SSL_VERIFY'),
+        help="Whether to check the server's certificate.")
+    timeout = option(
+        attrtype=float, above=0, maximum=60, default=5.0,
+        help='The most that a request may take, in seconds.')
+    retry_max_attempts = option(
+        attrtype=int, minimum=1, default=3,
+        help='How often a request is tried that is safe to repeat.')
+
+    def __init_subclass__(cls, env: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if env is None:
+            return
+        for name, declared in ConsulConnection.declared().items():
+            if name not in vars(cls):
+                named = copy.copy(declared)
+                named.env = f'{env}{name.upper()}'
+                setattr(cls, name, named)
+
+    def validate(self) -> None:
+        """Refuse half a client certificate."""
+        if bool(self.client_cert) != bool(self.client_key):
+            raise ConfigError(
+                'client_cert and client_key: one is given without the '
+                'other; allowed: both or none')
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """How Consul is reached."""
+        return self._endpoint({})
+
+    def endpoint_like(self, other: ConfigGroup) -> Endpoint:
+        """Return how Consul is reached: as *other* does, but for what is
+        given to this one itself.
+
+        With a host of its own nothing of *other* counts, so that a token
+        goes to no other address than it is meant for.  A token, or the file
+        with one, replaces both.
+        """
+        if not isinstance(other, ConsulConnection) or self._is_own('host'):
+            return self.endpoint
+        has_token = self._is_own('token') or self._is_own('token_file')
+        return self._endpoint({
+            name: getattr(other, name) for name in ConsulConnection.declared()
+            if not (self._is_own(name)
+                    or has_token and name in ('token', 'token_file'))})
+
+    def _is_own(self, name: str) -> bool:
+        """Return whether the option was given by its own names."""
+        source = self.source(name)
+        return (source.startswith('settings, ')
+                or source == f'environment, {self.declared()[name].env}')
+
+    def _endpoint(self, replaced: dict[str, Any]) -> Endpoint:
+        from jobslib.oneinstance.transport import Endpoint
+        values = {name: getattr(self, name)
+                  for name in ConsulConnection.declared()} | replaced
+        del values['retry_max_attempts']
+        is_socket = values['host'].startswith('unix://')
+        return Endpoint(
+            socket_path=(values['host'][len('unix://'):] if is_socket
+                         else None),
+            server_name=os.environ.get('CONSUL_TLS_SERVER_NAME'), **values)
