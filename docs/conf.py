@@ -34,7 +34,8 @@ nitpick_ignore_regex = [
                r'functools|http|logging|types|typing)(\..*)?'),
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
     (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self|dict\[str'),
-    (r'py:class', r'Console|ConsulClient|Lease|Table|(.*\.)?(Endpoint|Lock|Observer|Run)'),
+    (r'py:class', r'Console|ConsulClient|Lease|Table'),
+    (r'py:class', r'(.*\.)?(Endpoint|Lock|Observer|Run)'),
     (r'py:class', r'Metrics?|Callable\[\[\]'),
 ]
 

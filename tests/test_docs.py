@@ -214,6 +214,8 @@ def test_shown_check_is_one(tmp_path: pathlib.Path) -> None:
              for block in blocks(DOCS / 'guide' / 'operating.rst', 'text')
              for line in block.code.splitlines() if '  ' in line]
     assert len(shown) > 20 and 'destroy the session' in text
+    # What the status shows is looked at below.
+    shown = shown[:[line[0] for line in shown].index('FIELD')]
     (tmp_path / 'tick.py').write_text(
         'from jobslib import BaseTask\nclass Tick(BaseTask):\n    pass\n')
     written = run(tmp_path, '-c', textwrap.dedent('''
@@ -229,6 +231,22 @@ def test_shown_check_is_one(tmp_path: pathlib.Path) -> None:
     '''))
     begins = {re.split(r'  +', line)[0] for line in written.splitlines()}
     assert {line[0] for line in shown} <= begins
+
+
+def test_shown_status_is_one(tmp_path: pathlib.Path) -> None:
+    """What the guide shows of a status has the fields of a real one."""
+    [shown] = [block.code for block in blocks(
+        DOCS / 'guide' / 'operating.rst', 'text') if 'FIELD' in block.code]
+    (tmp_path / 'tick.py').write_text(
+        'from jobslib import BaseTask\nclass Tick(BaseTask):\n'
+        '    def task(self):\n        pass\n')
+    run(tmp_path, '-m', 'jobslib', '--run-once', 'tick.Tick')
+    written = run(tmp_path, '-m', 'jobslib', 'status', 'tick.Tick')
+
+    def begins(text: str) -> list[str]:
+        found = [re.split(r'  +', line)[0] for line in text.splitlines()]
+        return found[:found.index('RUN') + 1]
+    assert begins(shown) == begins(written)
 
 
 def test_every_consul_variable_is_explained() -> None:

@@ -371,7 +371,7 @@ def test_hooks_that_are_not_overridden_cost_nothing() -> None:
 
     job = Job(succeed, task_cls=Plain, RUN_ONCE=True)
     started: list[float | None] = []
-    job.lock.watchdog.start = started.append
+    job.lock.watchdog.start = lambda limit, run: started.append(limit)
     assert job.run() is ExitCode.DONE
     assert started == [None]  # the run itself
 

@@ -287,3 +287,15 @@ print('alive')
     assert (process.returncode, process.stdout) == (0, 'alive\n')
     assert process.stderr == ''
     assert taken >= 0.7
+
+
+def test_heartbeat_of_another_thread(
+        make: Callable[..., ProcessWatchdog]) -> None:
+    """A heartbeat counts whichever thread it comes from."""
+    watchdog = make(30.0)
+    watchdog.start()
+    signal.setitimer(signal.ITIMER_REAL, 15.0)
+    beating = threading.Thread(target=watchdog.beat)
+    beating.start()
+    beating.join()
+    assert 29 < timer() <= 30

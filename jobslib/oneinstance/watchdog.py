@@ -67,8 +67,8 @@ class ProcessWatchdog(Watchdog):
     needs no interpreter lock (:func:`faulthandler.dump_traceback_later`);
     its stack goes to standard error, and the exit code is 1.
 
-    Outside the main thread, where there are no signals, only the latter
-    works.  What the run started is not ended.
+    For a run outside the main thread, where there are no signals, only the
+    latter works.  What the run started is not ended.
     """
 
     def __init__(self, grace: float, heartbeat: float | None = None) -> None:
@@ -76,6 +76,7 @@ class ProcessWatchdog(Watchdog):
         self._run_ends: float | None = None
         self._previous: Any = None
         self._watching = False
+        self._has_handler = False
         self._stopping = False
         self._max_run_time: float | None = None
 
@@ -86,7 +87,8 @@ class ProcessWatchdog(Watchdog):
             self._run_ends = _now() + max_run_time
         if max_run_time is not None or self.heartbeat is not None:
             self._watching = True
-            if _in_main_thread():
+            self._has_handler = _in_main_thread()
+            if self._has_handler:
                 self._previous = signal.signal(signal.SIGALRM, self._expired)
             self._arm()
 
@@ -101,7 +103,8 @@ class ProcessWatchdog(Watchdog):
 
     def stop(self) -> None:
         if self._watching:
-            if _in_main_thread():
+            if self._has_handler:
+                self._has_handler = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 # None: a handler that was not installed by Python.
                 signal.signal(signal.SIGALRM, self._previous or signal.SIG_DFL)
@@ -115,7 +118,8 @@ class ProcessWatchdog(Watchdog):
         if self._run_ends is not None:
             limits.append(self._run_ends - _now())
         left = max(min(*limits, TOO_LONG), 0.001)
-        if _in_main_thread():
+        if self._has_handler:
+            # A heartbeat may come from any thread.
             signal.setitimer(signal.ITIMER_REAL, left)
         self._end_process_in(left + self.grace)
 
