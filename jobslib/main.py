@@ -107,16 +107,24 @@ def _run(config: Config) -> int:
         try:
             runner = Runner(
                 task, config, schedule, clock, interrupts, logger,
-                _make_observers(task, config))
+                _make_observers(task, config, logger))
         except BaseException:
             task.context.close()
             raise
         return runner.run()
 
 
-def _make_observers(task: BaseTask, config: Config) -> list[Observer]:
+def _make_observers(task: BaseTask, config: Config,
+                    logger: logging.Logger) -> list[Observer]:
     """Return who is told what the loop does, as far as configured."""
-    return []
+    observers: list[Observer] = []
+    if 'NOTIFY_SOCKET' in os.environ:
+        from jobslib.notify import NotifyObserver
+        notify = NotifyObserver.from_environment(
+            task.context.one_instance_lock, logger)
+        if notify is not None:
+            observers.append(notify)
+    return observers
 
 
 def _load_settings(name: str | None) -> Any:
