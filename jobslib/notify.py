@@ -33,6 +33,11 @@ WATCHDOG_VARIABLES = ('WATCHDOG_PID', 'WATCHDOG_USEC')
 #: When what could not be sent is tried again, in seconds.
 RETRY = 1.0
 
+#: The bounds of the time between two pings, in seconds.
+SHORTEST, LONGEST = 0.01, 1e6
+
+UNTOLD = 'the process manager cannot be told: %s'
+
 FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
@@ -43,8 +48,8 @@ class NotifyObserver(Observer):
     once, as a debug message, and tried again a second later.
 
     While a run with a heartbeat is silent for longer than that, the watchdog
-    is not told that all is well.  :meth:`BaseLock.refresh` is the heartbeat;
-    it is replaced in *lock*.
+    is not told that all is well.  The heartbeat is the lock's ``refresh()``,
+    which is replaced in *lock* by one that is noticed here.
 
     :param address: of the socket, as ``$NOTIFY_SOCKET`` has it.
     :param watchdog: the longest silence that the process manager accepts,
@@ -56,7 +61,8 @@ class NotifyObserver(Observer):
     def __init__(self, address: str, watchdog: float | None, lock: BaseLock,
                  logger: logging.Logger) -> None:
         self._address = _parse(address)
-        self._interval = None if watchdog is None else watchdog / 2
+        self._interval = (None if watchdog is None else
+                          min(max(watchdog / 2, SHORTEST), LONGEST))
         self._logger = logger
         self._reported = False
         # What has not been sent yet.
@@ -65,8 +71,9 @@ class NotifyObserver(Observer):
         self._sending = threading.RLock()
         self._last = ''
         self._heartbeat: float | None = None
-        # The last sign of life of the run; None between the runs.
-        self._beat: float | None = None
+        # Whether there is a run, and its last sign of life.
+        self._running = False
+        self._beat = 0.0
         if self._interval is not None:
             self._heartbeat = lock.watchdog.heartbeat
             self._listen(lock)
@@ -84,12 +91,12 @@ class NotifyObserver(Observer):
         if not address:
             return None
         if not _parse(address):
-            logger.debug('the process manager cannot be told: %s=%s is not '
-                         'supported', SOCKET_VARIABLE, address)
+            logger.debug(UNTOLD, f'{SOCKET_VARIABLE}={address} is not '
+                                 f'supported')
             return None
         # With another process id, it is another process that is watched.
         watched = pid in ('', str(os.getpid())) and usec.isdecimal()
-        watchdog = int(usec) / 1e6 if watched else 0.0
+        watchdog = int(usec[:20]) / 1e6 if watched else 0.0
         return cls(address, watchdog or None, lock, logger)
 
     def started(self) -> None:
@@ -105,10 +112,11 @@ class NotifyObserver(Observer):
 
     def run_begins(self, run: Run) -> None:
         self._beat = now()
+        self._running = True
         self._say(f'running since {_local_time(run.started)}', self._last)
 
     def run_ended(self, run: Run) -> None:
-        self._beat = None
+        self._running = False
         # Without the error: everybody may read the status, but not the log.
         self._last = f'last run {run.outcome.value}'
         if run.duration is not None:
@@ -129,15 +137,14 @@ class NotifyObserver(Observer):
         refresh = lock.refresh
 
         def beat() -> bool:
-            if self._beat is not None:
-                self._beat = now()
+            self._beat = now()
             return refresh()
 
         lock.refresh = beat  # type: ignore[method-assign]
 
     def _is_well(self) -> bool:
-        beat, heartbeat = self._beat, self._heartbeat
-        return beat is None or heartbeat is None or now() < beat + heartbeat
+        return (not self._running or self._heartbeat is None
+                or now() < self._beat + self._heartbeat)
 
     def _say(self, *parts: str) -> None:
         # A line break would begin another field.
@@ -161,7 +168,7 @@ class NotifyObserver(Observer):
     def _failed(self, exc: Exception) -> None:
         if not self._reported:
             self._reported = True
-            self._logger.debug('the process manager cannot be told: %s', exc)
+            self._logger.debug(UNTOLD, exc)
         # A ping that is late is another ping.
         self._unsent.pop('WATCHDOG', None)
         self._start_thread()

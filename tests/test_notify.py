@@ -246,6 +246,7 @@ def test_silent_run_stops_the_pings(
 
 @pytest.mark.parametrize(('pid', 'usec', 'expected'), [
     (None, '60000000', 'pings'), ('ours', '60000000', 'pings'),
+    (None, '1' + '0' * 5000, 'pings'), (None, '1', 'pings'),
     ('1', '60000000', 'none'), (None, None, 'none'), (None, '0', 'none'),
     (None, 'often', 'none')])
 def test_whose_watchdog(
