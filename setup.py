@@ -28,7 +28,15 @@ setup(
     packages=find_packages(include=['jobslib', 'jobslib.*']),
     package_data={'jobslib': ['py.typed']},
     python_requires='>=3.11',
-    install_requires=['py-consul>=1.7', 'requests>=2.31'],
+    # rich: the tables of the commands, in colour on a terminal, which it
+    # knows the width and the abilities of; used by commands alone.
+    install_requires=['py-consul>=1.7', 'requests>=2.31', 'rich>=13'],
+    # The clients of their makers; influxdb-client is the one of InfluxDB's
+    # that is kept up and writes to 1.8, 2, 3 and the cloud.
+    extras_require={
+        'prometheus': ['prometheus-client>=0.20'],
+        'influxdb': ['influxdb-client>=1.44'],
+    },
     entry_points={'console_scripts': ['runjob = jobslib.main:main']},
     classifiers=[
         'Development Status :: 5 - Production/Stable',

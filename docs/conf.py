@@ -33,8 +33,9 @@ nitpick_ignore_regex = [
     (r'py:.*', r'(argparse|asyncio|collections|contextlib|enum|faulthandler|'
                r'functools|http|logging|types|typing)(\..*)?'),
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
-    (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self'),
-    (r'py:class', r'ConsulClient|Endpoint|Lease|(.*\.)?Lock'),
+    (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self|dict\[str'),
+    (r'py:class', r'Console|ConsulClient|Endpoint|Lease|Table|(.*\.)?Lock'),
+    (r'py:class', r'Metrics?|Callable\[\[\]'),
 ]
 
 autodoc_default_options = {'members': True}

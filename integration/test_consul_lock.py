@@ -54,7 +54,9 @@ def test_session_is_as_configured(agent: Agent) -> None:
         assert session['LockDelay'] == 7 * 10**9
         assert session['Behavior'] == 'release'
         assert not session.get('Checks') and not session.get('NodeChecks')
-        assert session['Name'] == 'jobslib session/lock'
+        # Who waits for the lock is seen by it.
+        assert session['Name'] == (
+            f'jobslib session/lock {lock.context.fqdn} {os.getpid()}')
 
 
 def test_one_of_two(agent: Agent) -> None:

@@ -1,5 +1,6 @@
 """What a lock costs Consul: requests, and entries in the Raft log."""
 
+import json
 import pathlib
 import tempfile
 import time
@@ -7,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from integration.agents import Agent
+from integration.agents import Agent, wait_until
 from integration.locks import held_record, hold
 from integration.proxy import Proxy
 from integration.runjobs import job, moments
@@ -64,10 +65,39 @@ def test_run(_: Agent) -> None:
 
 @together
 def test_run_with_the_lock_kept(_: Agent) -> None:
-    """With the lock kept a run costs none, and renewals write nothing."""
+    """With the lock kept a run costs one entry, its history."""
     with quiet() as (agent, proxy, folder):
         with job(folder, proxy.addr, KEY, '--keep-lock', '--run-interval',
                  '0.25') as program:
+            program.wait_for('BEGIN', 3)
+            noted, entries = runs_and_entries(agent)
+            program.wait_for('BEGIN', 13)
+            noted_then, entries_then = runs_and_entries(agent)
+    assert noted_then - noted >= 9
+    assert entries_then - entries == noted_then - noted
+
+
+def runs_and_entries(agent: Agent) -> tuple[int, int]:
+    """How many runs the history has counted, and the entries at that moment."""
+    def look() -> tuple[int, int] | None:
+        before, entries, after = runs(agent), agent.raft_index(), runs(agent)
+        return (before, entries) if before == after else None
+    return wait_until(look, 5, 'no run noted meanwhile')
+
+
+def runs(agent: Agent) -> int:
+    """How many runs the history has counted."""
+    document = agent.api.kv('cost/history/lock')
+    count: int = json.loads(document['Value'])['runs'] if document else 0
+    return count
+
+
+@together
+def test_run_without_history(_: Agent) -> None:
+    """Without a history it costs none, and renewals write nothing."""
+    with quiet() as (agent, proxy, folder):
+        with job(folder, proxy.addr, KEY, '--keep-lock', '--run-interval',
+                 '0.25', env={'JOBSLIB_HISTORY': '0'}) as program:
             program.wait_for('BEGIN', 3)
             before, entries = len(proxy.requests), agent.raft_index()
             started = time.monotonic()

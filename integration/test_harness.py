@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from integration import fetch_consul
+from integration import fetch_debian
 from integration.agents import LIVE, Agent, Api, Cluster, make_tls, wait_until
-from integration.fetch_consul import FetchError, Source
+from integration.fetch_consul import find_consul
+from integration.fetch_debian import CONSUL, FetchError, Source
 from integration.proxy import Proxy
 
 LOST = (requests.ConnectionError, requests.Timeout)
@@ -407,17 +408,17 @@ Components: main
 
 def test_archive_among_one_line_sources() -> None:
     """The archive is told from its updates, from vendors and from remarks."""
-    sources = fetch_consul.parse_one_line(ONE_LINE)
-    assert fetch_consul.debian_archive(sources) == Source(
+    sources = fetch_debian.parse_one_line(ONE_LINE)
+    assert fetch_debian.debian_archive(sources) == Source(
         ('http://mirror.example/debian/',), ('bookworm',), ('main', 'contrib'))
     assert sources[2].signed_by == '/keys/vendor.gpg'
 
 
 def test_archive_among_deb822_sources() -> None:
     """Stanzas are parsed with comments, continued lines and disabled entries."""
-    sources = fetch_consul.parse_deb822(DEB822)
+    sources = fetch_debian.parse_deb822(DEB822)
     assert len(sources) == 3
-    archive = fetch_consul.debian_archive(sources)
+    archive = fetch_debian.debian_archive(sources)
     assert archive == Source(
         ('http://mirror.example/debian', 'http://second.example/debian'),
         ('trixie', 'trixie-updates'), ('main', 'non-free'),
@@ -427,8 +428,8 @@ def test_archive_among_deb822_sources() -> None:
 def test_stanza_swaps_the_suite_and_keeps_the_key() -> None:
     """The mirror and the key are the machine's, the suite is the package's."""
     source = Source(('http://mirror.example/debian',), ('trixie',), ('main',))
-    text = fetch_consul.stanza(source, 'amd64', '/keys/found.gpg')
-    assert fetch_consul.parse_deb822(text) == [Source(
+    text = fetch_debian.stanza(source, CONSUL.suite, 'amd64', '/keys/found.gpg')
+    assert fetch_debian.parse_deb822(text) == [Source(
         ('http://mirror.example/debian',), ('bullseye',), ('main',),
         '/keys/found.gpg')]
 
@@ -441,10 +442,10 @@ def test_sources_of_both_formats_are_read(tmp_path: pathlib.Path) -> None:
     (parts / 'b.list').write_text('deb http://b.example/debian sid main\n')
     (parts / 'c.sources').write_text(DEB822)
     (parts / 'd.list.save').write_text('deb http://d.example/debian sid main\n')
-    uris = [source.uris[0] for source in fetch_consul.read_sources(tmp_path)]
+    uris = [source.uris[0] for source in fetch_debian.read_sources(tmp_path)]
     assert uris[:2] == ['http://a.example/debian', 'http://b.example/debian']
     assert len(uris) == 5
-    assert fetch_consul.read_sources(tmp_path / 'missing') == []
+    assert fetch_debian.read_sources(tmp_path / 'missing') == []
 
 
 def test_named_binary_must_be_executable(
@@ -452,10 +453,10 @@ def test_named_binary_must_be_executable(
 ) -> None:
     """CONSUL_BIN is used as it is, or refused by name."""
     monkeypatch.setenv('CONSUL_BIN', sys.executable)
-    assert fetch_consul.find_consul() == pathlib.Path(sys.executable)
+    assert find_consul() == pathlib.Path(sys.executable)
     monkeypatch.setenv('CONSUL_BIN', str(tmp_path / 'missing'))
     with pytest.raises(FetchError, match='CONSUL_BIN .*missing'):
-        fetch_consul.find_consul()
+        find_consul()
 
 
 def test_cached_binary_needs_no_network(
@@ -466,7 +467,7 @@ def test_cached_binary_needs_no_network(
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.setenv('PATH', '')
     with pytest.raises(FetchError, match='no apt-get.*\n.*set CONSUL_BIN'):
-        fetch_consul.find_consul()
-    fetch_consul.cached().parent.mkdir(parents=True)
-    shutil.copy(sys.executable, fetch_consul.cached())
-    assert fetch_consul.find_consul() == fetch_consul.cached()
+        find_consul()
+    CONSUL.cached.parent.mkdir(parents=True)
+    shutil.copy(sys.executable, CONSUL.cached)
+    assert find_consul() == CONSUL.cached

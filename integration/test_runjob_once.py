@@ -32,7 +32,8 @@ def test_run_once(agent: Agent, tmp_path: pathlib.Path, args: list[str],
     with job(tmp_path, agent.http_addr, key, '--run-once', *args) as program:
         assert program.wait() == code
         assert holder_of(agent.api, key) is None
-        wait_until(lambda: session_ids(agent.api) == before, 5, 'no session left')
+        # Those of tests before may be ending just now.
+        wait_until(lambda: session_ids(agent.api) <= before, 5, 'no session left')
 
 
 def test_run_once_with_the_lock_held(agent: Agent, tmp_path: pathlib.Path) -> None:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
     from jobslib.tasks import BaseTask
 
-__all__ = ['Argument', 'argument', 'build_parser', 'find_settings',
-           'find_task', 'join_numbers']
+__all__ = ['Argument', 'argument', 'build_command_parser', 'build_parser',
+           'find_command_task', 'find_settings', 'find_task', 'join_numbers']
 
 DESCRIPTION = (
     'Run a task, once or for ever, on exactly one of several machines.')
+TASK_HELP = 'dotted path of the task, a subclass of jobslib.BaseTask'
 EPILOG = (
     'Options stand before the task or after it; the task has arguments of '
     'its own, shown by "runjob TASK --help".')
@@ -43,20 +44,22 @@ def argument(*args: Any, **kwargs: Any) -> Argument:
 def build_parser(
     task_cls: type[BaseTask] | None = None,
     config_class: type[Config] = Config,
+    commands: dict[str, str] | None = None,
 ) -> argparse.ArgumentParser:
     """Return the parser of ``runjob``.
 
     :param task_cls: adds the description and arguments of this task.
     :param config_class: the configuration whose flags are offered.
+    :param commands: what the help says of each command.
     :raises argparse.ArgumentError: an argument of the task has the name of
         one of jobslib's own.
     """
     parser = _parser(description=DESCRIPTION, epilog=EPILOG)
+    if commands:
+        _list_commands(parser, commands)
     parser.add_argument('--version', action='version', version=_version())
     _add_runner_arguments(parser, config_class)
-    parser.add_argument(
-        'task_cls', metavar='task_cls',
-        help='dotted path of the task, a subclass of jobslib.BaseTask')
+    parser.add_argument('task_cls', metavar='task_cls', help=TASK_HELP)
     if task_cls is not None:
         parser.description = task_cls.description or DESCRIPTION
         group = parser.add_argument_group(
@@ -64,6 +67,47 @@ def build_parser(
         for declared in task_cls.arguments:
             group.add_argument(*declared.args, **declared.kwargs)
     return parser
+
+
+def build_command_parser(
+    name: str, command: Any, task_cls: type[BaseTask] | None = None,
+    config_class: type[Config] = Config, *, demanding: bool = False,
+) -> argparse.ArgumentParser:
+    """Return the parser of ``runjob`` for a command.
+
+    :param name: the command.
+    :param command: its module, see :mod:`jobslib.commands`.
+    :param task_cls: the task that is named after the command, if one is.
+    :param config_class: the configuration whose flags are offered.
+    :param demanding: whether the task's own arguments are required, as they
+        are in a run.
+    :raises argparse.ArgumentError: an argument of the command has the name
+        of a flag of the configuration.
+    """
+    parser = _parser(prog=f'runjob {name}', description=command.DESCRIPTION)
+    _add_command(parser, command)
+    parser.add_argument(
+        'task_cls', metavar='task_cls', help=TASK_HELP,
+        nargs=None if task_cls else '?')
+    _add_runner_arguments(parser.add_argument_group(
+        'options as for a run'), config_class)
+    if task_cls is not None:
+        _add_optional_arguments(parser, task_cls, demanding)
+    return parser
+
+
+def find_command_task(
+    argv: list[str], command: Any, config_class: type[Config],
+) -> tuple[str | None, list[str]]:
+    """Return the task after the command in *argv*, and what is its own."""
+    parser = _parser(add_help=False)
+    _add_command(parser, command)
+    _add_runner_arguments(parser, config_class)
+    unknown = parser.parse_known_args(argv)[1]
+    for position, word in enumerate(unknown):
+        if not word.startswith('-'):
+            return word, unknown[:position] + unknown[position + 1:]
+    return None, unknown
 
 
 def find_settings(argv: list[str]) -> str | None:
@@ -116,9 +160,57 @@ def _parser(**kwargs: Any) -> argparse.ArgumentParser:
     def formatter(prog: str) -> argparse.HelpFormatter:
         return argparse.HelpFormatter(prog, width=_terminal_width() - 2)
 
-    return argparse.ArgumentParser(
-        prog='runjob', allow_abbrev=False,
-        formatter_class=formatter, **kwargs)
+    given: dict[str, Any] = {
+        'prog': 'runjob', 'formatter_class': formatter, **kwargs}
+    return argparse.ArgumentParser(allow_abbrev=False, **given)
+
+
+def _list_commands(parser: argparse.ArgumentParser,
+                   commands: dict[str, str]) -> None:
+    import argparse
+    import textwrap
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        # Of these, the one that does not make one paragraph of the list.
+        return argparse.RawDescriptionHelpFormatter(prog, width=width)
+
+    width = _terminal_width() - 2
+    column = max(map(len, commands)) + 4
+    listed = [
+        textwrap.fill(f'  {name}'.ljust(column) + text, width,
+                      subsequent_indent=' ' * column)
+        for name, text in commands.items()]
+    parser.formatter_class = formatter
+    parser.epilog = '\n'.join([
+        'commands, in place of task_cls and before it:', *listed, '',
+        textwrap.fill(EPILOG, width)])
+
+
+def _add_command(parser: argparse.ArgumentParser, command: Any) -> None:
+    import argparse
+    command.add_arguments(parser)
+    # Named so that no argument of a task is likely to be named alike.
+    parser.add_argument('runjob_command', help=argparse.SUPPRESS)
+
+
+def _add_optional_arguments(
+    parser: argparse.ArgumentParser, task_cls: type[BaseTask],
+    demanding: bool,
+) -> None:
+    """Add the task's own arguments, which a command can do without."""
+    import argparse
+    group = parser.add_argument_group(f'arguments of {task_cls.__qualname__}')
+    for declared in task_cls.arguments:
+        try:
+            action = group.add_argument(*declared.args, **declared.kwargs)
+        except argparse.ArgumentError:
+            # The command has one of that name, and it is the one meant.
+            continue
+        if not demanding:
+            action.required = False
+            if not action.option_strings and action.nargs not in (
+                    '?', '*', '...'):
+                action.nargs = '?'
 
 
 def _terminal_width() -> int:
@@ -131,14 +223,14 @@ def _terminal_width() -> int:
         return 80
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         '-s', '--settings', metavar='SETTINGS',
         help='settings module, a dotted path (default: '
              '$JOBSLIB_SETTINGS_MODULE, or none)')
 
 
-def _add_runner_arguments(parser: argparse.ArgumentParser,
+def _add_runner_arguments(parser: argparse._ActionsContainer,
                           config_class: type[Config]) -> None:
     _add_settings(parser)
     for declared in flags(config_class):

@@ -112,7 +112,8 @@ class Config(ConfigGroup):
 
     :param settings: settings module, any object with attributes, or ``None``.
     :param args_parser: the parsed command line.
-    :param task_cls: the task class that is run.
+    :param task_cls: the task class that is run; ``None`` for a command that
+        needs none.
     """
 
     config_class = option(
@@ -166,7 +167,7 @@ class Config(ConfigGroup):
         help='Where metrics go, a dict of backend and options.')
 
     def __init__(self, settings: Any, args_parser: Any,
-                 task_cls: type[Any]) -> None:
+                 task_cls: type[Any] | None) -> None:
         self.task_cls = task_cls
         super().__init__(settings, args_parser)
 
@@ -177,8 +178,13 @@ class Config(ConfigGroup):
 
     @property
     def task_name(self) -> str:
-        """The task's ``name``, which also names its lock."""
+        """The task's ``name``, which also names its lock.
+
+        :raises ConfigError: there is no task.
+        """
         task_cls = self.task_cls
+        if task_cls is None:
+            raise ConfigError('no task is named, and this needs one')
         return task_cls.name or f'{task_cls.__module__}.{task_cls.__qualname__}'
 
     def validate(self) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from jobslib.config import Config
+    from jobslib.metrics import BaseMetrics
     from jobslib.oneinstance import BaseLock
 
 __all__ = ['Context']
@@ -57,3 +58,17 @@ class Context:
         lock: BaseLock = one_instance.backend_class(
             self, one_instance.options)
         return lock
+
+    @cached_property
+    def metrics(self) -> BaseMetrics:
+        """Where metrics go, see :class:`jobslib.metrics.BaseMetrics`.
+
+        Its ``push()`` returns at once, whatever the server does.  With no
+        backend in the settings, what is pushed is forgotten.
+        """
+        metrics = self.config.metrics
+        if metrics.backend is None:
+            from jobslib.metrics.dummy import DummyMetrics
+            return DummyMetrics(self, metrics.options)
+        from jobslib.metrics.background import BackgroundMetrics
+        return BackgroundMetrics(metrics.backend_class(self, metrics.options))

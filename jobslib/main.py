@@ -6,16 +6,20 @@ import os
 import sys
 
 from jobslib.cmdlineparser import (
+    build_command_parser,
     build_parser,
+    find_command_task,
     find_settings,
     find_task,
     join_numbers,
 )
+from jobslib.commands import COMMANDS, describe_commands, load_command
 from jobslib.config import Config
 from jobslib.exceptions import (
     ConfigError,
     ImportNameError,
     LockError,
+    LockUnavailableError,
     Terminate,
 )
 from jobslib.exitcodes import ExitCode
@@ -51,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())
     try:
         config = _configure(sys.argv[1:] if argv is None else argv)
-        return _run(config)
+        command = getattr(config.args, 'runjob_command', None)
+        return _run(config) if command is None else _command(command, config)
     except (UsageError, ConfigError, LockError) as exc:
         if isinstance(exc, ConfigError) and exc.__cause__ is not None:
             # Code of the user that broke while it was imported.
@@ -72,20 +77,64 @@ def _configure(argv: list[str]) -> Config:
         settings = None
     config_class = _load_config_class(settings)
     argv = join_numbers(argv, config_class)
-    task_path, unknown = find_task(argv, config_class)
+    word, unknown = find_task(argv, config_class)
+    if word in COMMANDS:
+        return _configure_command(argv, word, settings, config_class)
+    task_cls = _find_class(word, unknown)
     try:
-        task_cls = None if task_path is None else _load_task(task_path)
+        parser = build_parser(
+            task_cls, config_class,
+            describe_commands() if task_cls is None else None)
+    except argparse.ArgumentError as exc:
+        raise UsageError(f'task {word}: {exc}') from exc
+    args = parser.parse_args(argv)
+    assert task_cls is not None, 'the parser demands a task'
+    return config_class(settings, args, task_cls)
+
+
+def _configure_command(argv: list[str], name: str, settings: Any,
+                       config_class: type[Config]) -> Config:
+    """Read the options of a command, and find the task, if one is named."""
+    import argparse
+    command = load_command(name)
+    try:
+        path, unknown = find_command_task(argv, command, config_class)
+        task_cls = _find_class(path, unknown)
+        parser = build_command_parser(
+            name, command, task_cls, config_class, demanding=bool(unknown))
+    except argparse.ArgumentError as exc:
+        raise UsageError(f'{name}: {exc}') from exc
+    return config_class(settings, parser.parse_args(argv), task_cls)
+
+
+def _find_class(path: str | None, unknown: list[str]) -> type[BaseTask] | None:
+    try:
+        return None if path is None else _load_task(path)
     except UsageError as exc:
         if unknown:
             raise UsageError(f'{exc}; unknown: {" ".join(unknown)}') from exc
         raise
+
+
+def _command(name: str, config: Config) -> int:
+    import signal
+    config.hide_secrets()
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        parser = build_parser(task_cls, config_class)
-    except argparse.ArgumentError as exc:
-        raise UsageError(f'task {task_path}: {exc}') from exc
-    args = parser.parse_args(argv)
-    assert task_cls is not None, 'the parser demands a task'
-    return config_class(settings, args, task_cls)
+        code: int = load_command(name).run(config)
+        sys.stdout.flush()
+        return code
+    except LockUnavailableError as exc:
+        print(f'runjob: error: {exc}', file=sys.stderr)
+        return ExitCode.LOCK_SERVICE_UNAVAILABLE
+    except KeyboardInterrupt:
+        return ExitCode.TERMINATED
+    except BrokenPipeError:
+        # Who read it has seen enough; the interpreter would complain of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _run(config: Config) -> int:
@@ -100,7 +149,7 @@ def _run(config: Config) -> int:
     with Interrupts() as interrupts:
         try:
             with interrupts.guard():
-                task: BaseTask = config.task_cls(config)
+                task = _make_task(config)
         except Terminate as exc:
             logger.info('ended by %s', exc)
             return ExitCode.TERMINATED
@@ -114,6 +163,12 @@ def _run(config: Config) -> int:
         return runner.run()
 
 
+def _make_task(config: Config) -> BaseTask:
+    assert config.task_cls is not None
+    task: BaseTask = config.task_cls(config)
+    return task
+
+
 def _make_observers(task: BaseTask, config: Config,
                     logger: logging.Logger) -> list[Observer]:
     """Return who is told what the loop does, as far as configured."""
@@ -124,6 +179,9 @@ def _make_observers(task: BaseTask, config: Config,
             task.context.one_instance_lock, logger)
         if notify is not None:
             observers.append(notify)
+    if config.metrics.backend is not None:
+        from jobslib.metrics.observer import MetricsObserver
+        observers.append(MetricsObserver(task.context))
     return observers
 
 
@@ -163,7 +221,13 @@ def _load_config_class(settings: Any) -> type[Config]:
 
 
 def _load_task(path: str) -> type[BaseTask]:
-    found = _load(path, f'task {path!r}')
+    try:
+        found = _load(path, f'task {path!r}')
+    except UsageError as exc:
+        if '.' in path:
+            raise
+        raise UsageError(f'{exc}; nor is it a command '
+                         f'({", ".join(COMMANDS)})') from exc
     if not (isinstance(found, type) and issubclass(found, BaseTask)):
         raise UsageError(f'task {path!r} is no subclass of jobslib.BaseTask')
     return found

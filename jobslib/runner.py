@@ -13,6 +13,7 @@ from jobslib.exceptions import (
     Terminate,
 )
 from jobslib.exitcodes import ExitCode
+from jobslib.history import History
 from jobslib.interrupts import Interrupts
 from jobslib.observers import Observer, Observers
 from jobslib.runs import Outcome, Run
@@ -37,7 +38,8 @@ STANDBY_WAIT = 30.0
 FIRST_RETRY = 0.5
 LAST_RETRY = 2.0
 # A signal that comes in the instant before a sleep does not end it.
-LONGEST_SLEEP = 1.0
+# Operators' requests are looked for as often.
+LONGEST_SLEEP = 0.5
 
 
 class Runner:
@@ -68,7 +70,9 @@ class Runner:
         self.lock.inherit_schedule = self._inherit_schedule
         self._held_elsewhere = False
         self._retry_pause = 0.0
-        self._number = 1
+        self.history = History(config.history)
+        # Runs are counted from here where there is no history.
+        self._runs = 0
 
     def run(self) -> ExitCode:
         """Run until the job is done or the process is told to end."""
@@ -101,7 +105,7 @@ class Runner:
             self.logger.warning('not run: %s', reason)
             self.observers.standby(reason)
             return ExitCode.LOCK_NOT_AVAILABLE
-        self.observers.acquired(self.lock.fencing_token)
+        self._has_acquired()
         outcome = self._run()
         if isinstance(self.interrupts.pending, Terminate):
             raise self.interrupts.pending
@@ -123,18 +127,27 @@ class Runner:
                 self.config.release_on_error
                 and outcome is not Outcome.SUCCEEDED):
             self._release()
-        elif outcome is Outcome.INTERRUPTED:
+            return
+        if outcome is Outcome.INTERRUPTED:
             self._release_if_lost()
+        if self.lock.held and not isinstance(
+                self.interrupts.pending, Terminate):
+            # In all other cases it goes with the release.
+            self._export_history()
+            self.lock.save_history()
 
     def _wait_until_due(self) -> None:
-        if self.schedule.due > self.clock.now():
+        if (self.schedule.due > self.clock.now()
+                and self.interrupts.pending is None):
             self.observers.waiting(self.schedule.export()['due'] or 0.0)
         with self.interrupts.guard():
             while (left := self.schedule.due - self.clock.now()) > 0:
+                self._obey()
                 self.clock.sleep(min(left, LONGEST_SLEEP))
 
     def _acquire(self) -> bool:
         """Hold the lock, or arrange when to try again."""
+        self._obey()
         if self._still_held():
             return True
         try:
@@ -143,6 +156,13 @@ class Runner:
         except LockUnavailableError as exc:
             self._wait_for_service(exc)
             return False
+
+    def _obey(self) -> None:
+        """Release the lock between runs, if an operator asks for it."""
+        if self.lock.held and (
+                demand := self.lock.control.demand(self.lock.fencing_token)):
+            self.logger.info('releasing the lock: %s', demand)
+            self._release()
 
     def _still_held(self) -> bool:
         self._release_if_lost()
@@ -169,7 +189,7 @@ class Runner:
             self.logger.info('the service of the lock answers again')
         if acquired:
             self._held_elsewhere = False
-            self.observers.acquired(self.lock.fencing_token)
+            self._has_acquired()
             if self.config.keep_lock:
                 self.logger.info('the lock is acquired')
             return self.schedule.due <= self.clock.now()
@@ -179,6 +199,12 @@ class Runner:
         else:
             self.schedule.skip()
         return False
+
+    def _has_acquired(self) -> None:
+        self.history = History.read(
+            self.lock.previous_history, self.lock.previous_record,
+            self.clock.wall(), self.config.history)
+        self.observers.acquired(self.lock.fencing_token)
 
     def _inherit_schedule(
         self, record: dict[str, Any] | None,
@@ -198,20 +224,23 @@ class Runner:
 
     def _run(self) -> Outcome:
         started = self.clock.now()
-        run = Run(self._number, self.lock.fencing_token, self.clock.wall())
-        self._number += 1
+        self._runs += 1
+        run = Run(max(self._runs, self.history.runs + 1),
+                  self.lock.fencing_token, self.clock.wall())
         error: BaseException | None = None
         self._export_fencing_token()
         self.observers.run_begins(run)
         try:
             with self.interrupts.guard(self._deliver):
-                self.lock.watchdog.start(self.config.max_run_time)
+                self.lock.watchdog.start(
+                    self.config.max_run_time, run.export())
                 self._call_task()
         except BaseException as exc:
             error = exc
         finally:
             self.lock.watchdog.stop()
         self._end(run, error, self.clock.now() - started)
+        self.history.add(run, self.lock.own_record)
         self.observers.run_ended(run)
         return run.outcome
 
@@ -276,8 +305,13 @@ class Runner:
         else:
             os.environ[FENCING_TOKEN_VARIABLE] = str(token)
 
+    def _export_history(self) -> None:
+        self.lock.history = self.history.export(
+            self.lock.fencing_token, self.schedule.export()['due'])
+
     def _release(self) -> None:
         self.lock.schedule = self.schedule.export()
+        self._export_history()
         try:
             if self.lock.release():
                 self.observers.released()
@@ -308,6 +342,9 @@ class Runner:
         self._held_elsewhere = True
 
     def _describe_holder(self) -> str:
+        if self.lock.barred:
+            barred: str = self.lock.barred
+            return barred
         try:
             holder = self.lock.get_lock_owner_info() or {}
         except LockError:

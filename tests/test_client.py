@@ -18,6 +18,7 @@ import pytest
 
 from jobslib.exceptions import LockUnavailableError
 from jobslib.oneinstance.client import (
+    Acquired,
     ConsulClient,
     KeyState,
     PermissionDeniedError,
@@ -429,7 +430,7 @@ def test_read(client: ConsulClient, agent: Agent) -> None:
     assert client.read('a/b') == KeyState(7, False, None, None, 0, 0)
     for seen in agent.seen:
         assert seen.path == '/v1/kv/a/b'
-        assert seen.query == {'dc': 'dc9', 'consistent': '1'}
+        assert seen.query == {'dc': 'dc9', 'recurse': '1', 'consistent': '1'}
 
 
 def test_missing_key_needs_an_index(client: ConsulClient, agent: Agent) -> None:
@@ -445,7 +446,7 @@ def test_blocking_read(client: ConsulClient, agent: Agent) -> None:
     agent.replies = [key()]
     client.read('a/b', index=7, wait=2.5)
     assert agent.seen[0].query == {
-        'dc': 'dc9', 'consistent': '1', 'index': '7', 'wait': '2500ms'}
+        'dc': 'dc9', 'recurse': '1', 'consistent': '1', 'index': '7', 'wait': '2500ms'}
 
 
 def test_blocking_read_is_not_repeated(agent: Agent, pauses: list[float]) -> None:
@@ -460,12 +461,49 @@ def test_blocking_read_is_not_repeated(agent: Agent, pauses: list[float]) -> Non
 def test_acquire(client: ConsulClient, agent: Agent) -> None:
     """Acquiring is one transaction, and returns its fencing token."""
     agent.replies = [locked(53)]
-    assert client.acquire('a/b', b'\xffheld', SESSION) == 53
+    assert client.acquire('a/b', b'\xffheld', SESSION) == Acquired(53, None)
     [seen] = agent.seen
     assert (seen.method, seen.path) == ('PUT', '/v1/txn')
-    assert seen.body == [{'KV': {
-        'Verb': 'lock', 'Key': 'a/b', 'Session': SESSION,
-        'Value': base64.b64encode(b'\xffheld').decode()}}]
+    assert seen.body == [{'KV': each} for each in (
+        {'Verb': 'lock', 'Key': 'a/b', 'Session': SESSION,
+         'Value': base64.b64encode(b'\xffheld').decode()},
+        {'Verb': 'check-not-exists', 'Key': 'a/b.control'},
+        {'Verb': 'get-tree', 'Key': 'a/history/b'})]
+
+
+def test_acquire_unless_the_control_key_changed(
+    client: ConsulClient, agent: Agent,
+) -> None:
+    """What operators asked since the key was read bars the lock."""
+    changed = failed('failed index check for key "a/b.control", '
+                     'current modify index 9 != 8')
+    appeared = failed('key "a/b.control" exists')
+    agent.replies = [changed, appeared]
+    assert client.acquire('a/b', b'', SESSION, 8) is None
+    assert client.acquire('a/b', b'', SESSION) is None
+    assert agent.seen[0].body[1] == {'KV': {
+        'Verb': 'check-index', 'Key': 'a/b.control', 'Index': 8}}
+
+
+def test_acquire_that_may_have_been_carried_out(
+    client: ConsulClient, agent: Agent,
+) -> None:
+    """A repeated attempt that is barred does not hide that the first one may
+    have taken the key."""
+    agent.replies = [DROP, key(session=SESSION),
+                     failed('key "a/b.control" exists')]
+    with pytest.raises(LockUnavailableError):
+        client.acquire('a/b', b'', SESSION)
+
+
+def test_history_comes_with_the_lock(client: ConsulClient, agent: Agent) -> None:
+    """The transaction that takes the key also reads the history, by its key."""
+    entries = [{'KV': {'Key': name, 'Value': base64.b64encode(value).decode(),
+                       'ModifyIndex': 53}}
+               for name, value in (('a/b', b''), ('a/history/b', b'mine'),
+                                   ('a/history/bc', b''))]
+    agent.replies = [(200, {'Results': entries})]
+    assert client.acquire('a/b', b'', SESSION) == Acquired(53, b'mine')
 
 
 @pytest.mark.parametrize('reply', [HELD, DELAYED], ids=['held', 'delayed'])
@@ -516,7 +554,7 @@ def test_acquire_is_repeated_on_a_key_read_free(
 ) -> None:
     """Acquiring is tried again once the key is read free, or its own."""
     agent.replies = [trouble, state, locked(54)]
-    assert client.acquire('a/b', b'', SESSION) == 54
+    assert client.acquire('a/b', b'', SESSION) == Acquired(54, None)
     assert [seen.method for seen in agent.seen] == ['PUT', 'GET', 'PUT']
 
 

@@ -18,6 +18,8 @@ class TestDummyLock(LockContract):
     exclusive = False
     has_fencing_token = False
     has_owner_info = False
+    has_history = False
+    can_be_asked = False
 
     def make_lock(self, name: str) -> BaseLock:
         return make_lock(DummyLock, name)
@@ -39,7 +41,9 @@ class TestFileLock(LockContract):
     'test_contender', 'test_release_of_contender', 'test_fencing_token',
     'test_token_is_constant', 'test_owner_info', 'test_previous_record',
     'test_wait_for_held_lock', 'test_close_of_contender', 'test_one_of_many',
-    'test_death',
+    'test_death', 'test_history_goes_with_the_release',
+    'test_saved_history_is_seen', 'test_progress_is_seen', 'test_look',
+    'test_history_is_kept_by_those_that_have_none',
 ])
 def test_contract_is_not_kept(test: str) -> None:
     """A lock that locks nothing fails when it does not say so."""
@@ -47,6 +51,8 @@ def test_contract_is_not_kept(test: str) -> None:
         exclusive = True
         has_fencing_token = True
         has_owner_info = True
+        has_history = True
+        slack = 0.1
 
     contract = Contract()
     contract.setup_method()

@@ -19,7 +19,8 @@ from jobslib.exceptions import (
     LockNotHeldError,
     LockUnavailableError,
 )
-from jobslib.oneinstance.file import FileLock, default_folder
+from jobslib.oneinstance.file import FileLock
+from jobslib.oneinstance.lockfolder import default_folder
 
 HOLDER = '''
 import pathlib, sys
@@ -523,10 +524,10 @@ def test_error_at_release(folder: pathlib.Path) -> None:
     class Full(FileLock):
         full = False
 
-        def make_record(self) -> dict[str, Any]:
+        def _write(self, fd: int, record: dict[str, Any]) -> None:
             if self.full:
                 raise LockUnavailableError('no space left')
-            return super().make_record()
+            super()._write(fd, record)
 
     good = make_file_lock(folder)
     lock = Full(good.context, good.options)

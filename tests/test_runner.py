@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,8 @@ from jobslib import (
 from jobslib.exceptions import LockError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
+from jobslib.observers import Observer
+from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.dummy import DummyLock
 from jobslib.runner import FENCING_TOKEN_VARIABLE, STANDBY_WAIT, Runner
 from jobslib.schedule import Schedule
@@ -45,6 +47,19 @@ class ScriptedLock(DummyLock):
         self.owner: dict[str, Any] | Exception | None = None
         self.events: list[str] = []
         self.schedules: list[dict[str, float | None]] = []
+        self.asked = Control()
+        self.saved: list[dict[str, Any] | None] = []
+
+    @property
+    def control(self) -> Control:
+        return self.asked
+
+    @property
+    def own_record(self) -> dict[str, Any]:
+        return {'fqdn': 'here', 'pid': 5, 'timestamp': 100.0}
+
+    def save_history(self) -> None:
+        self.saved.append(self.history)
 
     @property
     def fencing_token(self) -> int | None:
@@ -55,7 +70,11 @@ class ScriptedLock(DummyLock):
         answer = self.script.pop(0) if self.script else True
         if isinstance(answer, Exception):
             raise answer
+        self.barred = self.asked.demand(None)
+        if self.barred:
+            return False
         self.previous_record = self.record
+        self.previous_history = self.previous_history or self.history
         self.schedules.append(self.schedule)
         return answer and super().acquire()
 
@@ -121,7 +140,8 @@ class ScriptedTask(BaseTask):
 class Job:
     """A runner with all that belongs to it."""
 
-    def __init__(self, *script: Step, **settings: Any) -> None:
+    def __init__(self, *script: Step, observers: Sequence[Observer] = (),
+                 **settings: Any) -> None:
         settings.setdefault(
             'ONE_INSTANCE', {'backend': f'{__name__}.ScriptedLock'})
         self.clock = FakeClock()
@@ -138,7 +158,7 @@ class Job:
                                  self.config.run_interval)
         self.runner = Runner(self.task, self.config, self.schedule,
                              self.clock, self.interrupts,
-                             logging.getLogger('jobslib'))
+                             logging.getLogger('jobslib'), observers)
 
     def run(self) -> ExitCode:
         """Run the job to its end, and see that it left nothing."""
@@ -348,7 +368,7 @@ def test_long_pauses_are_cut() -> None:
     job = Job(succeed, SLEEP_INTERVAL=1e300)
     job.clock.ends = 1050
     assert job.run() is ExitCode.TERMINATED
-    assert job.clock.slept == [1] * 50
+    assert job.clock.slept == [0.5] * 100
 
 
 def test_many_runs_on_the_grid() -> None:
@@ -547,7 +567,8 @@ def test_elsewhere_without_interval() -> None:
 @pytest.mark.parametrize('interval', ['SLEEP_INTERVAL', 'RUN_INTERVAL'])
 def test_hot_standby(interval: str, messages: list[str]) -> None:
     """With --keep-lock a lock held elsewhere is waited for, said once."""
-    job = Job(**{interval: 1000.0}, KEEP_LOCK=True)
+    settings: dict[str, Any] = {interval: 1000.0, 'KEEP_LOCK': True}
+    job = Job(**settings)
     job.lock.script = [False, False]
     job.run()
     assert job.starts == [2 * STANDBY_WAIT]
@@ -791,7 +812,8 @@ def test_watchdog_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     job = Job(fail, step, MAX_RUN_TIME=5)
     watchdog = job.lock.watchdog
-    monkeypatch.setattr(watchdog, 'start', calls.append)
+    monkeypatch.setattr(
+        watchdog, 'start', lambda limit, run: calls.append(limit))
     monkeypatch.setattr(watchdog, 'stopping', lambda: calls.append('grace'))
     monkeypatch.setattr(watchdog, 'stop', lambda: calls.append('stop'))
     job.run()

@@ -235,13 +235,22 @@ def test_close(consul: ConsulStandIn) -> None:
         ask(consul, 'GET', 'status/leader')
 
 
-def test_what_it_does_not_know(consul: ConsulStandIn) -> None:
-    """A parameter that it cannot heed is refused instead of ignored."""
+@pytest.mark.parametrize(('method', 'path', 'body', 'what'), [
+    ('PUT', 'kv/a?near', 'v', "parameter 'near' here"),
+    ('DELETE', 'kv/a?recurse', '', "parameter 'recurse' here"),
+    ('PUT', 'txn', '[{"KV": {"Verb": "delete-tree", "Key": "a"}}]',
+     "verb 'delete-tree'"),
+])
+def test_what_it_does_not_know(consul: ConsulStandIn, method: str, path: str,
+                               body: str, what: str) -> None:
+    """What it cannot heed is refused instead of ignored."""
     connection = http.client.HTTPConnection(*consul.address, timeout=5)
-    connection.request('PUT', '/v1/kv/a?cas=1', 'v')
-    answer = connection.getresponse()
-    assert answer.status == 501
-    assert answer.read() == (
-        b"the stand-in does not know the parameter 'cas' here")
+    for each in (('PUT', '/v1/kv/a', 'as before'),
+                 (method, f'/v1/{path}', body)):
+        connection.request(*each)
+        answer = connection.getresponse()
+        text = answer.read().decode()
     connection.close()
-    assert consul.value('a') is None
+    assert answer.status == 501
+    assert text == f'the stand-in does not know the {what}'
+    assert consul.value('a') == b'as before'

@@ -18,7 +18,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from jobslib.config import ConfigGroup, option
+from jobslib.config import BackendConfig, ConfigGroup, option
 from jobslib.imports import import_module
 
 __all__ = ['OptionsTable', 'setup']
@@ -108,10 +108,10 @@ def find_group(path: str) -> type[ConfigGroup]:
 
 def setting_name(config: type[ConfigGroup], declared: option) -> str:
     """Return the name that the option has in the settings."""
-    if config.__name__ == 'OneInstanceConfig':
-        return f"ONE_INSTANCE['{declared.setting_name({})}']"
-    is_of_lock = config.__name__ == 'OptionsConfig'
-    return declared.setting_name({} if is_of_lock else None)
+    if issubclass(config, BackendConfig):
+        return f"{config.setting}['{declared.setting_name({})}']"
+    is_of_backend = config.__name__ == 'OptionsConfig'
+    return declared.setting_name({} if is_of_backend else None)
 
 
 def show_allowed(declared: option) -> str:

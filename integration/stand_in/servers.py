@@ -1,6 +1,8 @@
 """A real agent or the stand-in for it, and what their answers say."""
 
 import base64
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,18 +39,36 @@ class Server:
         """Return whether there is the session, without renewing it."""
         return bool(self.api.get(f'session/info/{session}').json())
 
-    def index(self, key: str) -> int:
+    def index(self, key: str, **params: object) -> int:
         """Return the index that a blocking query on *key* waits on."""
-        return int(self.api.get(f'kv/{key}').headers['X-Consul-Index'])
+        answer = self.api.get(f'kv/{key}', **params)
+        return int(answer.headers['X-Consul-Index'])
+
+    def blocked(self, key: str, index: int,
+                disturb: Callable[[], object] | None = None,
+                **params: object) -> tuple[float, int]:
+        """Return how long a blocking query of 1 s took, and the new index.
+
+        :param disturb: done when the query has been waiting for a while.
+        """
+        timer = threading.Timer(LATE, disturb or (lambda: None))
+        timer.start()
+        api = Api(self.url)
+        began = time.monotonic()
+        answer = api.get(f'kv/{key}', index=index, wait='1s', **params)
+        took = time.monotonic() - began
+        timer.join()
+        api.close()
+        return took, int(answer.headers['X-Consul-Index'])
 
     def txn(self, verb: str, key: str, session: str | None = None,
             value: str = '') -> requests.Response:
         """Do one operation in a transaction."""
-        operation = {'Verb': verb, 'Key': key,
-                     'Value': base64.b64encode(value.encode()).decode()}
-        if session is not None:
-            operation['Session'] = session
-        return self.api.put('txn', [{'KV': operation}])
+        return self.transact(operation(verb, key, session, value))
+
+    def transact(self, *operations: dict[str, Any]) -> requests.Response:
+        """Do operations in one transaction."""
+        return self.api.put('txn', list(operations))
 
     def lock(self, key: str, session: str, value: str = '') -> bool:
         """Try to take *key*."""
@@ -80,6 +100,15 @@ class Server:
         raise AssertionError('10 s have passed in vain')
 
 
+def operation(verb: str, key: str, session: str | None = None,
+              value: str = '', index: int | None = None) -> dict[str, Any]:
+    """Return one operation of a transaction."""
+    fields = {'Verb': verb, 'Key': key, 'Session': session, 'Index': index,
+              'Value': base64.b64encode(value.encode()).decode()}
+    return {'KV': {name: value for name, value in fields.items()
+                   if value is not None}}
+
+
 def told(response: requests.Response) -> tuple[int, str]:
     """Return status and text of an answer."""
     return response.status_code, response.text.strip()
@@ -93,9 +122,13 @@ def errors(response: requests.Response) -> list[tuple[int, str]]:
             for each in response.json()['Errors']]
 
 
-def result(response: requests.Response) -> dict[str, Any]:
-    """Return the key in the answer of a transaction of one operation."""
+def results(response: requests.Response) -> list[dict[str, Any]]:
+    """Return the keys in the answer of a transaction."""
     assert response.status_code == 200, response.text
     assert response.json()['Errors'] is None
-    found: dict[str, Any] = response.json()['Results'][0]['KV']
-    return found
+    return [each['KV'] for each in response.json()['Results']]
+
+
+def result(response: requests.Response) -> dict[str, Any]:
+    """Return the key in the answer of a transaction of one operation."""
+    return results(response)[0]

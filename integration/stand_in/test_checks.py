@@ -101,3 +101,86 @@ def test_check_that_is_refused(server: Server) -> None:
         assert told(api.put(f'agent/check/{verb}/nope')) == (
             500, 'CheckID "nope" does not have associated TTL')
     assert told(api.put('agent/check/deregister/nope')) == (200, '')
+
+
+def state(server: Server, check: str) -> tuple[str, str]:
+    """Return status and text of *check*."""
+    shown = server.api.get('agent/checks').json()[check]
+    return shown['Status'], shown['Output']
+
+
+def test_text_of_check(server: Server, check: str) -> None:
+    """A check shows the text that came with its status, and its notes."""
+    api = server.api
+    assert state(server, check) == ('critical', '')
+    for verb, status in (('pass', 'passing'), ('warn', 'warning'),
+                         ('fail', 'critical')):
+        assert api.put(f'agent/check/{verb}/{check}', note='é b').ok
+        assert state(server, check) == (status, 'é b')
+        assert api.put(f'agent/check/{verb}/{check}').ok
+        assert state(server, check) == (status, '')
+    api.put(f'agent/check/pass/{check}', note='kept')
+    api.put('agent/check/register', {'ID': check, 'Name': 'n', 'TTL': '1s',
+                                     'Notes': 'some notes'})
+    shown = api.get('agent/checks').json()[check]
+    assert shown['Notes'] == 'some notes'
+    assert (shown['Status'], shown['Output']) == ('passing', 'kept')
+
+
+def test_update_of_check(server: Server, check: str) -> None:
+    """Status and text are set in one go."""
+    path = f'agent/check/update/{check}'
+    for status in ('passing', 'warning', 'critical', 'passing'):
+        assert told(server.api.put(
+            path, {'Status': status, 'Output': f'is {status}'})) == (200, '')
+        assert state(server, check) == (status, f'is {status}')
+    assert server.api.put(path, {'status': 'warning', 'output': None}).ok
+    assert state(server, check) == ('warning', '')
+    server.api.put(path, {'Status': 'passing', 'Output': 'x' * 4096})
+    assert state(server, check) == ('passing', 'x' * 4096)
+    text = 'x' * 4095 + 'é'
+    cut = 'x' * 4095 + '\ufffd ... (captured 4096 of 4097 bytes)'
+    server.api.put(path, {'Status': 'warning', 'Output': text})
+    assert state(server, check) == ('warning', cut)
+    server.api.put(f'agent/check/pass/{check}', note=text)
+    assert state(server, check) == ('passing', cut)
+
+
+def test_update_that_is_refused(server: Server, check: str) -> None:
+    """An update with a wrong field, or of no check, changes nothing."""
+    api, path = server.api, f'agent/check/update/{check}'
+    for fields, text in [
+        ({'Status': 'nope', 'Output': 'x'}, "Invalid check status: 'nope'"),
+        ({'Output': 'x'}, "Invalid check status: ''"),
+        ({'Status': 'passing', 'Extra': 1},
+         'Request decode failed: json: unknown field "Extra"'),
+    ]:
+        assert told(api.put(path, fields)) == (400, text)
+    assert told(api.put(path)) == (400, 'Request decode failed: EOF')
+    assert api.put(path, {'Status': 'passing', 'Output': 5}).status_code == 400
+    assert api.put(path, []).status_code == 400
+    assert told(api.put('agent/check/update/nope', {'Status': 'x'})) == (
+        400, "Invalid check status: 'x'")
+    assert told(api.put('agent/check/update/nope', {'Status': 'passing'})) == (
+        500, 'CheckID "nope" does not have associated TTL')
+    assert told(api.get(path)) == (405, 'method GET not allowed')
+    assert state(server, check) == ('critical', '')
+
+
+@pytest.mark.parametrize(('note', 'shown'), [
+    ('', 'TTL expired'),
+    ('mine', 'TTL expired (last output before timeout follows): mine'),
+])
+def test_text_of_check_that_expires(server: Server, check: str, note: str,
+                                    shown: str) -> None:
+    """A check that was not passed in time shows its last text, too."""
+    server.api.put(f'agent/check/pass/{check}', note=note)
+    server.until(lambda: state(server, check) == ('critical', shown))
+
+
+def test_cost_of_text(server: Server, check: str) -> None:
+    """A new text alone writes nothing; a new status does."""
+    path = f'agent/check/update/{check}'
+    passes(server, check)
+    assert server.cost(lambda: server.api.put(
+        path, {'Status': 'passing', 'Output': str(time.monotonic())})) == 0

@@ -1,9 +1,5 @@
 """Indexes and blocking queries of the two are alike."""
 
-import threading
-import time
-from collections.abc import Callable
-
 from integration.agents import Api
 from integration.stand_in.servers import LATE, UNKNOWN, Server, told
 
@@ -31,23 +27,6 @@ def test_raft_entries(server: Server, key: str) -> None:
     assert server.cost(lambda: api.put(f'kv/{key}', acquire=other)) == 0
 
 
-def blocked(server: Server, key: str, index: int,
-            disturb: Callable[[], object] | None = None) -> tuple[float, int]:
-    """Return how long a blocking query of 1 s took, and the new index.
-
-    :param disturb: done when the query has been waiting for a while.
-    """
-    timer = threading.Timer(LATE, disturb or (lambda: None))
-    timer.start()
-    api = Api(server.url)
-    began = time.monotonic()
-    answer = api.get(f'kv/{key}', index=index, wait='1s')
-    took = time.monotonic() - began
-    timer.join()
-    api.close()
-    return took, int(answer.headers['X-Consul-Index'])
-
-
 def test_blocking_query_waits(server: Server, key: str) -> None:
     """A blocking query on a key without a change waits in full."""
     server.api.put(f'kv/{key}', 'v')
@@ -60,7 +39,7 @@ def test_blocking_query_waits(server: Server, key: str) -> None:
         (index, lambda: other.create_session()),
         (index + 1000, lambda: other.put(f'kv/{key}/other', 'w')),
     ]:
-        took, new = blocked(server, key, given, disturb)
+        took, new = server.blocked(key, given, disturb)
         assert 0.95 < took < 1 + 1 / 16 + LATE
         assert new == index
 
@@ -78,7 +57,7 @@ def test_blocking_query_wakes(server: Server, key: str) -> None:
         lambda: other.delete(f'kv/{key}'),
     ]:
         index = server.index(key)
-        took, new = blocked(server, key, index, disturb)
+        took, new = server.blocked(key, index, disturb)
         assert LATE / 2 < took < 0.9
         assert new > index
 
@@ -87,7 +66,7 @@ def test_query_that_does_not_block(server: Server, key: str) -> None:
     """No index, 0 and one of the past are answered at once."""
     server.api.put(f'kv/{key}', 'v')
     for index in (0, server.index(key) - 1):
-        took, _ = blocked(server, key, index)
+        took, _ = server.blocked(key, index)
         assert took < LATE
 
 
@@ -97,10 +76,10 @@ def test_blocking_query_on_missing_key(server: Server, key: str) -> None:
     other = Api(server.url)
     index = server.index(key)
     assert index == server.index(f'{key}/other')
-    took, new = blocked(server, key, index, server.session)
+    took, new = server.blocked(key, index, server.session)
     assert took > 0.95 and new == index
-    took, new = blocked(
-        server, key, index, lambda: other.put(f'kv/{key}/other', 'w'))
+    took, new = server.blocked(
+        key, index, lambda: other.put(f'kv/{key}/other', 'w'))
     assert took < 0.9 and new > index
 
 

@@ -106,3 +106,19 @@ def test_destroyed_session(server: Server) -> None:
             200, 'true')
     assert not server.is_alive(session)
     assert session not in [each['ID'] for each in server.api.sessions()]
+
+
+def test_list_of_sessions(server: Server) -> None:
+    """All sessions are listed with their names and their node."""
+    node = server.api.get('agent/self').json()['Config']['NodeName']
+    named = {server.session(Name=name): name for name in ('', 'host/job', 'é')}
+    answer = server.api.get('session/list')
+    assert {each['ID']: each['Name'] for each in answer.json()
+            if each['ID'] in named} == named
+    assert {each['Node'] for each in answer.json()} == {node}
+    of_node = server.api.get(f'session/node/{node}')
+    assert of_node.json() == answer.json()
+    assert of_node.headers['X-Consul-Index'] == (
+        answer.headers['X-Consul-Index'])
+    assert told(server.api.get('session/node/nope')) == (200, '[]')
+    assert told(server.api.get('session/node/')) == (400, 'Missing node name')

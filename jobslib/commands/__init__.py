@@ -7,9 +7,39 @@ Each command is a module here, named for it, with
 - ``run(config)``, which does it and returns an
   :class:`jobslib.exitcodes.ExitCode`; its arguments are attributes of
   ``config.args``, and ``config.task_cls`` is ``None`` when no task is named.
+
+What ``run`` raises is reported in one line: a ``ConfigError`` with the exit
+code 2, a ``LockUnavailableError`` with 5.  SIGTERM and SIGINT are raised in
+it as ``KeyboardInterrupt``.  :mod:`jobslib.commands.common` has what several
+commands need, :mod:`jobslib.commands.output` what they show things with.
 """
 
-__all__ = ['COMMANDS']
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ['COMMANDS', 'describe_commands', 'load_command']
 
 #: The commands, and the modules that they are in.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    'check': 'jobslib.commands.check',
+    'status': 'jobslib.commands.status',
+    'pause': 'jobslib.commands.pause',
+    'resume': 'jobslib.commands.resume',
+    'release': 'jobslib.commands.release',
+    'handover': 'jobslib.commands.handover',
+}
+
+
+def load_command(name: str) -> Any:
+    """Return the module of the command *name*."""
+    # Imported late: a task starts without any of them.
+    import importlib
+    return importlib.import_module(COMMANDS[name])
+
+
+def describe_commands() -> dict[str, str]:
+    """Return the description of each command, for the help."""
+    return {name: load_command(name).DESCRIPTION for name in COMMANDS}

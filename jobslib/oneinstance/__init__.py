@@ -12,6 +12,7 @@ from functools import cached_property
 
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
+from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import ProcessWatchdog, Watchdog
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -22,10 +23,40 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.context import Context
+    from jobslib.oneinstance.diagnosis import Finding
 
-__all__ = ['BaseLock']
+__all__ = ['BaseLock', 'LockState']
 
 GRACE = 3.0
+
+
+class LockState:
+    """What is known of a lock, and of the job that it is for.
+
+    :param held: whether somebody holds the lock.
+    :param record: the owner record: of the holder, or, when nobody holds the
+        lock, what the last one left.
+    :param history: see :meth:`jobslib.history.History.export`.
+    :param control: what operators ask of the job.
+    :param progress: how far the run is, see :meth:`BaseLock.report_progress`.
+    :param others: the processes beside the holder that are ready to take the
+        lock, each a dict of ``fqdn`` and ``pid``; ``None``: not known.
+    :param token: the fencing token of the holder, if there is one.
+    """
+
+    def __init__(self, held: bool, record: dict[str, Any] | None,
+                 history: dict[str, Any] | None = None,
+                 control: Control | None = None,
+                 progress: dict[str, Any] | None = None,
+                 others: list[dict[str, Any]] | None = None,
+                 token: int | None = None) -> None:
+        self.held = held
+        self.record = record
+        self.history = history
+        self.control = control or Control()
+        self.progress = progress
+        self.others = others
+        self.token = token
 
 
 class BaseLock:
@@ -60,6 +91,14 @@ class BaseLock:
         self.inherit_schedule: Callable[
             [dict[str, Any] | None], dict[str, float | None]] | None = None
         self._previous_record: dict[str, Any] | None = None
+        #: The history that the holder before left, or ``None``; set by a
+        #: lock that keeps one when it acquires.
+        self.previous_history: dict[str, Any] | None = None
+        #: What the loop leaves beside the lock when it releases it, as
+        #: :meth:`jobslib.history.History.export` returns it.
+        self.history: dict[str, Any] | None = None
+        #: Why :meth:`acquire` did not take a lock that was free, or ``None``.
+        self.barred: str | None = None
 
     @cached_property
     def logger(self) -> logging.Logger:
@@ -94,6 +133,19 @@ class BaseLock:
     def held(self) -> bool:
         """Whether this object holds the lock, as far as it knows."""
         raise NotImplementedError
+
+    @property
+    def control(self) -> Control:
+        """What operators ask of the job, as far as this process knows.
+
+        Cheap, and without a wait: the loop looks at it twice a second.
+        """
+        return Control()
+
+    @property
+    def own_record(self) -> dict[str, Any]:
+        """The owner record of this process, while it holds the lock."""
+        return {}
 
     @property
     def fencing_token(self) -> int | None:
@@ -138,8 +190,83 @@ class BaseLock:
         """Return when the lock may be free, or after *timeout* seconds."""
         raise NotImplementedError
 
+    def save_history(self) -> None:
+        """Keep :attr:`history` beside the lock, which is held and is kept.
+
+        It returns at once; what cannot be written now comes with the next.
+        """
+
+    def report_progress(self, progress: dict[str, Any]) -> None:
+        """Show others how far the run is: ``done, total, message, time``.
+
+        Called at most once in a few seconds; it returns at once.
+        """
+
+    def lease_left(self) -> float | None:
+        """Return for how many seconds the lock is certainly still held.
+
+        ``None`` when it is not held, or held for as long as the process
+        lives.
+        """
+        return None
+
     def close(self) -> None:
         """Give up whatever the lock has, in whatever state it is."""
+
+    # For operators; see the commands of runjob.
+
+    def look(self) -> LockState:
+        """Return what is known of the lock and its job, whoever has it.
+
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        owner = self.get_lock_owner_info()
+        return LockState(owner is not None, owner)
+
+    def ask(self, control: Control, of: Control) -> bool:
+        """Ask *control* of the job; false if something else than *of* is
+        asked by now.
+
+        :raises NotImplementedError: the lock cannot be asked anything.
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__} cannot be told anything')
+
+    def force_release(self) -> None:
+        """Take the lock from a holder that does not answer.
+
+        :raises NotImplementedError: the lock cannot be taken away.
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__} cannot be taken from its holder')
+
+    @classmethod
+    def find_all(cls, context: Context, options: Any,
+                 prefix: str | None = None) -> dict[str, LockState]:
+        """Return the locks of all jobs, by the names of the jobs.
+
+        :param prefix: what the place of the lock begins with, its key for
+            instance; by default where locks are that are not configured
+            otherwise.
+        :raises NotImplementedError: the lock does not know of others.
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        raise NotImplementedError(
+            f'{cls.__name__} does not know the jobs that there are')
+
+    @classmethod
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+        """Say whether such a lock could be used; for ``runjob check``.
+
+        To be overridden.  It must neither disturb who holds the lock nor
+        leave anything behind.  ``context.config.task_cls`` is ``None`` when
+        no task is named.
+
+        :raises ConfigError: an option is refused.
+        """
+        return []
 
     def make_record(self) -> dict[str, Any]:
         """Return what the owner record says of this process.
@@ -162,6 +289,15 @@ class BaseLock:
     def machine(self) -> str:
         """Return the name of this machine for the owner record."""
         return self.context.fqdn
+
+    @cached_property
+    def _restraint(self) -> Restraint:
+        return Restraint(self.machine())
+
+    def _find_bar(self, control: Control,
+                  record: dict[str, Any] | None) -> str | None:
+        """Say why this process may not take a free lock, if it may not."""
+        return self._restraint.find(control, record, time.monotonic())
 
     def _refuse_if_held(self) -> None:
         if self.held:

@@ -21,7 +21,8 @@ from consul import base  # type: ignore[import-untyped, unused-ignore]
 from ..exceptions import LockError, LockUnavailableError
 from .transport import Endpoint, Response, Transport, TransportError
 
-__all__ = ['ConsulClient', 'KeyState', 'PermissionDeniedError', 'SessionLostError']
+__all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
+           'Entry', 'SessionLostError', 'control_key', 'history_key', 'progress_key']
 
 T = TypeVar('T')
 
@@ -32,6 +33,8 @@ LONGEST_PAUSE = 1.0
 # What Consul says, in lower case.  A failed transaction is status 409 and a
 # failed call 500 whatever the cause, so the text decides.
 _HELD = ('lock is already held', 'due to lock delay')
+# Of check-index and check-not-exists.
+_CHANGED = ('failed index check', 'failed to check index', '" exists')
 _NOT_HELD = ("lock isn't held",)
 _DENIED = ('permission denied', 'acl not found')
 _SESSION_LOST = ('invalid session "',)
@@ -54,11 +57,12 @@ class SessionLostError(LockError):
 
 @dataclass(frozen=True)
 class KeyState:
-    """A key as it was read.
+    """A key as it was read, and what is asked of its job.
 
     *index* is what a blocking query waits on.  *record* is the value, None if
     the key is missing or empty.  *session* is the holder's, None if the key
-    is free.  A missing key has *modify_index* and *lock_index* 0.
+    is free.  A missing key has *modify_index* and *lock_index* 0; so has
+    *control*, the value of its control key, an index of 0 if that is missing.
     """
 
     index: int
@@ -67,6 +71,49 @@ class KeyState:
     session: str | None
     modify_index: int
     lock_index: int
+    control: bytes | None = None
+    control_index: int = 0
+
+
+@dataclass(frozen=True)
+class Acquired:
+    """A key that was just taken: the fencing *token*, and the *history*."""
+
+    token: int
+    history: bytes | None
+
+
+def control_key(key: str) -> str:
+    """The key of what operators ask of the job whose lock is *key*.
+
+    It begins with *key*, so that one query on that prefix sees to both.
+    """
+    return f'{key}.control'
+
+
+def history_key(key: str) -> str:
+    """The key of the history of the job whose lock is *key*."""
+    return _beside(key, 'history')
+
+
+def progress_key(key: str) -> str:
+    """The key of how far the run is, of the job whose lock is *key*."""
+    return _beside(key, 'progress')
+
+
+def _beside(key: str, folder: str) -> str:
+    # Not below the lock's own prefix: it changes too often to be watched.
+    parent, slash, name = key.rpartition('/')
+    return f'{parent}{slash}{folder}/{name}'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key as it was read; *session* is its holder's, None if it is free."""
+
+    value: bytes
+    session: str | None
+    modify_index: int
 
 
 class _Refused(Exception):
@@ -192,7 +239,8 @@ class ConsulClient:
     def read(
         self, key: str, index: int | None = None, wait: float = 60.0,
     ) -> KeyState:
-        """Read *key*, as the leader that a quorum confirms has it.
+        """Read *key*, as the leader that a quorum confirms has it, and with
+        it its control key.
 
         With *index* the answer comes when the key has changed since then, or
         after *wait* seconds and up to a sixteenth more; it can also come with
@@ -205,45 +253,96 @@ class ConsulClient:
         return self._call(
             f'read {key}', lambda: self._read(key, index, wait), _is_prompt)
 
-    def acquire(self, key: str, value: bytes, session: str) -> int | None:
+    def acquire(self, key: str, value: bytes, session: str,
+                control_index: int = 0) -> Acquired | None:
         """Take *key* for *session*, with *value* in it.
 
-        Returns the fencing token, None if the key is held or in its
-        lock-delay.  Raises :class:`SessionLostError`.  To be called only for a
-        key that was just read free.  After a :class:`LockUnavailableError` the
-        session may hold the key nevertheless.
+        Returns None if the key is held or in its lock-delay, or its control
+        key is not as it was read, at *control_index*.  Raises
+        :class:`SessionLostError`.  To be called only for a key that was just
+        read free.  After a :class:`LockUnavailableError` the session may hold
+        the key nevertheless.
         """
-        repeated = False
+        attempts = 0
+        operations = [
+            _lock('lock', key, value, session),
+            _unchanged(control_key(key), control_index),
+            {'Verb': 'get-tree', 'Key': history_key(key)}]
 
-        def call() -> int | None:
-            nonlocal repeated
+        def call() -> Acquired | None:
+            nonlocal attempts
             # Somebody may have held the key between the attempts, and the
             # lock-delay is sure to keep out only those who read the key free.
-            if repeated and self._read(key).session not in (None, session):
+            if attempts and self._read(key).session not in (None, session):
                 return None
-            repeated = True
+            attempts += 1
             try:
-                return self._transact('lock', key, value, session)
+                token, *rest = self._transact(operations)
             except _Refused as exc:
-                if exc.status == 409 and exc.says(_HELD):
+                # A session that is gone is the cause, whatever else is.
+                if exc.status != 409 or exc.says(_SESSION_LOST):
+                    raise
+                # An attempt before may have taken the key, before the
+                # control key changed.
+                if exc.says(_HELD) or attempts == 1 and exc.says(_CHANGED):
                     return None
                 raise
+            history = [_decode(entry) for entry in rest
+                       if entry['Key'] == history_key(key)]
+            return Acquired(_expect(int, token['ModifyIndex']),
+                            history[0] if history else None)
         return self._call(f'acquire {key}', call)
 
-    def release(self, key: str, value: bytes, session: str) -> bool:
+    def release(self, key: str, value: bytes, session: str,
+                history: bytes | None = None) -> bool:
         """Free *key* and leave *value* in it; False if *session* does not hold it.
 
-        False also comes after an attempt that freed it and whose answer was lost.
+        A *history* is written in the same transaction.  False also comes after
+        an attempt that freed it and whose answer was lost.
         """
+        operations = [_lock('unlock', key, value, session)]
+        if history is not None:
+            operations.append(_set(history_key(key), history))
+
         def call() -> bool:
             try:
-                self._transact('unlock', key, value, session)
+                self._transact(operations)[0]
             except _Refused as exc:
                 if exc.status == 409 and exc.says(_NOT_HELD):
                     return False
                 raise
             return True
         return self._call(f'release {key}', call)
+
+    def read_all(self, prefixes: Sequence[str]) -> dict[str, Entry]:
+        """Read all keys that begin with any of *prefixes*."""
+        def call() -> dict[str, Entry]:
+            found = self._transact([
+                {'Verb': 'get-tree', 'Key': prefix} for prefix in prefixes])
+            return {_expect(str, each['Key']): Entry(
+                _decode(each), each.get('Session') or None,
+                _expect(int, each['ModifyIndex'])) for each in found}
+        return self._call(f'read {", ".join(prefixes)}', call)
+
+    def write_if(self, key: str, value: bytes, index: int) -> bool:
+        """Write *value* to *key* if that is as at *index*, 0: missing."""
+        def call() -> bool:
+            try:
+                self._transact([_unchanged(key, index), _set(key, value)])
+            except _Refused as exc:
+                if exc.status == 409 and exc.says(_CHANGED):
+                    return False
+                raise
+            return True
+        return self._call(f'write {key}', call, _is_undone)
+
+    def sessions(self) -> dict[str, str]:
+        """The names of all sessions that the token may read, by their ids."""
+        def call() -> dict[str, str]:
+            _, found = self._consul.session.list()
+            return {_expect(str, each['ID']): each.get('Name') or ''
+                    for each in found}
+        return self._call('list the sessions', call)
 
     def leader(self) -> str:
         """The address of the leader, '' if there is none."""
@@ -256,16 +355,18 @@ class ConsulClient:
 
     def _read(self, key: str, index: int | None = None, wait: float = 0) -> KeyState:
         try:
-            new_index, item = self._consul.kv.get(
-                key, index=index, wait=_duration(wait), consistency='consistent')
+            new_index, items = self._consul.kv.get(
+                key, index=index, wait=_duration(wait), recurse=True,
+                consistency='consistent')
         except _Refused as exc:
             # A 404 without an index is not Consul's.
-            if exc.status == 404 and exc.index:
-                return KeyState(exc.index, False, None, None, 0, 0)
-            raise
-        return KeyState(
-            int(new_index), True, item['Value'], item.get('Session') or None,
-            _expect(int, item['ModifyIndex']), _expect(int, item['LockIndex']))
+            if exc.status != 404 or not exc.index:
+                raise
+            return KeyState(exc.index, False, None, None, 0, 0)
+        found = {_expect(str, item['Key']): item for item in items}
+        if not found:
+            raise LookupError('an empty list is no answer of Consul')
+        return _key_state(int(new_index), key, found)
 
     def _find_server(self, reason: _Refused) -> str:
         """The name of a server of the datacenter, the same for all clients."""
@@ -281,13 +382,10 @@ class ConsulClient:
             f'{self._transport.endpoint.dc!r} is there, or may be read with this '
             f'token, to bind the session to') from reason
 
-    def _transact(self, verb: str, key: str, value: bytes, session: str) -> int:
-        """Lock or unlock *key*; returns its ModifyIndex."""
-        encoded = base64.b64encode(value).decode('ascii')
-        result = self._consul.txn.put([
-            {'KV': {'Verb': verb, 'Key': key, 'Value': encoded, 'Session': session}},
-        ])
-        return _expect(int, result['Results'][0]['KV']['ModifyIndex'])
+    def _transact(self, operations: Sequence[dict[str, Any]]) -> list[Any]:
+        """Do all *operations* on keys or none; returns the keys that result."""
+        result = self._consul.txn.put([{'KV': each} for each in operations])
+        return [each['KV'] for each in _expect(list, result['Results'])]
 
     def _call(
         self, what: str, call: Callable[[], T],
@@ -385,6 +483,38 @@ def _hidden_environment() -> Iterator[None]:
             yield
         finally:
             os.environ.update(hidden)
+
+
+def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
+    """The state of *key*, of the entries *found* under its prefix."""
+    item, control = found.get(key), found.get(control_key(key))
+    asked = {} if control is None else {
+        'control': control['Value'],
+        'control_index': _expect(int, control['ModifyIndex'])}
+    if item is None:
+        return KeyState(index, False, None, None, 0, 0, **asked)
+    return KeyState(
+        index, True, item['Value'], item.get('Session') or None,
+        _expect(int, item['ModifyIndex']), _expect(int, item['LockIndex']), **asked)
+
+
+def _lock(verb: str, key: str, value: bytes, session: str) -> dict[str, Any]:
+    return {**_set(key, value), 'Verb': verb, 'Session': session}
+
+
+def _set(key: str, value: bytes) -> dict[str, Any]:
+    return {'Verb': 'set', 'Key': key, 'Value': base64.b64encode(value).decode()}
+
+
+def _unchanged(key: str, index: int) -> dict[str, Any]:
+    """The operation that fails unless *key* is as at *index*, 0: missing."""
+    if not index:
+        return {'Verb': 'check-not-exists', 'Key': key}
+    return {'Verb': 'check-index', 'Key': key, 'Index': index}
+
+
+def _decode(entry: dict[str, Any]) -> bytes:
+    return base64.b64decode(entry['Value'] or '')
 
 
 def _duration(seconds: float) -> str:

@@ -18,14 +18,22 @@ from jobslib.exceptions import (
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
-from jobslib.oneinstance import BaseLock
+from jobslib.history import encode
+from jobslib.oneinstance import BaseLock, LockState
 from jobslib.oneinstance.consuloptions import MAX_LOCK_DELAY, ConsulOptions
+from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.timings import Timings
 from jobslib.oneinstance.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from jobslib.context import Context
-    from jobslib.oneinstance.client import ConsulClient, KeyState
+    from jobslib.oneinstance.client import (
+        Acquired,
+        ConsulClient,
+        KeyState,
+    )
+    from jobslib.oneinstance.diagnosis import Finding
     from jobslib.oneinstance.lease import Lease
 
 __all__ = ['ConsulLock']
@@ -34,6 +42,9 @@ __all__ = ['ConsulLock']
 INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
 
 REFUSED_PAUSE = 0.5
+BARRED_WAIT = 2.0
+# Where the keys of locks are, unless they are configured.
+DEFAULT_PREFIX = 'jobs/'
 # How long a signal waits, at the most, for a session that is being created.
 UNDISTURBED = 1.0
 
@@ -60,7 +71,7 @@ class ConsulLock(BaseLock):
     def __init__(self, context: 'Context', options: Any) -> None:
         super().__init__(context, options)
         self.timings: Timings = options.timings
-        self.key = options.key or f'jobs/{context.config.task_name}/lock'
+        self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
         if self.key.startswith('/') or '//' in self.key:
             raise ConfigError(
                 f'key: {self.key!r} is not allowed; allowed: a path without '
@@ -75,6 +86,8 @@ class ConsulLock(BaseLock):
         self._state: KeyState | None = None
         self._free_since: tuple[int, float] | None = None
         self._refused: int | None = None
+        # What was read last of what operators ask, and its version.
+        self._control = 0, Control()
 
     @cached_property
     def client(self) -> 'ConsulClient':
@@ -99,6 +112,20 @@ class ConsulLock(BaseLock):
         return self._token
 
     @property
+    def own_record(self) -> dict[str, Any]:
+        return self._record
+
+    @property
+    def control(self) -> Control:
+        if self.held and self._lease is not None and (
+                version := self._lease.page.version):
+            if version != self._control[0]:
+                version, value = self._lease.page.read_control()
+                self._control = version, Control.parse(value)
+            return self._control[1]
+        return Control.parse(self._state.control if self._state else None)
+
+    @property
     def lease(self) -> 'Lease | None':
         """The session of this process and its keeper, if there is one."""
         return self._lease
@@ -120,19 +147,21 @@ class ConsulLock(BaseLock):
                 '%.1f s', left)
             time.sleep(left)
             state = self._read()
-        if state.session is not None:
+        self.barred = self._find_bar_in(state)
+        if state.session is not None or self.barred:
             return False
-        self.previous_record = _parse(state.record)
+        self.previous_record = parse(state.record)
         try:
-            token = self._take()
+            acquired = self._take(state.control_index)
         except BaseException:
             # The request may have been carried out nevertheless.
             self._drop_lease()
             raise
-        if token is None:
+        if acquired is None:
             self._refused = state.modify_index
             return False
-        self._token = token
+        self.previous_history = parse(acquired.history)
+        self._token = acquired.token
         if not self.refresh():
             # Lost in the same instant, and nobody there to be interrupted.
             self.release()
@@ -144,16 +173,19 @@ class ConsulLock(BaseLock):
         self._refuse_unless_held()
         lease = self._lease
         assert lease is not None
-        self._token = None
+        token, self._token = self._token, None
         try:
             lease.end_run()
             released = lease.is_valid()
             if released:
                 lease.release()
                 record = self._record | {'schedule': dict(self.schedule),
+                                         'token': token,
                                          'released': time.time()}
+                history = None if self.history is None else encode(self.history)
                 released = self.client.release(
-                    self.key, json.dumps(record).encode(), lease.session)
+                    self.key, json.dumps(record).encode(), lease.session,
+                    history)
         except BaseException:
             # The keeper goes on trying.
             self._drop_lease()
@@ -174,7 +206,7 @@ class ConsulLock(BaseLock):
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         state = self.client.read(self.key)
-        return None if state.session is None else _parse(state.record)
+        return None if state.session is None else parse(state.record)
 
     def wait(self, timeout: float) -> None:
         ends = time.monotonic() + timeout
@@ -184,14 +216,33 @@ class ConsulLock(BaseLock):
         if state is None or state.session is None:
             # Old news, or somebody else was faster.
             state = self._read()
-        while state.session is not None:
+        while state.session is not None or self._find_bar_in(state):
             left = ends - time.monotonic()
             if left <= 0:
                 return
-            state = self._read(state.index, left)
+            # A bar that is no pause ends by itself.
+            state = self._read(
+                state.index, left if state.session else min(left, BARRED_WAIT))
         if state.modify_index == self._refused:
             # Free, and still Consul's delay is on it.
             time.sleep(min(REFUSED_PAUSE, timeout))
+
+    def save_history(self) -> None:
+        if self._lease is not None and self.held and self.history is not None:
+            from jobslib.oneinstance.client import history_key
+            self._lease.note(history_key(self.key),
+                             encode(self.history).decode())
+
+    def report_progress(self, progress: dict[str, Any]) -> None:
+        if self._lease is not None and self.held:
+            from jobslib.oneinstance.client import progress_key
+            self._lease.note(progress_key(self.key), json.dumps(
+                {**progress, 'token': self._token}))
+
+    def lease_left(self) -> float | None:
+        if self._lease is None or not self.held:
+            return None
+        return max(self._lease.page.until - now(), 0.0)
 
     def close(self) -> None:
         self._token = None
@@ -206,6 +257,15 @@ class ConsulLock(BaseLock):
         return super().make_record() | {
             'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
 
+    @classmethod
+    def diagnose(cls, context: 'Context', options: Any) -> list['Finding']:
+        from jobslib.oneinstance.rights import examine
+        config = context.config
+        known = options.key or config.task_cls is not None
+        return examine(options.endpoint, options.timings,
+                       cls(context, options).key if known else None,
+                       bool(getattr(config, 'history', 0)))
+
     def on_acquired(self) -> None:
         """The lock was acquired; to be overridden."""
 
@@ -215,6 +275,36 @@ class ConsulLock(BaseLock):
     def on_lost(self, reason: str) -> None:
         """The lock was lost, and the run has stopped; to be overridden."""
         self.logger.warning('the lock was lost: %s', reason)
+
+    def look(self) -> LockState:
+        from jobslib.oneinstance import consulview
+        return consulview.look(self.client, self.key)
+
+    def ask(self, control: Control, of: Control) -> bool:
+        from jobslib.oneinstance import consulview
+        return consulview.ask(self.client, self.key, control, of)
+
+    def force_release(self) -> None:
+        """End the session of the holder.
+
+        Its run is interrupted; nobody else gets the lock before the holder's
+        lock-delay is over, by when its keeper has ended the run.
+        """
+        session = self.client.read(self.key).session
+        if session is not None:
+            self.client.destroy_session(session)
+
+    @classmethod
+    def find_all(cls, context: 'Context', options: Any,
+                 prefix: str | None = None) -> dict[str, LockState]:
+        from jobslib.oneinstance import consulview
+        from jobslib.oneinstance.client import ConsulClient
+        client = ConsulClient(options.endpoint, options.retry_max_attempts)
+        try:
+            return consulview.find_all(
+                client, DEFAULT_PREFIX if prefix is None else prefix)
+        finally:
+            client.close()
 
     def _read(self, index: int | None = None, wait: float = 0) -> 'KeyState':
         state = self.client.read(self.key, index, wait)
@@ -230,7 +320,7 @@ class ConsulLock(BaseLock):
 
     def _delay_left(self, state: 'KeyState') -> float:
         """Return how long the lock-delay of a vanished holder lasts."""
-        record = _parse(state.record)
+        record = parse(state.record)
         if state.record is None or (record and 'released' in record):
             return 0.0
         delay = (record or {}).get('lock_delay')
@@ -241,7 +331,11 @@ class ConsulLock(BaseLock):
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
                 - time.monotonic())
 
-    def _take(self) -> int | None:
+    def _find_bar_in(self, state: 'KeyState') -> str | None:
+        return self._find_bar(
+            Control.parse(state.control), parse(state.record))
+
+    def _take(self, control_index: int) -> 'Acquired | None':
         from jobslib.oneinstance.client import SessionLostError
         for final in (False, True):
             lease = self._get_lease()
@@ -249,9 +343,9 @@ class ConsulLock(BaseLock):
             lease.claim(self._record)
             sent = now()
             try:
-                token = self.client.acquire(
+                acquired = self.client.acquire(
                     self.key, json.dumps(self._record).encode(),
-                    lease.session)
+                    lease.session, control_index)
             except SessionLostError as exc:
                 # Lost while there was nothing to lose: make another.
                 self.logger.debug('the session was lost while idle')
@@ -259,11 +353,11 @@ class ConsulLock(BaseLock):
                 if final:
                     raise LockUnavailableError(str(exc)) from exc
                 continue
-            if token is None:
+            if acquired is None:
                 lease.released()
             else:
                 lease.hold(sent, self._record, self._handle_interrupts())
-            return token
+            return acquired
         raise AssertionError('not reached')
 
     def _get_lease(self) -> 'Lease':
@@ -282,7 +376,8 @@ class ConsulLock(BaseLock):
         name = f'jobslib {self.key}'
         check = self._register_check(name)
         session = self.client.create_session(
-            name, self.timings.ttl, self.timings.lock_delay,
+            f'{name} {self.machine()} {os.getpid()}',
+            self.timings.ttl, self.timings.lock_delay,
             ('serfHealth', check) if check else ())
         try:
             self._lease = Lease(
@@ -335,9 +430,10 @@ class KeeperWatchdog(Watchdog):
         super().__init__(lock.timings.grace, lock.options.heartbeat)
         self._lock = lock
 
-    def start(self, max_run_time: float | None = None) -> None:
+    def start(self, max_run_time: float | None = None,
+              run: dict[str, Any] | None = None) -> None:
         if self._lock.lease is not None:
-            self._lock.lease.start_run(max_run_time, self.heartbeat)
+            self._lock.lease.start_run(max_run_time, self.heartbeat, run)
 
     def beat(self) -> None:
         if self._lock.lease is not None:
@@ -382,11 +478,3 @@ def _call_undisturbed(call: Callable[[], None]) -> None:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _parse(data: bytes | None) -> dict[str, Any] | None:
-    try:
-        record = json.loads(data or b'')
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None

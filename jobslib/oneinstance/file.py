@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
-import pwd
-import stat
 import struct
 import time
 import weakref
 
 from jobslib.config import option
 from jobslib.exceptions import LockUnavailableError
-from jobslib.oneinstance import BaseLock
+from jobslib.history import shortened
+from jobslib.oneinstance import BaseLock, LockState
+from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.lockfolder import (
+    ControlFile,
+    default_folder,
+    file_name,
+    make_private_folder,
+)
+from jobslib.oneinstance.record import parse
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -22,10 +30,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.context import Context
+    from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['FileLock']
 
 POLL_INTERVAL = 0.1
+MAX_SIZE = 1 << 20
 
 # struct flock of <fcntl.h>: l_type, l_whence, l_start, l_len, l_pid.
 FLOCK = struct.Struct('hhqqi0q')
@@ -58,8 +68,11 @@ class FileLock(BaseLock):
     def __init__(self, context: Context, options: Any) -> None:
         super().__init__(context, options)
         folder = options.folder or default_folder()
-        name = _file_name(context.config.task_name)
+        name = file_name(context.config.task_name)
         self.path = os.path.join(folder, f'{name}.lock')
+        self._control = ControlFile(os.path.join(folder, f'{name}.control'))
+        self._record: dict[str, Any] = {}
+        self._progress: dict[str, Any] | None = None
         self._fd: int | None = None
         self._token: int | None = None
         self._announced = False
@@ -76,16 +89,22 @@ class FileLock(BaseLock):
     def fencing_token(self) -> int | None:
         return self._token
 
+    @property
+    def own_record(self) -> dict[str, Any]:
+        return self._record
+
+    @property
+    def control(self) -> Control:
+        return self._control.read()
+
     def acquire(self) -> bool:
         self._refuse_if_held()
         self._announce()
+        self.barred = None
         fd = self._open(os.O_RDWR | os.O_CREAT)
         try:
-            if self._lock(fd):
-                self.previous_record = _read(fd)
-                self._token = _next_token(self.previous_record)
-                self._write(fd, self.make_record())
-                self._fd = fd
+            if self._lock(fd) and self._may_take(record := _read(fd)):
+                self._take(fd, record)
                 return True
         except BaseException:
             self._fd = self._token = None
@@ -99,8 +118,9 @@ class FileLock(BaseLock):
         try:
             ours = self._is_ours()
             if ours and self._fd is not None:
-                self._write(self._fd,
-                            self.make_record() | {'released': time.time()})
+                self._progress = None
+                self._write(self._fd, self._record | {
+                    'schedule': dict(self.schedule), 'released': time.time()})
         finally:
             self._forget()
         return ours
@@ -110,15 +130,67 @@ class FileLock(BaseLock):
         return self._is_ours()
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
-        return self._look()[1]
+        state = self.look()
+        return state.record if state.held else None
 
     def wait(self, timeout: float) -> None:
         ends = time.monotonic() + timeout
-        while self._look()[0]:
+        while (state := self.look()).held or self._find_bar(
+                state.control, state.record):
             left = ends - time.monotonic()
             if left <= 0:
                 return
             time.sleep(min(left, POLL_INTERVAL))
+
+    def save_history(self) -> None:
+        # Written again with the next run, or on release, which reports it.
+        with contextlib.suppress(LockUnavailableError):
+            if self._fd is not None and self._is_ours():
+                self._write(self._fd, self._record)
+
+    def report_progress(self, progress: dict[str, Any]) -> None:
+        self._progress = progress
+        self.save_history()
+
+    def look(self) -> LockState:
+        try:
+            return _state(self.path, self.control)
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+
+    def ask(self, control: Control, of: Control) -> bool:
+        try:
+            make_private_folder(os.path.dirname(self.path))
+            return self._control.write(control, of)
+        except OSError as exc:
+            raise self._unavailable(exc) from exc
+
+    def force_release(self) -> None:
+        raise NotImplementedError(
+            'the lock of a process of this machine ends with the process: '
+            'end that instead')
+
+    @classmethod
+    def find_all(cls, context: Context, options: Any,
+                 prefix: str | None = None) -> dict[str, LockState]:
+        folder = options.folder or default_folder()
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            return {}
+        except OSError as exc:
+            raise LockUnavailableError(
+                f'folder {folder}: {exc.strerror}') from exc
+        found = {}
+        for name in names:
+            path, extension = os.path.splitext(os.path.join(folder, name))
+            if extension == '.lock':
+                state = _state(f'{path}.lock',
+                               ControlFile(f'{path}.control').read())
+                task = (state.record or {}).get('task')
+                if isinstance(task, str) and task.startswith(prefix or ''):
+                    found[task] = state
+        return found
 
     def close(self) -> None:
         self._forget()
@@ -130,6 +202,31 @@ class FileLock(BaseLock):
         """Return the host name alone: the lock is of this machine."""
         return os.uname().nodename
 
+    def _may_take(self, record: dict[str, Any] | None) -> bool:
+        self.barred = self._find_bar(self.control, record)
+        return self.barred is None
+
+    def _take(self, fd: int, record: dict[str, Any] | None) -> None:
+        """Become the holder, after the one that left *record*."""
+        left = dict(record or {})
+        history = left.pop('history', None)
+        left.pop('progress', None)
+        self.history = self.previous_history = (
+            history if isinstance(history, dict) else None)
+        self.previous_record = None if record is None else left
+        self._token = _next_token(record)
+        self._progress = None
+        self._record = self.make_record()
+        self._write(fd, self._record)
+        self._fd = fd
+
+    @classmethod
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+        from jobslib.oneinstance.filediagnosis import examine
+        named = context.config.task_cls is not None
+        return examine(options.folder or default_folder(),
+                       cls(context, options) if named else None)
+
     def _announce(self) -> None:
         if not self._announced:
             self._announced = True
@@ -139,25 +236,14 @@ class FileLock(BaseLock):
     def _open(self, flags: int) -> int:
         try:
             if flags & os.O_CREAT:
-                _make_private_folder(os.path.dirname(self.path))
+                make_private_folder(os.path.dirname(self.path))
             return os.open(self.path, flags | os.O_CLOEXEC | os.O_NOFOLLOW,
                            0o600)
-        except FileNotFoundError:
-            raise
         except OSError as exc:
-            raise LockUnavailableError(
-                f'lock file {self.path}: {exc.strerror}') from exc
+            raise self._unavailable(exc) from exc
 
-    def _look(self) -> tuple[bool, dict[str, Any] | None]:
-        """Return whether anybody has the lock, and the record of who."""
-        try:
-            fd = self._open(os.O_RDONLY)
-        except FileNotFoundError:
-            return False, None
-        try:
-            return (True, _read(fd)) if _is_locked(fd) else (False, None)
-        finally:
-            os.close(fd)
+    def _unavailable(self, exc: OSError) -> LockUnavailableError:
+        return LockUnavailableError(f'lock file {self.path}: {exc.strerror}')
 
     def _lock(self, fd: int) -> bool:
         try:
@@ -166,8 +252,7 @@ class FileLock(BaseLock):
         except OSError as exc:
             if exc.errno in (errno.EACCES, errno.EAGAIN):
                 return False
-            raise LockUnavailableError(
-                f'lock file {self.path}: {exc.strerror}') from exc
+            raise self._unavailable(exc) from exc
         # The file may have been deleted since it was opened; then the lock
         # is one of a file that nobody else will ever open.
         return _same_file(fd, self.path)
@@ -176,55 +261,22 @@ class FileLock(BaseLock):
         return self._fd is not None and _same_file(self._fd, self.path)
 
     def _write(self, fd: int, record: dict[str, Any]) -> None:
+        """Write *record*, and what stands beside it."""
+        if self.history is not None:
+            record = record | {'history': shortened(self.history)}
+        if self._progress is not None:
+            record = record | {'progress': self._progress}
         data = json.dumps(record).encode() + b'\n'
         try:
             os.pwrite(fd, data, 0)
             os.ftruncate(fd, len(data))
         except OSError as exc:
-            raise LockUnavailableError(
-                f'lock file {self.path}: {exc.strerror}') from exc
+            raise self._unavailable(exc) from exc
 
     def _forget(self) -> None:
         fd, self._fd, self._token = self._fd, None, None
         if fd is not None:
             os.close(fd)
-
-
-def default_folder() -> str:
-    """Return the folder of the lock files of this user."""
-    uid = os.geteuid()
-    runtime = os.environ.get('XDG_RUNTIME_DIR', '')
-    if os.path.isabs(runtime) and runtime.rstrip('/') != f'/run/user/{uid}':
-        return os.path.join(runtime, 'jobslib')
-    if uid == 0:
-        return '/run/jobslib'
-    try:
-        home = pwd.getpwuid(uid).pw_dir
-    except KeyError:
-        home = os.path.expanduser('~')
-    return os.path.join(home, '.local', 'state', 'jobslib')
-
-
-def _make_private_folder(folder: str) -> None:
-    os.makedirs(folder, 0o700, exist_ok=True)
-    found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode):
-        problem = 'it is not a folder'
-    elif found.st_uid != os.geteuid():
-        problem = f'it belongs to user {found.st_uid}'
-    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        problem = 'others may write to it'
-    else:
-        return
-    raise LockUnavailableError(
-        f'folder {folder} cannot hold a lock: {problem}')
-
-
-def _file_name(task_name: str) -> str:
-    return ''.join(
-        c if c.isascii() and (c.isalnum() or c in '._-')
-        else ''.join(f'%{byte:02X}' for byte in c.encode())
-        for c in task_name)
 
 
 def _same_file(fd: int, path: str) -> bool:
@@ -242,11 +294,25 @@ def _is_locked(fd: int) -> bool:
 
 def _read(fd: int) -> dict[str, Any] | None:
     """Return the record in the file, ``None`` if there is none to read."""
+    return parse(os.pread(fd, MAX_SIZE, 0))
+
+
+def _state(path: str, control: Control) -> LockState:
+    """Return what the lock file at *path* says."""
     try:
-        record = json.loads(os.pread(fd, 1 << 20, 0))
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return LockState(False, None, control=control)
+    try:
+        held, record = _is_locked(fd), _read(fd) or {}
+    finally:
+        os.close(fd)
+    history = record.pop('history', None)
+    progress = record.pop('progress', None)
+    return LockState(
+        held, record or None, history if isinstance(history, dict) else None,
+        control, progress if isinstance(progress, dict) else None,
+        token=record.get('token') if held else None)
 
 
 def _next_token(previous: dict[str, Any] | None) -> int:

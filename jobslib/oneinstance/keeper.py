@@ -26,6 +26,18 @@ import time
 from jobslib.clock import now
 from jobslib.oneinstance import processes
 from jobslib.oneinstance.guard import Guard
+from jobslib.oneinstance.keeperconsul import (
+    RETRY,
+    Loss,
+    Notes,
+    control_of,
+    entries_of,
+    find_loss,
+    operation,
+    read_renewal,
+    succeeds,
+    transaction,
+)
 from jobslib.oneinstance.page import Page
 from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
 
@@ -33,8 +45,6 @@ from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from jobslib.oneinstance.transport import Response
 
 __all__ = ['Keeper', 'main']
 
@@ -46,11 +56,11 @@ IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT,
 # poll() does not count the time that a machine was suspended, so no wait is
 # longer while the lock is held.
 MAX_POLL = 0.25
-RETRY = 0.3
 # When a renewal is overdue, a short request is sent every so often.
 PROBE_TIMEOUT = 0.3
 PROBE_INTERVAL = 0.4
 WATCH = 30.0
+MAX_MESSAGE = 1 << 18
 # How often the keeper looks what the run has started.
 LOOK = 1.0
 # How much of the TTL an idle session lives on between renewals.
@@ -58,21 +68,6 @@ IDLE_SHARE = 0.8
 # A key that was deleted, or that another session holds, is protected by no
 # lock-delay.
 UNPROTECTED_GRACE = 0.2
-
-
-class Loss:
-    """How the lease was lost.
-
-    :param reason: for people.
-    :param hold: the hold that ended; ``None``: the session itself did.
-    :param protected: a lock-delay keeps others from the key.
-    """
-
-    def __init__(self, reason: str, hold: object | None = None,
-                 protected: bool = True) -> None:
-        self.reason = reason
-        self.hold = hold
-        self.protected = protected
 
 
 class Keeper:
@@ -110,6 +105,9 @@ class Keeper:
         self.hold_begins = threading.Event()
         # The process may have the key: what to write on its release.
         self.record: dict[str, Any] | None = None
+        # The run that is under way, for the history of its successors.
+        self.run_begun: dict[str, Any] | None = None
+        self.notes = Notes(self.endpoint, self.key, self.session)
         # The process holds the key; a new object for each time.
         self.hold: object | None = None
         self.lost: Loss | None = None
@@ -154,7 +152,7 @@ class Keeper:
     # Messages of the process; those that return True are answered.
 
     def _receive(self) -> bool:
-        data = self.control.recv(1 << 16)
+        data = self.control.recv(MAX_MESSAGE)
         if not data:
             return False
         message = json.loads(data)
@@ -181,6 +179,7 @@ class Keeper:
             # What the keeper before has begun.
             self._limit(now() + self.grace, self.page.reason)
         self.page.until = max(self.page.until, proof + self.window)
+        self.page.forget_control()
         self.hold = object()
         if now() >= self._stop_at():
             # The process needed long to take the key.
@@ -190,9 +189,10 @@ class Keeper:
         self.renew_now.set()
         return True
 
-    def do_run(self, max_run_time: float | None,
-               heartbeat: float | None, elapsed: float) -> bool:
-        """A run begins, or began *elapsed* seconds ago."""
+    def do_run(self, max_run_time: float | None, heartbeat: float | None,
+               run: dict[str, Any] | None, elapsed: float) -> bool:
+        """A *run* begins, or began *elapsed* seconds ago."""
+        self.run_begun = run
         self.run_begins = now() - elapsed
         self.page.beat = max(self.page.beat, self.run_begins)
         self.max_run_time = max_run_time or 0.0
@@ -207,6 +207,7 @@ class Keeper:
 
     def do_end(self, stopped: bool) -> bool:
         """The run is over; it was told to stop, if *stopped*."""
+        self.run_begun = None
         self.run_ends = self.heartbeat = None
         if stopped or self.kill_at is not None:
             self.kill_at = None
@@ -218,8 +219,13 @@ class Keeper:
                 self.page.held = False
         return True
 
+    def do_note(self, key: str, value: str) -> None:
+        """Write *value* to *key*, while the process has the lock."""
+        self.notes.add(key, value)
+
     def do_release(self) -> bool:
         """The process is about to release the key."""
+        self.notes.clear()
         self.page.held = False
         self.hold = None
         self.hold_begins.clear()
@@ -353,7 +359,7 @@ class Keeper:
         try:
             response = transport.request(
                 'PUT', f'/v1/session/renew/{self.session}')
-            renewed, ended = _read_renewal(response, self.session)
+            renewed, ended = read_renewal(response, self.session)
         except (TransportError, LookupError, TypeError, AttributeError):
             return False
         if ended:
@@ -370,7 +376,7 @@ class Keeper:
         transport = Transport(endpoint)
         while True:
             began = now()
-            _succeeds(transport, f'/v1/agent/check/pass/{check}')
+            succeeds(transport, f'/v1/agent/check/pass/{check}')
             time.sleep(max(ttl / 3 - (now() - began), 0))
 
     def _watch(self) -> None:
@@ -389,10 +395,24 @@ class Keeper:
             params = [('index', index), ('wait', f'{WATCH:g}s')]
         timeout = self.endpoint.timeout + (WATCH * 17 / 16 if index else 0)
         try:
+            # With all that begins with the key, so with its control key.
             response = transport.request(
-                'GET', f'/v1/kv/{self.key}', params, timeout=timeout)
-            lost = _find_loss(response, self.session, hold)
-        except (TransportError, LookupError, TypeError, AttributeError):
+                'GET', f'/v1/kv/{self.key}', [('recurse', '1'), *params],
+                timeout=timeout)
+            entries = entries_of(response)
+            if self.key not in entries and response.index:
+                # What a token may not read is left out of a list, and
+                # refused when asked for by its name.
+                response = transport.request(
+                    'GET', f'/v1/kv/{self.key}', [('consistent', '1')])
+                entries |= entries_of(response)
+            lost = find_loss(response, entries.get(self.key), self.session,
+                             hold)
+            if response.status in (200, 404) and response.index:
+                self.page.write_control(
+                    control_of(entries.get(f'{self.key}.control')))
+        except (TransportError, LookupError, TypeError, ValueError,
+                AttributeError):
             time.sleep(RETRY)
             return 0
         if not response.index:
@@ -413,23 +433,26 @@ class Keeper:
         ends = max(now(), self.page.until) + self.window
         if self.record is not None:
             self._insist(lambda: self._unlock(transport), ends)
-        self._insist(lambda: _succeeds(
+        self._insist(lambda: succeeds(
             transport, f'/v1/session/destroy/{self.session}'), ends)
         if self.check is not None:
-            _succeeds(transport, f'/v1/agent/check/deregister/{self.check}')
+            succeeds(transport, f'/v1/agent/check/deregister/{self.check}')
 
     def _insist(self, call: Any, ends: float) -> None:
         while not call() and now() < ends:
             time.sleep(RETRY)
 
     def _unlock(self, transport: Transport) -> bool:
-        import base64
         record = {**(self.record or {}), 'released': time.time()}
-        value = base64.b64encode(json.dumps(record).encode()).decode()
+        if self.run_begun is not None:
+            record['killed'] = {
+                **self.run_begun, 'outcome': 'killed',
+                'duration': round(now() - self.run_begins, 3),
+                'error': self.stop_reason or 'its process ended'}
         # 409: the session does not hold the key.
-        return _succeeds(transport, '/v1/txn', json.dumps([{'KV': {
-            'Verb': 'unlock', 'Key': self.key, 'Value': value,
-            'Session': self.session}}]).encode(), (200, 409))
+        return succeeds(transport, '/v1/txn', transaction(
+            operation('unlock', self.key, json.dumps(record), self.session)),
+            (200, 409))
 
 
 def _open_process(pid: int) -> int:
@@ -438,40 +461,6 @@ def _open_process(pid: int) -> int:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
-
-
-def _read_renewal(response: Response, session: str) -> tuple[bool, bool]:
-    """Return whether *session* was renewed, and whether it has ended.
-
-    The status alone could come from anybody on the way to Consul.
-    """
-    if response.status == 404:
-        return False, session in response.text
-    return (response.status == 200
-            and response.json()[0].get('ID') == session), False
-
-
-def _find_loss(response: Response, session: str,
-               hold: object) -> Loss | None:
-    """Return why the key is not ours any more, ``None`` if it is."""
-    if response.status == 404 and response.index:
-        return Loss('the key was deleted', hold, protected=False)
-    if response.status != 200:
-        return None
-    holder = response.json()[0].get('Session')
-    if holder == session:
-        return None
-    if holder:
-        return Loss('another session holds the key', hold, protected=False)
-    return Loss('the session does not hold the key any more', hold)
-
-
-def _succeeds(transport: Transport, path: str, body: bytes = b'',
-              statuses: tuple[int, ...] = (200, 404)) -> bool:
-    try:
-        return transport.request('PUT', path, body=body).status in statuses
-    except TransportError:
-        return False
 
 
 def _log(text: str) -> None:
@@ -489,7 +478,7 @@ def main() -> None:
     os.chdir('/')
     control = socket.socket(fileno=0)
     page = Page(1)
-    data = control.recv(1 << 16)
+    data = control.recv(MAX_MESSAGE)
     if data:
         keeper = Keeper(control, page, json.loads(data))
         if not keeper.orphan:

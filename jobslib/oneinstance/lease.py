@@ -130,12 +130,12 @@ class Lease:
         self._ask(self._hold)
         os.eventfd_write(self._wake_fd, 1)
 
-    def start_run(self, max_run_time: float | None,
-                  heartbeat: float | None) -> None:
-        """A run begins."""
+    def start_run(self, max_run_time: float | None, heartbeat: float | None,
+                  run: dict[str, Any] | None = None) -> None:
+        """A *run* begins."""
         self._run_begins = now()
         self._run = {'do': 'run', 'max_run_time': max_run_time,
-                     'heartbeat': heartbeat, 'elapsed': 0.0}
+                     'heartbeat': heartbeat, 'run': run, 'elapsed': 0.0}
         self._ask(self._run)
 
     def stopping(self) -> None:
@@ -154,6 +154,13 @@ class Lease:
         # Killing and waiting for processes takes as long as it takes.
         self._ask({'do': 'end', 'stopped': stopped}, timeout=None)
         self._stopping = False
+
+    def note(self, key: str, value: str) -> None:
+        """Write *value* to *key* soon, if this process has the lock then."""
+        # Dropped when the keeper is too busy to take it: it is no more than a
+        # note, and the next one is newer.
+        self._exchange({'do': 'note', 'key': key, 'value': value},
+                       reply=False, timeout=0)
 
     def release(self) -> None:
         """This process is about to release the key."""
@@ -176,7 +183,7 @@ class Lease:
             return True
         self._closed = True
         processes.unmark()
-        told = self._exchange({'do': 'quit'}, reply=False, timeout=0)
+        told = self._exchange({'do': 'quit'}, reply=False, timeout=None)
         os.eventfd_write(self._wake_fd, 1)
         return told
 
@@ -212,7 +219,7 @@ class Lease:
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Send a message that has no reply."""
-        self._exchange(message, reply=False, timeout=0)
+        self._exchange(message, reply=False, timeout=None)
 
     def _ask(self, message: dict[str, Any],
              timeout: float | None = REPLY_TIMEOUT) -> None:
@@ -234,7 +241,7 @@ class Lease:
         number = next(self._numbers)
         try:
             with self._lock:
-                self._control.settimeout(timeout if reply else None)
+                self._control.settimeout(timeout)
                 self._control.send(
                     json.dumps({**message, 'number': number}).encode())
                 # A reply that was not waited for to the end, because an

@@ -18,11 +18,12 @@ class Page:
     :param fd: of a file of at least :attr:`SIZE` bytes.
     """
 
-    SIZE = 512
+    SIZE = 4096
     FINE, STOPPING, LOST = 0, 1, 2
 
     _LAYOUT = struct.Struct('q')
-    _UNTIL, _ALIVE, _BEAT, _HELD, _STATE, _REASON = 0, 8, 16, 24, 32, 40
+    _UNTIL, _ALIVE, _BEAT, _HELD, _STATE, _VERSION = 0, 8, 16, 24, 32, 40
+    _REASON, _CONTROL = 48, 512
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, self.SIZE)
@@ -78,12 +79,40 @@ class Page:
     @property
     def reason(self) -> str:
         """Why the run must stop."""
-        text = self._memory[self._REASON:].split(b'\0', 1)[0]
+        text = self._memory[self._REASON:self._CONTROL].split(b'\0', 1)[0]
         return text.decode('utf-8', 'replace')
 
     def set_state(self, state: int, reason: str = '') -> None:
         """Set the state; the reason is complete before it can be seen."""
-        text = reason.encode()[:self.SIZE - self._REASON - 1]
-        self._memory[self._REASON:] = text.ljust(
-            self.SIZE - self._REASON, b'\0')
+        self._write(self._REASON, self._CONTROL, reason.encode())
         self._LAYOUT.pack_into(self._memory, self._STATE, state)
+
+    @property
+    def version(self) -> int:
+        """Counts what the keeper has read of the control key; 0: nothing
+        yet."""
+        return int(self._LAYOUT.unpack_from(self._memory, self._VERSION)[0])
+
+    def read_control(self) -> tuple[int, bytes]:
+        """Return :attr:`version` and the value of the control key.
+
+        What is read while it is being written has an older version, so it
+        is read again.
+        """
+        version = self.version
+        return version, self._memory[self._CONTROL:].split(b'\0', 1)[0]
+
+    def write_control(self, value: bytes) -> None:
+        """Set the value of the control key, if it is not that already."""
+        if not self.version or value != self.read_control()[1]:
+            self._write(self._CONTROL, self.SIZE, value)
+            self._LAYOUT.pack_into(
+                self._memory, self._VERSION, self.version + 1)
+
+    def forget_control(self) -> None:
+        """Nothing has been read of the control key."""
+        self._LAYOUT.pack_into(self._memory, self._VERSION, 0)
+
+    def _write(self, start: int, end: int, text: bytes) -> None:
+        self._memory[start:end] = text[:end - start - 1].ljust(
+            end - start, b'\0')

@@ -37,8 +37,13 @@ class Watchdog:
         #: raised.
         self.interrupt: Callable[[Interrupt], None] = _raise
 
-    def start(self, max_run_time: float | None = None) -> None:
-        """A run begins, which may take *max_run_time* seconds."""
+    def start(self, max_run_time: float | None = None,
+              run: dict[str, Any] | None = None) -> None:
+        """A run begins, which may take *max_run_time* seconds.
+
+        :param run: :meth:`jobslib.runs.Run.export`, for who sees the run end
+            with its process.
+        """
         raise NotImplementedError
 
     def beat(self) -> None:
@@ -74,7 +79,8 @@ class ProcessWatchdog(Watchdog):
         self._stopping = False
         self._max_run_time: float | None = None
 
-    def start(self, max_run_time: float | None = None) -> None:
+    def start(self, max_run_time: float | None = None,
+              run: dict[str, Any] | None = None) -> None:
         self._max_run_time = max_run_time
         if max_run_time is not None:
             self._run_ends = _now() + max_run_time

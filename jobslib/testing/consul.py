@@ -21,7 +21,8 @@ class ConsulStandIn:
 
     It listens on a free port of 127.0.0.1 and imitates what locks use of
     Consul 1.8: sessions with their TTL, which Consul doubles, and their
-    lock-delay; keys, blocking queries and transactions; checks of the agent.
+    lock-delay; keys, alone or all with a prefix; writes that depend on an
+    index; blocking queries and transactions; checks of the agent.
     It serves from its construction until :meth:`close`, which the end of a
     ``with`` block calls::
 
@@ -46,9 +47,12 @@ class ConsulStandIn:
 
     It differs from Consul in this: there is one server, which always leads,
     one datacenter and no access control; a blocking query on a key answers at
-    the end of its wait, not up to a sixteenth later; changes of checks take
-    effect at once; the lock-delay is never leaky.  What it does not know it
-    refuses, with status 404 for a path and 501 for a parameter.
+    the end of its wait, not up to a sixteenth later; one on a key or prefix
+    that is not there and never was wakes with every change of a key, where
+    Consul wakes with those of keys whose names are similar; that a key was
+    deleted is never forgotten; changes of checks take effect at once; the
+    lock-delay is never leaky.  What it does not know it refuses, with status
+    404 for a path and 501 for a parameter or a verb.
 
     :param ttl_min: the least TTL of a session that is accepted, in seconds.
     """

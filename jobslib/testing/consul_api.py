@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from jobslib.testing import consul_wire as wire
-from jobslib.testing.consul_state import DATACENTER, Entry, Refusal, State
+from jobslib.testing.consul_state import DATACENTER, NODE, Entry, Refusal, State
+from jobslib.testing.consul_txn import operations_of, transact
 
 __all__ = ['Answer', 'Api', 'Request']
 
-MAX_OPERATIONS = 64
 MAX_VALUE = 512 * 1024
 # Parameters without any effect here, because there is one server.
 WITHOUT_EFFECT = {'dc', 'consistent', 'stale', 'token', 'pretty'}
@@ -78,18 +78,21 @@ class Api:
         self._routes: list[tuple[str, dict[str, Handler], set[str]]] = [
             ('kv/', {'GET': self._get_key, 'PUT': self._put_key,
                      'DELETE': self._delete_key},
-             {'index', 'wait', 'raw', 'flags', 'acquire', 'release'}),
+             {'index', 'wait', 'raw', 'recurse', 'flags', 'cas', 'acquire',
+              'release', 'keys', 'separator'}),
             ('txn', {'PUT': self._transact}, set()),
             ('session/create', {'PUT': self._create_session}, set()),
             ('session/renew/', {'PUT': self._renew_session}, set()),
             ('session/destroy/', {'PUT': self._destroy_session}, set()),
             ('session/info/', {'GET': self._find_session}, {'index', 'wait'}),
             ('session/list', {'GET': self._list_sessions}, {'index', 'wait'}),
+            ('session/node/', {'GET': self._list_sessions}, {'index', 'wait'}),
             ('status/leader', {'GET': self._leader}, set()),
             ('agent/self', {'GET': self._about}, set()),
             ('agent/checks', {'GET': self._list_checks}, set()),
             ('agent/check/register', {'PUT': self._register_check}, set()),
             ('agent/check/deregister/', {'PUT': self._remove_check}, set()),
+            ('agent/check/update/', {'PUT': self._update_check}, set()),
             ('agent/check/pass/', {'PUT': self._set_check}, {'note'}),
             ('agent/check/warn/', {'PUT': self._set_check}, {'note'}),
             ('agent/check/fail/', {'PUT': self._set_check}, {'note'}),
@@ -116,6 +119,10 @@ class Api:
     # Keys.
 
     def _get_key(self, request: Request, key: str) -> Answer:
+        if 'keys' in request.query:
+            return self._list_keys(key, request.query.get('separator', ''))
+        if 'recurse' in request.query:
+            return self._get_tree(key)
         entry = self.state.keys.get(_required(key, 'key name'))
         if entry is None:
             # Of the whole store: a key that is not there has no index.
@@ -124,19 +131,37 @@ class Api:
                    else [wire.show_entry(entry)])
         return Answer(200, content, entry.modify_index)
 
+    def _list_keys(self, prefix: str, separator: str) -> Answer:
+        found = set()
+        for key in self.state.keys:
+            if key.startswith(prefix):
+                end = key.find(separator, len(prefix)) if separator else -1
+                found.add(key if end < 0 else key[:end + len(separator)])
+        if not found:
+            return Answer(404, index=self.state.keys_index)
+        return Answer(200, sorted(found), self.state.keys_index)
+
+    def _get_tree(self, prefix: str) -> Answer:
+        found = self.state.under(prefix)
+        index = self.state.index_under(prefix)
+        if not found:
+            return Answer(404, index=index)
+        return Answer(200, [wire.show_entry(each) for each in found], index)
+
     def _put_key(self, request: Request, key: str) -> Answer:
         _required(key, 'key name')
         query = request.query
-        if 'acquire' in query and 'release' in query:
-            raise Refusal(400, f'Conflicting flags: acquire={query["acquire"]}'
-                          f'&release={query["release"]}')
+        if len({'acquire', 'release', 'cas'} & set(query)) > 1:
+            raise Refusal(400, 'Conflicting flags: '
+                          + urlencode(sorted(query.items())))
         if len(request.body) > MAX_VALUE:
             raise Refusal(413, f'Request body({len(request.body)} bytes) too '
                           f'large, max size: {MAX_VALUE} bytes. See https://'
                           'www.consul.io/docs/agent/options.html#'
                           'kv_max_value_size.')
-        entry = Entry(key, request.body, _flags(query.get('flags', '0')),
+        entry = Entry(key, request.body, _unsigned(query.get('flags', '0')),
                       query.get('acquire') or query.get('release') or '')
+        index = _index(query)
         if 'acquire' in query and self.state.is_delayed(key):
             return Answer(200, False)
         self.state.index += 1
@@ -144,79 +169,25 @@ class Api:
             return Answer(200, self.state.lock(entry) is not None)
         if 'release' in query:
             return Answer(200, self.state.unlock(entry) is not None)
-        self.state.set(entry)
-        return Answer(200, True)
+        return Answer(200, self.state.set(entry, index) is not None)
 
     def _delete_key(self, request: Request, key: str) -> Answer:
         _required(key, 'key name')
+        if 'recurse' in request.query:
+            raise _unknown('recurse')
+        index = _index(request.query)
         self.state.index += 1
-        self.state.delete(key)
-        return Answer(200, True)
-
-    # Transactions.
+        return Answer(200, self.state.delete(key, index))
 
     def _transact(self, request: Request, _: str) -> Answer:
-        operations = [operation.get('KV') or {} for operation in
-                      wire.decode(request.body, list, 'Failed to parse body')]
-        if len(operations) > MAX_OPERATIONS:
-            raise Refusal(413, 'Transaction contains too many operations '
-                          f'({len(operations)} > {MAX_OPERATIONS})')
-        entries = [(each.get('Verb') or '', wire.entry_of(each))
-                   for each in operations if each]
-        errors = self._errors_in_advance(entries)
-        if errors:
-            return _transaction([], errors)
-        if any(verb != 'get' for verb, _ in entries):
-            self.state.index += 1
-        # Either all of it is done or nothing.
-        before = dict(self.state.keys), self.state.keys_index
-        results = []
-        for position, (verb, entry) in enumerate(entries):
-            try:
-                results += self._operate(verb, entry)
-            except Refusal as exc:
-                errors.append({'OpIndex': position, 'What': str(exc)})
-        if errors:
-            self.state.keys, self.state.keys_index = before
-        return _transaction(results, errors)
-
-    def _errors_in_advance(
-        self, entries: list[tuple[str, Entry]],
-    ) -> list[dict[str, Any]]:
-        """Return what the leader refuses without a Raft entry."""
-        errors = []
-        for position, (verb, entry) in enumerate(entries):
-            if not entry.key:
-                what = 'Must provide key'
-            elif verb not in ('get', 'set', 'lock', 'unlock', 'delete'):
-                what = f'unknown KV verb "{verb}"'
-            elif verb == 'lock' and self.state.is_delayed(entry.key):
-                what = f'failed to lock key "{entry.key}" due to lock delay'
-            else:
-                continue
-            errors.append({'OpIndex': position, 'What': what})
-        return errors
-
-    def _operate(self, verb: str, entry: Entry) -> list[dict[str, Any]]:
-        key = entry.key
-        if verb == 'get':
-            if key not in self.state.keys:
-                raise Refusal(409, f'key "{key}" doesn\'t exist')
-            return [{'KV': wire.show_entry(self.state.keys[key])}]
-        if verb == 'delete':
-            self.state.delete(key)
-            return []
-        if verb == 'set':
-            done: Entry | None = self.state.set(replace(entry, session=''))
-        elif verb == 'lock':
-            done = self.state.lock(entry)
-        else:
-            done = self.state.unlock(entry)
-        if done is None:
-            raise Refusal(409, f'failed to {verb} key "{key}", lock ' + (
-                'is already held' if verb == 'lock' else
-                "isn't held, or is held by another session"))
-        return [{'KV': wire.show_entry(done, with_value=False)}]
+        operations = operations_of(request.body)
+        results, errors = transact(self.state, operations)
+        content: dict[str, Any] = {'Results': None if errors else results,
+                                   'Errors': errors or None}
+        if not any(operation.writes for operation in operations):
+            content |= {'Index': 0, 'LastContact': 0, 'KnownLeader': True,
+                        'ConsistencyLevel': ''}
+        return Answer(409 if errors else 200, content)
 
     # Sessions.
 
@@ -240,9 +211,12 @@ class Api:
         found = [] if session is None else [wire.show_session(session)]
         return Answer(200, found, self.state.sessions_index)
 
-    def _list_sessions(self, request: Request, _: str) -> Answer:
+    def _list_sessions(self, request: Request, node: str) -> Answer:
+        if request.path.startswith('/v1/session/node/'):
+            _required(node, 'node name')
         found = [self.state.sessions[each]
-                 for each in sorted(self.state.sessions)]
+                 for each in sorted(self.state.sessions)
+                 if node in ('', NODE)]
         return Answer(200, [wire.show_session(each) for each in found],
                       self.state.sessions_index)
 
@@ -269,7 +243,12 @@ class Api:
     def _set_check(self, request: Request, check_id: str) -> Answer:
         verb = request.path.split('/')[-2]
         self.state.set_check(check_id, {
-            'pass': 'passing', 'warn': 'warning', 'fail': 'critical'}[verb])
+            'pass': 'passing', 'warn': 'warning', 'fail': 'critical'}[verb],
+            wire.cut(request.query.get('note', '')))
+        return Answer(200)
+
+    def _update_check(self, request: Request, check_id: str) -> Answer:
+        self.state.set_check(check_id, *wire.update_of(request.body))
         return Answer(200)
 
 
@@ -285,9 +264,13 @@ def _check_query(query: Mapping[str, str], known: set[str]) -> None:
     for name in query:
         if name not in known | WITHOUT_EFFECT:
             # Better than to pretend that it had been heeded.
-            raise Refusal(501, f'the stand-in does not know the parameter '
-                          f'{name!r} here')
+            raise _unknown(name)
     wire.blocking(query)
+
+
+def _unknown(name: str) -> Refusal:
+    return Refusal(
+        501, f'the stand-in does not know the parameter {name!r} here')
 
 
 def _required(name: str, what: str) -> str:
@@ -296,14 +279,12 @@ def _required(name: str, what: str) -> str:
     return name
 
 
-def _flags(text: str) -> int:
+def _index(query: Mapping[str, str]) -> int | None:
+    return _unsigned(query['cas']) if 'cas' in query else None
+
+
+def _unsigned(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise Refusal(500, f'strconv.ParseUint: parsing "{text}": '
                       'invalid syntax')
     return int(text)
-
-
-def _transaction(results: list[Any], errors: list[Any]) -> Answer:
-    if errors:
-        return Answer(409, {'Results': None, 'Errors': errors})
-    return Answer(200, {'Results': results, 'Errors': None})

@@ -13,6 +13,7 @@ NODE = 'stand-in'
 SERF_HEALTH = 'serfHealth'
 MAX_LOCK_DELAY = 60.0
 MAX_TTL = 86400.0
+EXPIRED = 'TTL expired'
 NEVER = float('inf')
 
 
@@ -63,6 +64,8 @@ class Check:
     name: str
     ttl: float
     status: str = 'critical'
+    notes: str = ''
+    output: str = ''
     expires: float = NEVER
 
 
@@ -82,6 +85,8 @@ class State:
     keys_index: int = 1
     sessions_index: int = 1
     keys: dict[str, Entry] = field(default_factory=dict)
+    #: Index of the last deletion of each key, which Consul forgets in time.
+    tombstones: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
     checks: dict[str, Check] = field(default_factory=dict)
     #: Until when a key that its session left cannot be locked.
@@ -96,7 +101,9 @@ class State:
             self.time = max(due, self.time)
             for check in list(self.checks.values()):
                 if check.expires <= self.time:
-                    self.set_check(check.id, 'critical')
+                    self.set_check(check.id, 'critical', EXPIRED + (
+                        ' (last output before timeout follows): '
+                        + check.output if check.output else ''))
             for session in list(self.sessions.values()):
                 if session.expires <= self.time:
                     self.end_session(session.id)
@@ -159,10 +166,10 @@ class State:
         for entry in list(self.keys.values()):
             if entry.session != session.id:
                 continue
-            self.keys_index = self.index
             if session.behavior == 'delete':
-                del self.keys[entry.key]
+                self.delete(entry.key)
             else:
+                self.keys_index = self.index
                 self.keys[entry.key] = replace(
                     entry, session='', modify_index=self.index)
             if delay > 0:
@@ -171,24 +178,25 @@ class State:
     # Checks.
 
     def register_check(self, check: Check) -> None:
-        """Add a check; one of the same id keeps its status."""
+        """Add a check; one of the same id keeps its state."""
         known = self.checks.get(check.id)
         if known is not None:
-            check.status = known.status
+            check.status, check.output = known.status, known.output
         else:
             self.index += 1
         self.checks[check.id] = check
         if check.status == 'passing':
             check.expires = self.time + check.ttl
 
-    def set_check(self, check_id: str, status: str) -> None:
-        """Give a check a status; a critical one ends its sessions."""
+    def set_check(self, check_id: str, status: str, output: str) -> None:
+        """Give a check a status and text; a critical one ends its sessions."""
         check = self.checks.get(check_id)
         if check is None:
             raise Refusal(500, f'CheckID "{check_id}" does not have '
                           'associated TTL')
         check.expires = (NEVER if status == 'critical'
                          else self.time + check.ttl)
+        check.output = output
         if check.status != status:
             check.status = status
             self.index += 1
@@ -220,9 +228,30 @@ class State:
         """Return whether a lock-delay is on *key*."""
         return self.time < self.delays.get(key, 0.0)
 
-    def set(self, entry: Entry) -> Entry:
-        """Write a key without regard to who holds it."""
+    def under(self, prefix: str) -> list[Entry]:
+        """Return the keys that start with *prefix*, in their order."""
+        return [self.keys[key] for key in sorted(self.keys)
+                if key.startswith(prefix)]
+
+    def index_under(self, prefix: str) -> int:
+        """Return the index of the keys that start with *prefix*.
+
+        It is that of the whole store where there never was such a key.
+        """
+        indexes = [entry.modify_index for entry in self.under(prefix)]
+        indexes += [index for key, index in self.tombstones.items()
+                    if key.startswith(prefix)]
+        return max(indexes, default=self.keys_index)
+
+    def set(self, entry: Entry, index: int | None = None) -> Entry | None:
+        """Write a key without regard to who holds it.
+
+        :param index: what its index must be, 0 where there must be no key;
+            ``None`` is returned when it is another.
+        """
         known = self.keys.get(entry.key)
+        if index not in (None, known.modify_index if known else 0):
+            return None
         return self._put(replace(
             entry, session=known.session if known else ''))
 
@@ -250,10 +279,19 @@ class State:
         return self._put(replace(
             entry, session='', lock_index=known.lock_index))
 
-    def delete(self, key: str) -> None:
-        """Delete a key, if it is there, without regard to who holds it."""
-        if self.keys.pop(key, None) is not None:
-            self.keys_index = self.index
+    def delete(self, key: str, index: int | None = None) -> bool:
+        """Delete a key, if it is there, without regard to who holds it.
+
+        :param index: what its index must be; ``False`` when it is another.
+        """
+        known = self.keys.get(key)
+        if known is None:
+            return True
+        if index not in (None, known.modify_index):
+            return False
+        del self.keys[key]
+        self.keys_index = self.tombstones[key] = self.index
+        return True
 
     def _put(self, entry: Entry) -> Entry:
         known = self.keys.get(entry.key)

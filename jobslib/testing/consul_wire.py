@@ -17,13 +17,14 @@ from jobslib.testing.consul_state import (
     State,
 )
 
-__all__ = ['about', 'blocking', 'check_of', 'decode', 'entry_of',
-           'parse_duration', 'session_of', 'show_check', 'show_entry',
-           'show_session']
+__all__ = ['about', 'blocking', 'check_of', 'cut', 'decode',
+           'entry_of', 'parse_duration', 'session_of', 'show_check', 'show_entry',
+           'show_session', 'update_of']
 
 UNITS = {'ns': 1e-9, 'us': 1e-6, 'ms': 1e-3, 's': 1.0, 'm': 60.0, 'h': 3600.0}
 LONGEST_WAIT = 600.0
 DEFAULT_WAIT = 300.0
+MAX_OUTPUT = 4096
 STATUSES = ('passing', 'warning', 'critical')
 
 
@@ -61,7 +62,7 @@ def decode(body: bytes, kind: type[Any],
     try:
         value = json.loads(body)
     except ValueError as exc:
-        raise Refusal(400, f'{what}: {exc}') from None
+        raise Refusal(400, f'{what}: {exc if body else "EOF"}') from None
     if not isinstance(value, kind):
         raise Refusal(400, f'{what}: not a {kind.__name__}')
     return value
@@ -121,7 +122,32 @@ def check_of(body: bytes) -> Check:
     status = fields.get('status') or 'critical'
     if status not in STATUSES:
         raise Refusal(400, 'Bad check status')
-    return Check(fields.get('id') or fields['name'], fields['name'], ttl, status)
+    return Check(fields.get('id') or fields['name'], fields['name'], ttl,
+                 status, fields.get('notes') or '')
+
+
+def update_of(body: bytes) -> tuple[str, str]:
+    """Return status and text that a request gives a check."""
+    for name in decode(body, dict):
+        if name.lower() not in ('status', 'output'):
+            raise Refusal(400, 'Request decode failed: json: unknown field '
+                          f'"{name}"')
+    fields = _fields(body)
+    status, output = fields.get('status') or '', fields.get('output') or ''
+    if not isinstance(output, str):
+        raise Refusal(400, 'Request decode failed: Output is not a string')
+    if status not in STATUSES:
+        raise Refusal(400, f"Invalid check status: '{status}'")
+    return status, cut(output)
+
+
+def cut(output: str) -> str:
+    """Return as much of a check's text as an agent keeps."""
+    text = output.encode()
+    if len(text) <= MAX_OUTPUT:
+        return output
+    return (f'{text[:MAX_OUTPUT].decode(errors="replace")} ... (captured '
+            f'{MAX_OUTPUT} of {len(text)} bytes)')
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -161,7 +187,8 @@ def show_session(session: Session) -> dict[str, Any]:
 def show_check(check: Check) -> dict[str, Any]:
     """Return *check* as an answer has it."""
     return {'Node': NODE, 'CheckID': check.id, 'Name': check.name,
-            'Status': check.status, 'Notes': '', 'Output': '', 'Type': 'ttl',
+            'Status': check.status, 'Notes': check.notes,
+            'Output': check.output, 'Type': 'ttl',
             'ServiceID': '', 'ServiceName': '', 'ServiceTags': [],
             'Definition': {}, 'CreateIndex': 0, 'ModifyIndex': 0}
 

@@ -2,12 +2,13 @@
 
 from jobslib.testing.contract_base import make_lock
 from jobslib.testing.contract_end import EndContract
+from jobslib.testing.contract_operate import OperateContract
 from jobslib.testing.contract_use import UseContract
 
 __all__ = ['LockContract', 'make_lock']
 
 
-class LockContract(UseContract, EndContract):
+class LockContract(UseContract, EndContract, OperateContract):
     """The tests of a lock; to be inherited by a test class of pytest.
 
     The subclass provides :meth:`make_lock`, and says by its attributes what
@@ -24,8 +25,9 @@ class LockContract(UseContract, EndContract):
 
     The attributes that say what a lock can do are all true but where the
     subclass says otherwise: :attr:`exclusive`, :attr:`has_fencing_token`,
-    :attr:`has_owner_info`, :attr:`frees_on_death`.  :attr:`death_timeout`
-    and :attr:`slack` give it more time, or less.
+    :attr:`has_owner_info`, :attr:`has_history`, :attr:`can_be_asked`,
+    :attr:`frees_on_death`.  :attr:`death_timeout` and :attr:`slack` give it
+    more time, or less.
 
     Some tests fork the process of the tests, so :meth:`make_lock` is called
     in child processes, too.  Nothing but pytest is needed to run them; it is

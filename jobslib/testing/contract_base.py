@@ -45,6 +45,10 @@ class ContractBase:
     #: Others can see who holds the lock, and the next holder gets the
     #: record of the one before, with its schedule.
     has_owner_info = True
+    #: The history of runs, and how far a run is, are kept beside the lock.
+    has_history = True
+    #: Operators can ask the holder and contenders for something.
+    can_be_asked = True
     #: The lock is free soon after its holder was killed.
     frees_on_death = True
     #: How soon, in seconds.

@@ -1,0 +1,338 @@
+"""Operating a job under a real Consul: status, pause, release, handover."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from integration.agents import HOST, Agent, wait_until
+from integration.locks import clean_environment, held_record, hold, holder_of
+from integration.report import allowed
+from integration.runjobs import TASKS, job, lock_environment, moments
+from jobslib.exitcodes import ExitCode
+from jobslib.oneinstance.keeperconsul import Notes
+from jobslib.oneinstance.transport import Endpoint
+
+KEPT = ('--keep-lock', '--run-interval', '0.25')
+LONG = ('--keep-lock', 'tasks.Task', '--seconds', '60')
+# What an operator's command may take until a holder has obeyed.
+OBEYED = 1.0
+
+
+class Operator:
+    """Gives commands for the job of one key."""
+
+    def __init__(self, agent: Agent, folder: pathlib.Path, key: str) -> None:
+        self.agent = agent
+        self.folder = folder
+        self.key = key
+
+    def run(self, *args: str, task: str = 'tasks.Task') -> tuple[int, Any, str]:
+        """Run ``runjob`` with *args*; its exit code, JSON and errors."""
+        (self.folder / 'tasks.py').write_text(TASKS)
+        env = lock_environment(self.agent.http_addr, self.key)
+        done = subprocess.run(
+            [sys.executable, '-m', 'jobslib', *args, '--json', task],
+            cwd=self.folder, env=clean_environment(**env), text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        assert 'Traceback' not in done.stderr, done.stderr
+        return done.returncode, json.loads(done.stdout or 'null'), done.stderr
+
+    def do(self, *args: str) -> str:
+        """Run a command that must succeed; what it says."""
+        code, answer, errors = self.run(*args)
+        assert code == ExitCode.DONE and answer['done'], (answer, errors)
+        message: str = answer['message']
+        return message
+
+    def status(self) -> dict[str, Any]:
+        """What ``runjob status`` says."""
+        code, status, errors = self.run('status')
+        assert code == ExitCode.DONE, errors
+        found: dict[str, Any] = status
+        return found
+
+    def is_free(self) -> bool:
+        """Whether nobody holds the lock."""
+        return holder_of(self.agent.api, self.key) is None
+
+
+@pytest.fixture
+def operator(agent: Agent, tmp_path: pathlib.Path,
+             request: pytest.FixtureRequest) -> Operator:
+    """The operator of a job that no other test has."""
+    return Operator(agent, tmp_path, f'operating/{request.node.name}/lock')
+
+
+# Status
+
+def test_status(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """Status says who has the job, since when, and who waits for it."""
+    addr, key = operator.agent.http_addr, operator.key
+    assert operator.status()['state'] == 'free'
+    with job(tmp_path, addr, key, *LONG) as holder:
+        holder.wait_for('BEGIN')
+        with job(tmp_path, addr, key, *LONG) as standby:
+            standby.wait_for('not run')
+            wait_until(lambda: len(operator.status()['others']) == 1, 10,
+                       'the standby is seen')
+            status = operator.status()
+            assert status['state'] == 'running'
+            assert status['holder']['pid'] == holder.pid
+            assert status['others'][0]['pid'] == standby.pid
+            [begin] = moments(holder, 'BEGIN')
+            assert status['holder']['token'] == begin.token
+            assert abs(status['holder']['since'] - begin.at) < 5
+            assert status['last_run'] is None and status['runs'] == 0
+
+
+def test_status_of_all(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """Without a task all jobs are shown whose keys begin with the prefix."""
+    addr = operator.agent.http_addr
+    prefix = operator.key.removesuffix('lock')
+    for name in ('one', 'two'):
+        with job(tmp_path, addr, f'{prefix}{name}', '--run-once', 'tasks.Task',
+                 '--seconds', '0') as program:
+            assert program.wait() == ExitCode.DONE
+    env = clean_environment(**lock_environment(addr, operator.key))
+    done = subprocess.run(
+        [sys.executable, '-m', 'jobslib', 'status', '--json', '--prefix', prefix],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    # Both are the same task, under two keys.
+    [found] = json.loads(done.stdout)
+    assert found['job'] == 'tasks.Task' and found['runs'] == 1
+
+
+# History
+
+def test_history(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """How runs ended is kept, with the lock released and with it kept."""
+    addr, key = operator.agent.http_addr, operator.key
+    for seconds, code in (('0', ExitCode.DONE), ('0', ExitCode.TASK_FAILED)):
+        fail = ['--fail'] if code else []
+        with job(tmp_path, addr, key, '--run-once', 'tasks.Task', '--seconds',
+                 seconds, *fail) as program:
+            assert program.wait() == code
+    with job(tmp_path, addr, key, *KEPT, 'tasks.Task', '--seconds', '0') as kept:
+        kept.wait_for('run succeeded', 3)
+        wait_until(lambda: operator.status()['runs'] >= 5, 10, 'five runs noted')
+        status = operator.status()
+    outcomes = [run['outcome'] for run in status['history'][:5]]
+    assert outcomes == ['succeeded', 'failed'] + ['succeeded'] * 3
+    assert [run['run'] for run in status['history'][:5]] == [1, 2, 3, 4, 5]
+    assert status['history'][1]['error'] == 'RuntimeError: went wrong'
+    assert status['failures'] == 1
+    tokens = [run['token'] for run in status['history']]
+    assert tokens == sorted(tokens) and len(set(tokens[2:])) == 1
+    # The next run is due when the grid says so.
+    assert 0 < status['due'] - status['last_run']['started'] <= 0.5
+
+
+def test_killed_run_is_in_the_history(operator: Operator,
+                                      tmp_path: pathlib.Path) -> None:
+    """A run that ends with its process is told by the keeper."""
+    addr, key = operator.agent.http_addr, operator.key
+    with job(tmp_path, addr, key, *LONG) as program:
+        program.wait_for('BEGIN')
+        program.send(signal.SIGKILL)
+        wait_until(operator.is_free, 5, 'the lock is free')
+        killed = operator.status()['last_run']
+        assert killed['outcome'] == 'killed'
+        assert killed['error'] == 'its process ended'
+        assert killed['pid'] == program.pid
+    with job(tmp_path, addr, key, '--run-once') as program:
+        assert program.wait() == ExitCode.DONE
+    status = operator.status()
+    assert [run['outcome'] for run in status['history']] == [
+        'killed', 'succeeded']
+    assert [run['run'] for run in status['history']] == [1, 2]
+
+
+def test_stale_holder_cannot_overwrite_the_history(agent: Agent) -> None:
+    """What a holder notes is written while its session has the lock."""
+    key, target = 'operating/stale/lock', 'operating/stale/history/lock'
+
+    def written() -> bytes | None:
+        entry = agent.api.kv(target)
+        return None if entry is None else bytes(entry['Value'])
+
+    def notes_of(session: str) -> Notes:
+        endpoint = Endpoint(host=HOST, port=agent.ports.http)
+        return Notes(endpoint, key, session)
+
+    stale = hold(agent.api, key, held_record(), '0s')
+    notes = notes_of(stale)
+    notes.add(target, 'of the first')
+    wait_until(lambda: written() == b'of the first', 5, 'the first note')
+    agent.api.destroy_session(stale)
+    fresh = hold(agent.api, key, held_record(), '0s')
+    notes_of(fresh).add(target, 'of the second')
+    wait_until(lambda: written() == b'of the second', 5, 'the second note')
+    sent = agent.log_text().count('/v1/txn')
+    notes.add(target, 'of the first, late')
+    wait_until(lambda: agent.log_text().count('/v1/txn') > sent, 5,
+               'the late note is answered')
+    assert written() == b'of the second'
+    agent.api.destroy_session(fresh)
+
+
+# Pause
+
+def test_pause_and_resume(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """A paused job is run by nobody; resumed, it is run by one again."""
+    addr, key = operator.agent.http_addr, operator.key
+    with (job(tmp_path, addr, key, *KEPT) as one,
+          job(tmp_path, addr, key, *KEPT) as two):
+        wait_until(lambda: 'run succeeded' in one.output + two.output, 10,
+                   'a run')
+        message = operator.do('pause', '--reason', 'an upgrade')
+        paused = time.monotonic(), time.time()
+        assert message.startswith('paused')
+        wait_until(operator.is_free, 5, 'the lock is free')
+        assert time.monotonic() - paused[0] < allowed(OBEYED)
+        status = operator.status()
+        assert status['state'] == 'paused'
+        assert status['paused']['reason'] == 'an upgrade'
+        assert 'is paused already' in operator.do('pause')
+        time.sleep(1.0)  # the pause itself
+        begins = moments(one, 'BEGIN') + moments(two, 'BEGIN')
+        assert max(each.at for each in begins) < paused[1] + allowed(OBEYED)
+        resumed = time.time()
+        assert operator.do('resume') == 'resumed'
+        wait_until(lambda: any(
+            each.at > resumed for program in (one, two)
+            for each in moments(program, 'BEGIN')), 10, 'a run')
+        assert operator.do('resume') == 'is not paused'
+
+
+def test_nothing_begins_after_a_pause(operator: Operator,
+                                      tmp_path: pathlib.Path) -> None:
+    """Where each run takes the lock, none begins once the pause is written."""
+    addr, key = operator.agent.http_addr, operator.key
+    args = ('--run-interval', '0.05', 'tasks.Task', '--seconds', '0')
+    with (job(tmp_path, addr, key, *args) as one,
+          job(tmp_path, addr, key, *args) as two):
+        one.wait_for('BEGIN', 3)
+        two.wait_for('not run')
+        operator.do('pause')
+        wait_until(operator.is_free, 5, 'the run that was under way ended')
+        count = [len(moments(each, 'BEGIN')) for each in (one, two)]
+        skipped = one.output.count('not run: paused by')
+        one.wait_for('not run: paused by', skipped + 10)
+        assert [len(moments(each, 'BEGIN')) for each in (one, two)] == count
+
+
+def test_paused_run_once(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """With --run-once a paused job is not run, and the log says why."""
+    operator.do('pause')
+    with job(tmp_path, operator.agent.http_addr, operator.key,
+             '--run-once') as program:
+        assert program.wait() == ExitCode.LOCK_NOT_AVAILABLE
+        assert 'not run: paused by' in program.output
+        assert 'BEGIN' not in program.output
+
+
+# Release and handover
+
+def test_release(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """A holder that waits for its next run gives the lock to a standby."""
+    addr, key = operator.agent.http_addr, operator.key
+    args = ('--keep-lock', '--run-interval', '60')
+    assert operator.do('release') == 'nobody holds the lock'
+    with job(tmp_path, addr, key, *args) as holder:
+        holder.wait_for('run succeeded')
+        with job(tmp_path, addr, key, *args) as standby:
+            standby.wait_for('not run')
+            began = time.monotonic()
+            assert 'has released the lock' in operator.do('release')
+            standby.wait_for('the lock is acquired')
+            assert time.monotonic() - began < allowed(OBEYED) + 1
+            assert 'releasing the lock: release asked for' in holder.output
+
+
+def test_release_waits_for_the_run(operator: Operator,
+                                   tmp_path: pathlib.Path) -> None:
+    """A run that is under way is not disturbed by a release."""
+    addr, key = operator.agent.http_addr, operator.key
+    with job(tmp_path, addr, key, '--keep-lock', 'tasks.Task', '--seconds',
+             '3') as holder:
+        holder.wait_for('BEGIN')
+        code, answer, _ = operator.run('release', '--timeout', '0.5')
+        assert code == ExitCode.LOCK_NOT_AVAILABLE and not answer['done']
+        wait_until(operator.is_free, 10, 'the lock is free')
+        assert 'run succeeded' in holder.output
+
+
+def test_handover(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """The lock goes to another process, and the schedule goes on."""
+    addr, key = operator.agent.http_addr, operator.key
+    code, answer, _ = operator.run('handover')
+    assert code == ExitCode.LOCK_NOT_AVAILABLE
+    assert answer['message'] == 'nobody holds the lock'
+    args = ('--keep-lock', '--run-interval', '0.5')
+    with job(tmp_path, addr, key, *args) as holder:
+        holder.wait_for('BEGIN')
+        code, answer, _ = operator.run('handover')
+        assert code == ExitCode.LOCK_NOT_AVAILABLE
+        assert answer['message'] == 'nobody is ready to take over; ready: nobody'
+        with job(tmp_path, addr, key, *args) as standby:
+            standby.wait_for('not run')
+            code, answer, _ = operator.run('handover', '--to', 'nowhere')
+            assert code == ExitCode.LOCK_NOT_AVAILABLE
+            assert 'on nowhere' in answer['message']
+            message = operator.do('handover')
+            assert f'(pid {standby.pid}) has taken over' in message
+            standby.wait_for('BEGIN')
+            assert 'handover asked for' in holder.output
+            first = moments(holder, 'BEGIN')[0].at
+            late = (moments(standby, 'BEGIN')[0].at - first) % 0.5
+            assert min(late, 0.5 - late) < 0.2
+
+
+def test_forced_release(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """A holder that does not answer loses its session, and its run."""
+    addr, key = operator.agent.http_addr, operator.key
+    with job(tmp_path, addr, key, *LONG, lock_delay=3) as holder:
+        holder.wait_for('BEGIN')
+        code, answer, errors = operator.run('release', '--force')
+        assert code == ExitCode.DONE
+        assert 'is ended' in answer['message']
+        assert errors.startswith('runjob: warning: the run is interrupted')
+        holder.wait_for('run interrupted')
+        assert holder_of(operator.agent.api, key) is None
+
+
+def test_consul_is_gone(operator: Operator, unreachable: tuple[str, int],
+                        tmp_path: pathlib.Path) -> None:
+    """Without Consul every command says so in one line, with its own code."""
+    (tmp_path / 'tasks.py').write_text(TASKS)
+    env = clean_environment(**lock_environment(
+        unreachable, 'any', retry_max_attempts=1))
+    for command in ('status', 'pause', 'resume', 'release', 'handover'):
+        done = subprocess.run(
+            [sys.executable, '-m', 'jobslib', command, 'tasks.Task'],
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == ExitCode.LOCK_SERVICE_UNAVAILABLE
+        assert done.stderr.startswith('runjob: error: cannot read ')
+        assert done.stderr.count('\n') == 1
+
+
+def test_table(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """For people the same is a table."""
+    with job(tmp_path, operator.agent.http_addr, operator.key, '--run-once',
+             'tasks.Task', '--fail') as program:
+        assert program.wait() == ExitCode.TASK_FAILED
+    env = clean_environment(**lock_environment(
+        operator.agent.http_addr, operator.key))
+    done = subprocess.run(
+        [sys.executable, '-m', 'jobslib', 'status', 'tasks.Task'],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    rows = dict(line.split(None, 1) for line in done.stdout.splitlines())
+    assert rows['state'] == 'free' and rows['outcome'] == 'failed'
+    assert rows['error'] == 'RuntimeError: went wrong'
+    assert rows['1'].endswith('RuntimeError: went wrong')

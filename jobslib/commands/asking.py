@@ -1,0 +1,106 @@
+"""What the commands have in common that ask something of a job."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from jobslib.commands.common import add_json, make_lock, require_task
+from jobslib.commands.jobs import who
+from jobslib.commands.output import print_json, printable
+from jobslib.config import Config
+from jobslib.exceptions import ConfigError
+from jobslib.exitcodes import ExitCode
+from jobslib.oneinstance import BaseLock, LockState
+from jobslib.oneinstance.control import Control
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ['Answer', 'add_timeout', 'answer', 'ask', 'stamp', 'until']
+
+TIMEOUT = 30.0
+PAUSE = 0.2
+
+Answer = tuple[ExitCode, str]
+
+
+def add_timeout(parser: argparse.ArgumentParser, until: str) -> None:
+    """Add the arguments of a command that waits for the holder."""
+    add_json(parser)
+    parser.add_argument(
+        '--timeout', type=_seconds, default=TIMEOUT, metavar='SECONDS',
+        help=f'how long to wait until {until} (default {TIMEOUT:g}); what '
+             f'was asked stands after that as well')
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 1e9:
+        raise ValueError('not a time to wait')
+    return seconds
+
+
+def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:
+    """Do *call* with the lock of the task, and print what comes of it.
+
+    :raises ConfigError: no task is named, or its lock cannot be asked.
+    """
+    require_task(config)
+    lock = make_lock(config)
+    try:
+        code, text = call(lock)
+    except NotImplementedError as exc:
+        raise ConfigError(f'{config.args.runjob_command}: {exc}') from None
+    finally:
+        lock.close()
+    if config.args.json:
+        print_json({'job': config.task_name, 'done': code == ExitCode.DONE,
+                    'exit_code': int(code), 'message': text})
+    else:
+        print(printable(f'{config.task_name}: {text}'))
+    return code
+
+
+def ask(lock: BaseLock,
+        change: Callable[[LockState], Control | None]) -> LockState:
+    """Ask what *change* makes of the state; return that state.
+
+    :param change: returns ``None`` when there is nothing to ask.
+    """
+    while True:
+        state = lock.look()
+        control = change(state)
+        # Another operator may have been faster; then look again.
+        if control is None or lock.ask(control, state.control):
+            return state
+
+
+def stamp(lock: BaseLock) -> dict[str, Any]:
+    """Return who asks, and when."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = 'somebody'
+    now = time.time()
+    return {'by': f'{user}@{lock.machine()}', 'timestamp': now,
+            'time_utc': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now))}
+
+
+def until(lock: BaseLock, timeout: float,
+          condition: Callable[[LockState], bool]) -> LockState | None:
+    """Return the state in which *condition* holds; ``None`` if it does not
+    within *timeout* seconds."""
+    ends = time.monotonic() + timeout
+    while not condition(state := lock.look()):
+        if time.monotonic() >= ends:
+            return None
+        time.sleep(PAUSE)
+    return state
+
+
+def holder(state: LockState) -> str:
+    """Return who holds the lock, for people."""
+    return who(state.record)

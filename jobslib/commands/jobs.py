@@ -1,0 +1,88 @@
+"""What is known of a job, put together for people and for programs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from jobslib.history import History
+from jobslib.oneinstance import LockState
+
+__all__ = ['ago', 'describe', 'who']
+
+
+def describe(name: str, state: LockState,
+             now: float | None = None) -> dict[str, Any]:
+    """Return what *state* says of the job *name*; fit for JSON.
+
+    :param now: UNIX time, by default that of this machine.
+    """
+    now = time.time() if now is None else now
+    record = state.record or {}
+    history = History.read(
+        state.history, None if state.held else state.record, now)
+    due = _due(state, history)
+    what = _state(state, history, due, now)
+    progress = state.progress or {}
+    shown = what == 'running' and progress.get('token') in (None, state.token)
+    return {
+        'job': name, 'state': what,
+        'holder': None if not state.held else {
+            'fqdn': record.get('fqdn'), 'pid': record.get('pid'),
+            'since': record.get('timestamp'), 'token': state.token},
+        'last_run': history.newest[-1] if history.newest else None,
+        'last_success': history.succeeded,
+        'due': due, 'runs': history.runs, 'failures': history.failures,
+        'progress': (state.progress if shown else None),
+        'paused': state.control.paused,
+        'others': state.others, 'history': history.newest}
+
+
+def _due(state: LockState, history: History) -> float | None:
+    """Return when the next run is due, as far as the last holder said so."""
+    record = state.record or {}
+    if state.held:
+        # Known when a run of this holder has ended, and the lock is kept.
+        ended = history.acquired == record.get('timestamp')
+        due = (state.history or {}).get('due') if ended else None
+    else:
+        schedule = record.get('schedule')
+        due = schedule.get('due') if isinstance(schedule, dict) else None
+    return float(due) if isinstance(due, int | float) else None
+
+
+def _state(state: LockState, history: History, due: float | None,
+           now: float) -> str:
+    if state.held:
+        return 'waiting' if due is not None and due > now else 'running'
+    if state.control.paused is not None:
+        return 'paused'
+    return 'free'
+
+
+def who(process: dict[str, Any] | None) -> str:
+    """Return machine and process, for people."""
+    if process is None:
+        return '-'
+    return f'{process.get("fqdn", "?")} (pid {process.get("pid", "?")})'
+
+
+def ago(then: Any, now: float | None = None) -> str:
+    """Return a UNIX time for people, and how long ago or ahead it is."""
+    if not isinstance(then, int | float):
+        return '-'
+    now = time.time() if now is None else now
+    try:
+        shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(then))
+    except (ValueError, OverflowError, OSError):
+        return '-'
+    passed = now - then
+    return f'{shown} ({"in " if passed < 0 else ""}{_span(abs(passed))}' + (
+        ')' if passed < 0 else ' ago)')
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86400, 'd'), (3600, 'h'), (60, 'min')):
+        if seconds >= 2 * size:
+            return f'{seconds / size:.0f} {unit}'
+    return f'{seconds:.0f} s'

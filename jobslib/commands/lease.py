@@ -1,0 +1,62 @@
+"""The arithmetic of a lease, in words."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from jobslib.oneinstance.timings import Timings
+
+__all__ = ['Handover', 'figures', 'handovers', 'sums']
+
+#: How soon a lock is free whose process was killed, in seconds.
+KILLED = 0.2
+
+
+class Handover(NamedTuple):
+    """How long it takes at the most until another machine can have the lock.
+
+    *seconds* is the sum that *arithmetic* shows.
+    """
+
+    event: str
+    seconds: float
+    arithmetic: str
+
+
+def sums(timings: Timings) -> list[str]:
+    """Return the two sums that decide everything."""
+    t = timings
+    needed = t.renew_interval + t.timeout + t.grace + t.kill
+    return [
+        f'window: {t.window:g} s, the smaller of ttl {t.ttl:g} and '
+        f'lock_delay {t.lock_delay:g}',
+        f'needed: renew_interval {t.renew_interval:g} + timeout '
+        f'{t.timeout:g} + grace {t.grace:g} + kill {t.kill:g} = {needed:g} s, '
+        f'at most the window',
+        f'slack:  window {t.window:g} - renew_interval '
+        f'{t.renew_interval:g} - grace {t.grace:g} - kill {t.kill:g} = '
+        f'{t.slack:g} s, the outage of Consul that disturbs nothing']
+
+
+def handovers(timings: Timings) -> list[Handover]:
+    """Return the worst case of each way to lose the job."""
+    t = timings
+    noticed = (f'2 x ttl {t.ttl:g}' if t.check_ttl is None
+               else f'check_ttl {t.check_ttl:g}')
+    return [
+        Handover('the machine dies, or is cut off', t.dead_machine,
+                 f'{noticed} + lock_delay {t.lock_delay:g}'),
+        Handover('its session ends (by hand, with its agent)', t.lock_delay,
+                 f'lock_delay {t.lock_delay:g}'),
+        Handover('SIGTERM in a run', t.grace + t.kill,
+                 f'grace {t.grace:g} + kill {t.kill:g}'),
+        Handover('its process is killed', KILLED,
+                 'the keeper releases the lock'),
+    ]
+
+
+def figures(timings: Timings) -> dict[str, Any]:
+    """Return all figures by name, in seconds."""
+    return timings._asdict() | {
+        'slack': timings.slack, 'dead_machine': timings.dead_machine,
+        'handovers': [each._asdict() for each in handovers(timings)]}

@@ -1,0 +1,161 @@
+"""Metrics: what a job reports to a monitoring server.
+
+:class:`BaseMetrics` is what a backend has to offer; subclass it to add a kind
+of your own, and name the class in ``METRICS['backend']``.
+
+Metrics are a dict, one entry for each metric::
+
+    {'rows': {'value': 42, 'tags': {'table': 'orders'}}}
+
+The value is a number, the tags are texts and may be left out.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from jobslib.config import ConfigGroup, option
+from jobslib.exceptions import ConfigError, ImportNameError
+from jobslib.imports import import_module
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from jobslib.context import Context
+
+    Metrics = dict[str, dict[str, Any]]
+    #: Name and sorted tags: what tells one series from another.
+    Series = tuple[str, tuple[tuple[str, str], ...]]
+
+__all__ = ['BaseMetrics']
+
+
+class BaseMetrics:
+    """Where metrics go.  Override :meth:`push`.
+
+    ``runjob`` calls ``push()`` in a thread of its own, one call at a time.
+    It may block, and what it raises is logged and tried again, so a server
+    that is down is of no consequence for a run.
+
+    :param context: the context of the task.
+    :param options: the options of the backend, an ``OptionsConfig``.
+    """
+
+    class OptionsConfig(ConfigGroup):
+        """Options that every backend has; subclass it to add more."""
+
+        interval = option(
+            attrtype=float, minimum=1, default=10.0,
+            env='JOBSLIB_METRICS_INTERVAL', metavar='SECONDS',
+            help='Pause between two pushes of what changes by itself, such '
+                 'as what is left of the lease; events are pushed at once.')
+
+    def __init__(self, context: Context, options: Any) -> None:
+        self.context = context
+        self.options = options
+
+    @cached_property
+    def logger(self) -> logging.Logger:
+        """The logger of the backend."""
+        import logging
+        return logging.getLogger(type(self).__module__)
+
+    def push(self, metrics: Metrics) -> None:
+        """Send *metrics*; to be overridden.
+
+        :raises Exception: they did not arrive.
+        """
+        raise NotImplementedError(f'{type(self).__name__}.push')
+
+    def push_many(self, batches: Iterable[Metrics]) -> None:
+        """Send several metrics, of which some may differ in their tags only.
+
+        To be overridden where one request can do it.
+        """
+        for metrics in batches:
+            self.push(metrics)
+
+    def watch(self, read: Callable[[], list[Metrics]]) -> bool:
+        """Take note of *read*, which returns metrics as they are now.
+
+        It may be called at any time, in any thread.  To be overridden by
+        backends that are asked for metrics instead of sending them.
+
+        :returns: whether the backend calls *read* itself; if not, what it
+            returns is pushed, at each event and after each ``interval``.
+        """
+        return False
+
+    def close(self) -> None:
+        """Close what was opened; nothing is pushed any more."""
+
+
+def samples_of(metrics: Metrics) -> Iterator[tuple[Series, float]]:
+    """Return the series in *metrics*, each with its value.
+
+    :raises ValueError: it is not what metrics look like.
+    """
+    for name, entry in metrics.items():
+        if not (isinstance(name, str) and name and isinstance(entry, dict)
+                and {'value'} <= entry.keys() <= {'value', 'tags'}):
+            raise ValueError(
+                f"metric {name!r}: {entry!r} is not of the form "
+                f"{{'value': NUMBER, 'tags': {{NAME: TEXT}}}}")
+        value, tags = entry['value'], entry.get('tags') or {}
+        if not isinstance(value, int | float):
+            raise ValueError(f'metric {name!r}: value {value!r} is no number')
+        yield (name, tuple(sorted(
+            (str(tag), str(text)) for tag, text in tags.items()))), float(value)
+
+
+def batches_of(samples: Iterable[tuple[Series, float]]) -> list[Metrics]:
+    """Return *samples* as metrics, in as few dicts as can hold them."""
+    batches: list[Metrics] = []
+    depth: dict[str, int] = {}
+    for (name, tags), value in samples:
+        number = depth[name] = depth.get(name, -1) + 1
+        if number == len(batches):
+            batches.append({})
+        batches[number][name] = {'value': value, 'tags': dict(tags)}
+    return batches
+
+
+def require(module: str, extra: str) -> Any:
+    """Return the *module* of an optional package.
+
+    :param extra: the extra of jobslib that installs it.
+    :raises ConfigError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportNameError:
+        raise ConfigError(
+            f"metrics: the package {module.partition('.')[0]} is not "
+            f"installed; to install it: pip install 'jobslib[{extra}]'"
+        ) from None
+
+
+def check_url(group: ConfigGroup, name: str) -> None:
+    """Refuse the option *name* of *group* unless it is a URL of a server.
+
+    :raises ConfigError: it is none, or has a password in it.
+    """
+    from urllib.parse import urlsplit
+    try:
+        parts = urlsplit(getattr(group, name))
+        good = parts.scheme in ('http', 'https') and bool(parts.hostname)
+        good = good and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if good and '@' in parts.netloc:
+        # Not shown: it may have a password in it.
+        raise ConfigError(
+            f'{name}: user and password from {group.source(name)} are not '
+            f'allowed in a URL; give them as the options user and password')
+    if not good:
+        raise group.error(
+            name, 'it is no URL; allowed: http://HOST:PORT or https://…')

@@ -1,0 +1,115 @@
+"""The folder of the lock files of a user, and what lies beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pwd
+import stat
+
+from jobslib.exceptions import LockUnavailableError
+from jobslib.oneinstance.control import Control
+
+__all__ = ['ControlFile', 'default_folder', 'file_name',
+           'make_private_folder', 'refuse_folder']
+
+MAX_SIZE = 1 << 16
+
+
+class ControlFile:
+    """What operators ask of a job, in a file beside its lock.
+
+    :param path: of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._known: tuple[object, Control] = None, Control()
+
+    def read(self) -> Control:
+        """Return what is asked; cheap while that does not change."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return Control()
+        # Each write makes another file.
+        version = found.st_ino, found.st_mtime_ns
+        if self._known[0] != version:
+            self._known = version, Control.parse(self._load())
+        return self._known[1]
+
+    def write(self, control: Control, of: Control) -> bool:
+        """Ask *control*; false if something else than *of* is asked by now.
+
+        :raises OSError: the folder is not there, or cannot be written to.
+        """
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+        temporary = f'{self.path}.new'
+        try:
+            # One operator at a time.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if Control.parse(self._load()).export() != of.export():
+                return False
+            with open(temporary, 'w', encoding='utf-8') as file:
+                json.dump(control.export(), file)
+            os.replace(temporary, self.path)
+        finally:
+            os.close(folder)
+        return True
+
+    def _load(self) -> bytes | None:
+        with contextlib.suppress(OSError), open(self.path, 'rb') as file:
+            return file.read(MAX_SIZE)
+        return None
+
+
+def default_folder() -> str:
+    """Return the folder of the lock files of this user."""
+    uid = os.geteuid()
+    runtime = os.environ.get('XDG_RUNTIME_DIR', '')
+    if os.path.isabs(runtime) and runtime.rstrip('/') != f'/run/user/{uid}':
+        return os.path.join(runtime, 'jobslib')
+    if uid == 0:
+        return '/run/jobslib'
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        home = os.path.expanduser('~')
+    return os.path.join(home, '.local', 'state', 'jobslib')
+
+
+def make_private_folder(folder: str) -> None:
+    """Make *folder*, unless it is there.
+
+    :raises LockUnavailableError: others could plant a lock in it.
+    """
+    os.makedirs(folder, 0o700, exist_ok=True)
+    refuse_folder(folder)
+
+
+def refuse_folder(folder: str) -> None:
+    """Refuse a folder that others could tamper with.
+
+    :raises LockUnavailableError: it is such a one.
+    """
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode):
+        problem = 'it is not a folder'
+    elif found.st_uid != os.geteuid():
+        problem = f'it belongs to user {found.st_uid}'
+    elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problem = 'others may write to it'
+    else:
+        return
+    raise LockUnavailableError(
+        f'folder {folder} cannot hold a lock: {problem}')
+
+
+def file_name(task_name: str) -> str:
+    """Return *task_name* as the name of a file."""
+    return ''.join(
+        c if c.isascii() and (c.isalnum() or c in '._-')
+        else ''.join(f'%{byte:02X}' for byte in c.encode())
+        for c in task_name)

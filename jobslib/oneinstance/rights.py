@@ -1,0 +1,316 @@
+"""Whether Consul answers, and lets a token do what a lock needs.
+
+Each right is asked for by a request that needs it and changes nothing of a
+job.  A key is never written for it: it is *unlocked* for a session that does
+not hold it.  Consul asks for the right to write first and then refuses, so
+neither the key nor its index changes.  What has to be made (a session, a key
+beside the lock, a check of the agent) is removed again.  If this process is
+killed, session and key go by themselves within twice :data:`TTL` seconds, and
+the next one removes the check.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from jobslib.oneinstance.asking import (
+    Asker,
+    RefusedError,
+    SkippedError,
+    denial,
+    undisturbed,
+)
+from jobslib.oneinstance.diagnosis import NOT_TRIED, Finding
+from jobslib.oneinstance.timings import Timings
+from jobslib.oneinstance.transport import Endpoint, TransportError
+
+__all__ = ['TTL', 'examine']
+
+#: TTL of the session that is made, in seconds; the least that Consul takes.
+TTL = 10
+#: Of the check that is made, for people and to find leftovers.
+CHECK_NAME = 'jobslib check (scratch)'
+# Nobody's session.
+NOBODY = '00000000-0000-0000-0000-000000000000'
+
+_NOT_HELD = "lock isn't held"
+_BAD_TTL = 'invalid session ttl'
+# What the agent's own node in another datacenter can lead to.
+_ELSEWHERE = ('missing node registration', 'permission denied')
+
+
+def examine(endpoint: Endpoint, timings: Timings, key: str | None,
+            history: bool = True) -> list[Finding]:
+    """Return what Consul lets the token of *endpoint* do.
+
+    :param key: the lock; ``None`` when it is not known.
+    :param history: whether runs are kept beside the lock.
+    """
+    examination = _Examination(endpoint, timings, key)
+    try:
+        examination.ask_consul()
+        examination.ask_session()
+        if key is None:
+            examination.findings.append(Finding(
+                'read and write the key', NOT_TRIED,
+                'no task is named, so the key is not known'))
+        else:
+            examination.ask_keys(key, history)
+    finally:
+        examination.clean()
+    return examination.findings
+
+
+class _Examination(Asker):
+    """The requests, each of which leads to one finding."""
+
+    def __init__(self, endpoint: Endpoint, timings: Timings,
+                 key: str | None) -> None:
+        super().__init__(endpoint)
+        self._timings = timings
+        # The agent's own, if the token may know it, and one elsewhere.
+        self._own_node: str | None = None
+        self._node: str | None = None
+        # What was made, as far as it has to be removed.
+        scratch = uuid.uuid4().hex
+        self._scratch = f'{key}.check-{scratch}'
+        self._scratch_made = False
+        self._session: str | None = None
+        self._check = f'jobslib-check-{scratch}'
+        self._check_made = False
+        self._key_exists = self._key_writable = False
+
+    # The steps.
+
+    def ask_consul(self) -> None:
+        """Ask whether Consul answers and has a leader."""
+        self.attempt('reach Consul', self._ask_leader)
+        # In another datacenter it is the node of a server that counts.
+        if not self.away and not self.endpoint.dc:
+            with contextlib.suppress(
+                    RefusedError, TransportError, LookupError, TypeError):
+                about = self.ask('GET', 'agent/self').json()
+                self._own_node = str(about['Config']['NodeName'])
+
+    def ask_session(self) -> None:
+        """Ask for all that a session needs."""
+        if self._timings.check_ttl is not None:
+            self.attempt('register a check of the agent', self._register,
+                         self._rule('node', 'write'))
+        self.attempt('create a session', self._create,
+                     self._rule('session', 'write'))
+        self.attempt('renew the session', self._with_session(
+            lambda session: self.ask('PUT', f'session/renew/{session}')),
+            self._rule('session', 'write'))
+        self.attempt('read the session', self._with_session(self._read_session),
+                     self._rule('session', 'read'))
+        self.attempt('list the sessions', self._with_session(self._list_sessions),
+                     self._rule('session', 'read'))
+
+    def ask_keys(self, key: str, history: bool) -> None:
+        """Ask for the keys of the lock and beside it."""
+        folder, _, name = key.rpartition('/')
+        prefix = f'{folder}/' if folder else ''
+        control, runs = f'{key}.control', f'{prefix}history/{name}'
+        self.attempt(f'read {key}', lambda: self._read(key), _key_rule(key, 'read'))
+        self.attempt(f'write {key}', lambda: self._ask_write(key), _key_rule(key))
+        self.attempt('lock a scratch key beside it', self._lock,
+                     _key_rule(key, prefix=True))
+        self.attempt(f'write {control}', lambda: self._probe(control),
+                     _key_rule(control))
+        self.attempt(f'write {runs}', lambda: self._ask_history(runs, history),
+                     _key_rule(runs))
+        self.attempt(f'list the keys in {prefix or "the root"}',
+                     lambda: self._list(prefix, key),
+                     f'key_prefix "{prefix}" {{ policy = "list" }}')
+
+    def clean(self) -> None:
+        """Remove what was made; a signal has to wait for it."""
+        with undisturbed():
+            if self._scratch_made:
+                self.remove('delete the scratch key', self._delete_scratch)
+            if self._session is not None:
+                path = f'session/destroy/{self._session}'
+                self.remove('destroy the session',
+                            lambda: self.ask('PUT', path))
+            if self._check_made:
+                path_of_check = f'agent/check/deregister/{self._check}'
+                self.remove('deregister the check',
+                            lambda: self.ask('PUT', path_of_check))
+            self.close()
+
+    # The requests.
+
+    def _ask_leader(self) -> str:
+        leader = self.ask('GET', 'status/leader').json()
+        if not leader:
+            self.away = True
+            raise TransportError('the servers have no leader', False)
+        return f'{self.endpoint.url}, the leader is {leader}'
+
+    def _register(self) -> None:
+        # Those of processes that were killed.
+        for check, about in self.ask('GET', 'agent/checks').json().items():
+            if about['Name'] == CHECK_NAME and about['Status'] == 'critical':
+                self.ask('PUT', f'agent/check/deregister/{check}')
+        self._check_made = True
+        try:
+            self.ask('PUT', 'agent/check/register', {
+                'ID': self._check, 'Name': CHECK_NAME, 'Status': 'passing',
+                'TTL': f'{round((self._timings.check_ttl or 0) * 1000)}ms'})
+        except RefusedError:
+            self._check_made = False
+            raise
+
+    def _create(self) -> str:
+        try:
+            return self._create_on(None)
+        except RefusedError as exc:
+            if not self.endpoint.dc or not exc.says(*_ELSEWHERE):
+                raise
+        # Another datacenter does not know the agent's own node.
+        self.attempt(f'look up a server of datacenter {self.endpoint.dc}',
+                     self._look_up, 'service "consul" { policy = "read" } '
+                     'node_prefix "" { policy = "read" }')
+        if self._node is None:
+            raise SkippedError('there is no server to bind it to')
+        return self._create_on(self._node)
+
+    def _create_on(self, node: str | None) -> str:
+        fields: dict[str, Any] = {
+            'Name': 'jobslib check', 'LockDelay': '0s', 'TTL': f'{TTL}s',
+            # The scratch key goes with it.
+            'Behavior': 'delete',
+            'Checks': ['serfHealth', self._check] if self._check_made else []}
+        if node:
+            fields['Node'] = node
+        # A signal has to wait until it is known what was made.
+        with undisturbed():
+            try:
+                answer = self.ask('PUT', 'session/create', fields)
+            except RefusedError as exc:
+                if not exc.says(_BAD_TTL):
+                    raise
+                fields['TTL'] = f'{round(self._timings.ttl * 1000)}ms'
+                answer = self.ask('PUT', 'session/create', fields)
+            self._session = str(answer.json()['ID'])
+        return f'on {node}' if node else ''
+
+    def _look_up(self) -> str:
+        nodes = sorted(str(each['Node']) for each in self.ask(
+            'GET', 'catalog/service/consul').json())
+        if not nodes:
+            # What the token may not read, Consul leaves out.
+            raise RefusedError(denial('no server is there to be read'))
+        self._node = nodes[0]
+        return self._node
+
+    def _with_session(
+        self, call: Callable[[str], object],
+    ) -> Callable[[], object]:
+        def with_session() -> object:
+            if self._session is None:
+                raise SkippedError('there is no session')
+            return call(self._session)
+        return with_session
+
+    def _read_session(self, session: str) -> None:
+        if not self.ask('GET', f'session/info/{session}').json():
+            raise RefusedError(denial('Consul leaves it out'))
+
+    def _list_sessions(self, session: str) -> None:
+        listed = self.ask('GET', 'session/list').json()
+        if session not in [each['ID'] for each in listed]:
+            raise RefusedError(denial('Consul leaves it out'))
+
+    def _read(self, key: str) -> str:
+        try:
+            [entry] = self.ask('GET', f'kv/{key}', consistent='').json()
+        except RefusedError as exc:
+            if exc.denied or str(exc):
+                raise
+            return 'nobody has held it yet'
+        self._key_exists = True
+        return _holder(entry)
+
+    def _ask_write(self, key: str) -> None:
+        self._probe(key)
+        self._key_writable = True
+
+    def _ask_history(self, key: str, wanted: bool) -> None:
+        if not wanted:
+            raise SkippedError('history is 0, no runs are kept')
+        self._probe(key)
+
+    def _probe(self, key: str) -> None:
+        """Ask for the right to write *key*, by a request that is refused."""
+        try:
+            self.transact(('unlock', key, self._session or NOBODY))
+        except RefusedError as exc:
+            if not exc.says(_NOT_HELD):
+                raise
+
+    def _lock(self) -> str:
+        if self._session is None:
+            raise SkippedError('there is no session')
+        self._scratch_made = True
+        try:
+            self.transact(('lock', self._scratch, self._session))
+        except RefusedError as exc:
+            self._scratch_made = False
+            if exc.denied and self._key_writable:
+                raise SkippedError('the token may write the key of the lock '
+                                   'and not beside it') from None
+            raise
+        return self._scratch
+
+    def _delete_scratch(self) -> None:
+        unlock = ('unlock', self._scratch, self._session or NOBODY)
+        delete = ('delete', self._scratch, None)
+        try:
+            self.transact(unlock, delete)
+        except RefusedError:
+            self.transact(delete)
+
+    def _list(self, prefix: str, key: str) -> None:
+        try:
+            listed = self.ask('GET', f'kv/{prefix}', keys='',
+                              separator='/').json()
+        except RefusedError as exc:
+            if exc.denied or str(exc):
+                raise
+            listed = []
+        expected = {self._scratch} if self._scratch_made else set()
+        expected |= {key} if self._key_exists else set()
+        if not expected:
+            raise SkippedError('there is nothing in it that is known of')
+        if not expected <= set(listed):
+            raise RefusedError(denial('Consul leaves keys out'))
+
+    def _rule(self, resource: str, policy: str) -> str:
+        """Return the rule for the agent's node, as far as it is known."""
+        if self._own_node is None:
+            return f'{resource}_prefix "" {{ policy = "{policy}" }}'
+        return f'{resource} "{self._own_node}" {{ policy = "{policy}" }}'
+
+
+def _key_rule(key: str, policy: str = 'write', prefix: bool = False) -> str:
+    resource = 'key_prefix' if prefix else 'key'
+    return f'{resource} "{key}" {{ policy = "{policy}" }}'
+
+
+def _holder(entry: dict[str, Any]) -> str:
+    """Return who holds a key, from its record."""
+    if not entry.get('Session'):
+        return 'free'
+    try:
+        record = json.loads(base64.b64decode(entry['Value'] or b''))
+        return (f'held by {record["fqdn"]}, process {record["pid"]}, '
+                f'since {record["time_local"]}')
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return 'held, by whom is not written in it'

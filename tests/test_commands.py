@@ -1,0 +1,375 @@
+"""Commands in place of a task: how they are found, called and reported."""
+
+import io
+import json
+import pathlib
+import pty
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import DEADLINE, PlainTask, environment, run_job, write_module
+
+from jobslib import BaseTask, Config, argument, option
+from jobslib.cmdlineparser import build_command_parser, find_command_task
+from jobslib.commands import COMMANDS, load_command, output
+from jobslib.commands.common import make_lock, require_task
+from jobslib.exceptions import ConfigError, LockUnavailableError
+from jobslib.exitcodes import ExitCode
+from jobslib.main import main
+
+JOBS = '''
+from jobslib import BaseTask, argument
+
+class Copy(BaseTask):
+    name = 'copy'
+    arguments = (argument('source'), argument('--number', required=True),
+                 argument('--json', required=True))
+    def __init__(self, config):
+        raise AssertionError('the task is not made')
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder with a task."""
+    write_module(tmp_path, 'jobs', JOBS)
+    write_module(tmp_path, 'broken', 'import no_such_library')
+    write_module(tmp_path, 'settings', 'RUN_INTERVAL = 7')
+    return tmp_path
+
+
+class CopyTask(BaseTask):
+    """A task with arguments that a run needs."""
+
+    arguments = (argument('source'), argument('many', nargs=2),
+                 argument('-n', '--number', type=int, required=True),
+                 argument('--json', required=True))
+
+
+def parse(argv: list[str], task_cls: type[BaseTask] | None = None) -> Any:
+    """Return the parsed command line of the command ``check``."""
+    check = load_command('check')
+    unknown = find_command_task(argv, check, Config)[1]
+    return build_command_parser(
+        'check', check, task_cls, demanding=bool(unknown)).parse_args(argv)
+
+
+# The command line.
+
+@pytest.mark.parametrize('argv', [
+    ['check', '--json', '--run-once', 'jobs.Copy'],
+    ['--run-once', 'check', 'jobs.Copy', '--json'],
+    ['--json', 'check', '--run-once', 'jobs.Copy'],
+    ['-s', 'check', 'check', 'jobs.Copy', '--run-once', '--json'],
+])
+def test_options_before_and_after(argv: list[str]) -> None:
+    """Options stand before the command or after it, in any order."""
+    assert find_command_task(argv, load_command('check'), Config) == (
+        'jobs.Copy', [])
+    args = parse(argv, CopyTask)
+    assert (args.task_cls, args.json, args.run_once) == (
+        'jobs.Copy', True, True)
+
+
+def test_no_task() -> None:
+    """A command can do without a task."""
+    assert parse(['check']).task_cls is None
+    assert parse(['--run-once', 'check', '--json']).task_cls is None
+
+
+def test_arguments_of_the_task_are_not_needed() -> None:
+    """A command needs none of the task's own arguments."""
+    args = parse(['check', 'jobs.Copy'], CopyTask)
+    assert (args.source, args.many, args.number) == (None, None, None)
+
+
+def test_arguments_of_the_task_are_taken() -> None:
+    """The command line of a run is that of a command as well."""
+    argv = ['check', 'jobs.Copy', 'here', 'a', 'b', '-n', '5']
+    args = parse(argv, CopyTask)
+    assert (args.source, args.many, args.number) == ('here', ['a', 'b'], 5)
+
+
+@pytest.mark.parametrize('argv', [
+    ['check', '--typo'], ['check', 'jobs.Copy', '--typo'],
+    ['check', 'jobs.Copy', '-n', '5'], ['check', 'jobs.Copy', '-n', 'x'],
+])
+def test_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What is unknown, or given by halves, is refused as in a run."""
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, CopyTask if 'jobs.Copy' in argv else None)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(
+        'runjob check: error: ')
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_command(name: str) -> None:
+    """A command has a description, and a help with its arguments first."""
+    command = load_command(name)
+    assert command.DESCRIPTION.endswith('.')
+    text = build_command_parser(name, command, PlainTask).format_help()
+    assert text.startswith(f'usage: runjob {name} ')
+    assert text.index('--help') < text.index('options as for a run')
+    assert '--run-interval SECONDS' in text
+    assert 'runjob_command' not in text
+
+
+def test_conflict_with_own_flag(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A flag of the configuration with a command's name is one line."""
+    class OwnConfig(Config):
+        json = option(attrtype=bool, flag='--json')
+
+    own = SimpleNamespace(CONFIG_CLASS='own_module.OwnConfig')
+    monkeypatch.setitem(sys.modules, 'own_settings', own)
+    monkeypatch.setitem(
+        sys.modules, 'own_module',
+        SimpleNamespace(OwnConfig=OwnConfig))
+    assert main(['-s', 'own_settings', 'check']) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith(
+        'runjob: error: check: argument --json: conflicting')
+
+
+# As a process.
+
+def test_command_of_a_task(folder: pathlib.Path) -> None:
+    """A command has the options of a run, and does not make the task."""
+    done = run_job(folder, '-s', 'settings', 'check', 'jobs.Copy', '--json',
+                   '--keep-lock')
+    assert done.returncode == ExitCode.DONE, done.stderr
+    options = {each['name']: each for each in json.loads(
+        done.stdout)['options']}
+    assert options['run_interval']['value'] == 7
+    assert options['keep_lock']['source'] == 'command line, --keep-lock'
+
+
+@pytest.mark.parametrize(('args', 'says'), [
+    ('check no_such.Task', "task 'no_such.Task': no module named 'no_such'"),
+    ('check jobs.NoSuch', "module 'jobs' has no 'NoSuch'"),
+    ('check copy', "task 'copy': 'copy' is no dotted path"),
+    ('check --typo no_such.Task', 'unknown: --typo'),
+    ('chekc', "'chekc' is no dotted path (package.module.Name); nor is it a "
+     "command (check"),
+    ('check --run-interval 0', "run_interval: '0' from command line"),
+    ('-s no_such check', "settings module 'no_such' from --settings"),
+])
+def test_bad_input(folder: pathlib.Path, args: str, says: str) -> None:
+    """What is wrong is said in one line, with exit code 2."""
+    done = run_job(folder, *args.split())
+    assert done.returncode == ExitCode.USAGE
+    [line] = done.stderr.splitlines()
+    assert line.startswith('runjob: error: ') and says in line
+
+
+def test_broken_task(folder: pathlib.Path) -> None:
+    """A task that breaks when it is imported is shown, as for a run."""
+    done = run_job(folder, 'check', 'broken.Task')
+    assert done.returncode == ExitCode.USAGE
+    assert 'no_such_library' in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "runjob: error: task 'broken.Task' cannot be imported, see above")
+
+
+def test_help_lists_the_commands(folder: pathlib.Path) -> None:
+    """The help of runjob has each command with its description."""
+    done = run_job(folder, '--help', COLUMNS='200')
+    assert done.returncode == ExitCode.DONE
+    listed = done.stdout[done.stdout.index('commands, in place of task_cls'):]
+    for name in COMMANDS:
+        assert f'  {name} ' in listed
+        assert load_command(name).DESCRIPTION in listed
+
+
+def test_a_task_starts_without_commands(tmp_path: pathlib.Path) -> None:
+    """To start a task none of the commands is loaded, nor their libraries."""
+    write_module(tmp_path, 'jobs', '''
+        import sys
+        from jobslib import BaseTask
+
+        class Show(BaseTask):
+            def task(self):
+                print(*sys.modules)
+    ''')
+    done = run_job(tmp_path, 'jobs.Show', '--run-once')
+    assert done.returncode == ExitCode.DONE, done.stderr
+    loaded = done.stdout.split()
+    assert 'jobslib.runner' in loaded
+    assert not [name for name in loaded
+                if name.startswith(('jobslib.commands.', 'rich'))]
+
+
+# What a command raises.
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Set what the command ``check`` does."""
+    def replace(run: Any) -> None:
+        monkeypatch.setattr(load_command('check'), 'run', run)
+    return replace
+
+
+@pytest.mark.parametrize(('error', 'code'), [
+    (ConfigError('bad'), ExitCode.USAGE),
+    (LockUnavailableError('away'), ExitCode.LOCK_SERVICE_UNAVAILABLE),
+])
+def test_errors(command: Callable[[Any], None], error: Exception,
+                code: ExitCode, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a command raises is one line and an exit code."""
+    def run(config: Config) -> None:
+        raise error
+    command(run)
+    assert main(['check']) == code
+    assert capsys.readouterr().err == f'runjob: error: {error}\n'
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_signals(command: Callable[[Any], None], signum: int) -> None:
+    """A signal interrupts a command, which can clean up."""
+    cleaned = []
+
+    def run(config: Config) -> None:
+        try:
+            os.kill(os.getpid(), signum)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+    before = signal.getsignal(signal.SIGTERM)
+    command(run)
+    assert main(['check']) == ExitCode.TERMINATED
+    assert cleaned == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_require_task(command: Callable[[Any], None],
+                      capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that needs a task says so in one line."""
+    command(require_task)
+    assert main(['check']) == ExitCode.USAGE
+    assert capsys.readouterr().err == (
+        'runjob: error: check: name a task: runjob check '
+        'package.module.Task\n')
+
+
+def test_closed_pipe(tmp_path: pathlib.Path) -> None:
+    """Who has read enough is not told of an error."""
+    with subprocess.Popen(
+            [sys.executable, '-m', 'jobslib', 'check'], cwd=tmp_path,
+            env=environment(tmp_path), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b''
+        assert process.wait(DEADLINE) == ExitCode.DONE
+
+
+# Without a task.
+
+def test_config_without_a_task() -> None:
+    """What needs the task's name says so; all else is there."""
+    config = Config(None, None, None)
+    assert config.one_instance.options is not None
+    with pytest.raises(ConfigError, match='no task is named'):
+        config.task_name
+    with pytest.raises(ConfigError, match='no task is named'):
+        make_lock(config)
+
+
+def test_make_lock(tmp_path: pathlib.Path) -> None:
+    """The lock of a command is made in a plain context."""
+    settings = SimpleNamespace(
+        CONTEXT_CLASS='no_such.Context',
+        ONE_INSTANCE={'options': {'folder': str(tmp_path)}})
+    lock = make_lock(Config(settings, None, PlainTask))
+    assert lock.get_lock_owner_info() is None
+
+
+# What is shown.
+
+ROWS = [('ttl', output.good('fine')), ('long', 'x' * 300), (None, 5)]
+
+
+def test_plain_table() -> None:
+    """A plain table has one line for each row, with nothing cut off."""
+    lines = output.plain_table(('name', 'value'), ROWS).splitlines()
+    assert lines[0].split() == ['NAME', 'VALUE']
+    assert lines[1] == 'ttl   fine'
+    assert lines[2] == 'long  ' + 'x' * 300
+    assert lines[3] == '      5'
+
+
+def test_what_others_wrote_is_escaped() -> None:
+    """No text can move the cursor or begin a line."""
+    evil = 'a\x1b[2Jb\nc\x9bd\u202ee'
+    assert output.printable(evil) == r'a\x1b[2Jb\nc\x9bd\u202ee'
+    assert output.plain_table(('x',), [(evil,)]).splitlines()[1] == (
+        output.printable(evil))
+
+
+def test_print_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON is one document, whatever is in it."""
+    output.print_json({'a': [1, None, 'ä'], 'b': pathlib.Path('x')})
+    assert json.loads(capsys.readouterr().out) == {
+        'a': [1, None, 'ä'], 'b': 'x'}
+
+
+def on_terminal(code: str, **extra: str) -> str:
+    """Return what Python writes to a terminal of 40 columns."""
+    ours, theirs = pty.openpty()
+    variables = environment(pathlib.Path('/'), TERM='xterm', COLUMNS='40')
+    variables.pop('NO_COLOR', None)
+    try:
+        subprocess.run(
+            [sys.executable, '-c', code], stdin=theirs, stdout=theirs,
+            env=variables | extra, check=True, timeout=DEADLINE)
+    finally:
+        os.close(theirs)
+    written = io.BytesIO()
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:
+            # All of it was read, and nobody has the other end.
+            break
+        if not piece:
+            break
+        written.write(piece)
+    os.close(ours)
+    return written.getvalue().decode()
+
+
+TABLE = ('from jobslib.commands.output import *; '
+         'print_heading("Title"); '
+         'print_table(("a", "b"), [("[b]c", bad("y" * 60))])')
+
+
+def test_colour_on_a_terminal() -> None:
+    """On a terminal there are colours, and long cells are folded."""
+    text = on_terminal(TABLE)
+    assert '\x1b[1;31m' in text
+    assert '[b]c' in text
+    assert text.count('y') == 60
+    assert 'y' * 60 not in text
+
+
+def test_no_color() -> None:
+    """NO_COLOR is honoured."""
+    text = on_terminal(TABLE, NO_COLOR='1')
+    assert '\x1b[1;31m' not in text and '31' not in text
+    assert text.count('y') == 60
+
+
+def test_no_terminal() -> None:
+    """Elsewhere the text is plain, and no library is loaded for it."""
+    done = subprocess.run(
+        [sys.executable, '-c', TABLE + '; import sys; '
+         'print("rich" in sys.modules)'], capture_output=True, text=True,
+        check=True, env=environment(pathlib.Path('/'), COLUMNS='40'))
+    assert done.stdout == f'\nTitle\nA     B\n[b]c  {"y" * 60}\nFalse\n'

@@ -1,0 +1,208 @@
+"""The history of runs, and the requests of operators, as plain data."""
+
+import json
+from typing import Any
+
+import pytest
+
+from jobslib.history import MAX_SIZE, History, encode
+from jobslib.oneinstance.control import PATIENCE, Control, Restraint
+from jobslib.runs import MAX_ERROR, Outcome, Run
+
+NOW = 1000.0
+HOLDER = {'fqdn': 'here', 'pid': 5, 'timestamp': 100.0}
+
+
+def ended(number: int = 1, outcome: Outcome = Outcome.SUCCEEDED,
+          error: BaseException | None = None) -> Run:
+    """Return a run that has ended."""
+    run = Run(number, 7, 200.0 + number)
+    run.end(outcome, 0.5, error)
+    return run
+
+
+def exported(history: History) -> dict[str, Any]:
+    """Return what is kept of *history*."""
+    document = history.export(7)
+    assert document is not None
+    return document
+
+
+def test_runs_are_kept_newest_last() -> None:
+    """Only so many of the newest runs are kept, and all are counted."""
+    history = History(3)
+    for number in range(1, 6):
+        history.add(ended(number), HOLDER)
+    history.add(ended(6, Outcome.FAILED, ValueError('bad\nworse')), HOLDER)
+    document = exported(history)
+    assert [run['run'] for run in document['newest']] == [4, 5, 6]
+    assert (document['runs'], document['failures']) == (6, 1)
+    assert document['succeeded'] == 205.5
+    assert document['newest'][-1] == {
+        'run': 6, 'token': 7, 'started': 206.0, 'duration': 0.5,
+        'outcome': 'failed', 'error': 'ValueError: bad', 'fqdn': 'here',
+        'pid': 5}
+
+
+def test_no_history() -> None:
+    """With a limit of 0 nothing is kept, and nothing is read."""
+    history = History.read({'runs': 5, 'newest': [{}]}, {'killed': {}}, NOW, 0)
+    history.add(ended(), HOLDER)
+    assert history.export(7) is None and history.runs == 0
+
+
+def test_history_goes_on() -> None:
+    """The next holder goes on with what the one before has left."""
+    history = History(10)
+    history.add(ended(), HOLDER)
+    document = json.loads(encode(exported(history)))
+    released = {**HOLDER, 'released': 300.0}
+    assert exported(History.read(document, released, NOW, 10)) == exported(history)
+    assert exported(History.read(document, None, NOW, 10)) == exported(history)
+
+
+@pytest.mark.parametrize('record', [
+    {**HOLDER, 'timestamp': 150.0}, {'timestamp': 150.0}])
+def test_run_of_a_vanished_holder(record: dict[str, Any]) -> None:
+    """A holder that vanished with its first run has left a killed one."""
+    history = History(10)
+    history.add(ended(), HOLDER)
+    found = History.read(exported(history), record, NOW, 10)
+    assert (found.runs, found.failures) == (2, 1)
+    assert found.newest[-1]['outcome'] == 'killed'
+    assert found.newest[-1]['started'] == 150.0
+
+
+def test_vanished_between_runs() -> None:
+    """Of a holder that had ended a run nobody knows whether another began."""
+    history = History(10)
+    history.add(ended(), HOLDER)
+    assert History.read(exported(history), HOLDER, NOW, 10).runs == 1
+
+
+def test_vanished_before_its_first_run() -> None:
+    """A holder that vanished while it waited for its first run left none."""
+    record = {**HOLDER, 'schedule': {'due': 400.0}}
+    assert History.read(None, record, 399.0, 10).runs == 0
+    assert History.read(None, record, 400.0, 10).newest[0]['started'] == 400
+
+
+def test_run_that_the_keeper_saw_end() -> None:
+    """A run that ended with its process is in the record, once."""
+    history = History(10)
+    history.add(ended(), HOLDER)
+    record = {**HOLDER, 'released': 300.0, 'killed': {
+        'run': 2, 'outcome': 'killed', 'error': 'its process ended'}}
+    found = History.read(exported(history), record, NOW, 10)
+    assert found.newest[-1]['error'] == 'its process ended'
+    assert found.newest[-1]['pid'] == 5
+    assert History.read(exported(found), record, NOW, 10).runs == 2
+
+
+@pytest.mark.parametrize('document', [
+    {}, {'newest': 5}, {'newest': [5, None, 'x']}, {'runs': 'x'},
+    {'runs': -1}, {'runs': 1 << 90}, {'runs': True, 'succeeded': 'x'},
+    {'runs': None, 'acquired': float('nan')}, {'newest': [{'started': 'x'}]}])
+@pytest.mark.parametrize('record', [
+    {}, {'killed': 5}, {'killed': {'run': 'x'}}, {'timestamp': 'x'}])
+def test_rubbish(document: dict[str, Any], record: dict[str, Any]) -> None:
+    """What others have written into the history does not stop the job."""
+    history = History.read(document, record, NOW, 10)
+    history.add(ended(), HOLDER)
+    assert json.loads(encode(exported(history)))['newest'][-1]['run'] == 1
+
+
+def test_size_is_bounded() -> None:
+    """However long the errors are, the history stays small."""
+    history = History(1000)
+    for number in range(1, 1001):
+        history.add(ended(number, Outcome.FAILED, ValueError('ÿ' * 10_000)),
+                    HOLDER)
+    data = encode(exported(history))
+    assert len(history.newest[0]['error']) == MAX_ERROR
+    assert MAX_SIZE / 2 < len(data) < MAX_SIZE * 1.1
+    assert json.loads(data)['newest'][-1]['run'] == 1000
+    assert json.loads(data)['runs'] == 1000
+
+
+# Control
+
+PAUSED = Control({'by': 'ann@there'})
+
+
+def asked(do: str, to: str | None = None) -> Control:
+    """Return a request for the holder with the token 7."""
+    return Control(None, {'do': do, 'token': 7, 'by': 'ann@there', 'to': to})
+
+
+def test_demands() -> None:
+    """A pause is for every holder, a request for one."""
+    assert Control().demand(7) is None
+    assert PAUSED.demand(7) == 'paused by ann@there'
+    assert asked('release').demand(7) == 'release asked for by ann@there'
+    assert asked('handover').demand(7) == 'handover asked for by ann@there'
+    assert asked('release').demand(8) is None
+    assert asked('release').demand(None) is None
+
+
+@pytest.mark.parametrize('data', [
+    None, b'', b'{', b'[]', b'5', b'{"paused": 5, "request": 5}',
+    b'{"request": {"do": "nonsense"}}', b'[' * 100_000])
+def test_rubbish_asks_for_nothing(data: bytes | None) -> None:
+    """What cannot be read asks for nothing."""
+    control = Control.parse(data)
+    assert control.export() == {'paused': None, 'request': None}
+
+
+def test_control_survives_json() -> None:
+    """What was asked is read again as it was written."""
+    for control in (Control(), PAUSED, asked('handover', 'there')):
+        data = json.dumps(control.export()).encode()
+        assert Control.parse(data).export() == control.export()
+
+
+LEFT = {'fqdn': 'there', 'pid': 1, 'token': 7, 'released': 5.0}
+
+
+def mine(pid: int) -> dict[str, Any]:
+    """Return what the process *pid* of this machine left."""
+    return {**LEFT, 'fqdn': 'here', 'pid': pid}
+
+
+def test_pause_bars_everybody() -> None:
+    """While the job is paused nobody takes its lock, however long."""
+    restraint = Restraint('here')
+    assert restraint.find(PAUSED, None, 0) == 'paused by ann@there'
+    assert restraint.find(PAUSED, LEFT, 1e6) == 'paused by ann@there'
+    assert restraint.find(Control(), LEFT, 1e6) is None
+
+
+@pytest.mark.parametrize('do', PATIENCE)
+def test_who_gave_up_the_lock_stands_back(
+        do: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who released the lock when asked to lets others have it, for a time."""
+    monkeypatch.setattr('os.getpid', lambda: 5)
+    restraint = Restraint('here')
+    assert restraint.find(asked(do), mine(5), 100) == (
+        'the lock was given up for others')
+    assert restraint.find(asked(do), mine(6), 100) is None
+    assert restraint.find(asked(do), LEFT, 100) is None
+    assert restraint.find(asked(do), mine(5), 99 + PATIENCE[do]) is not None
+    assert restraint.find(asked(do), mine(5), 100 + PATIENCE[do]) is None
+
+
+def test_handover_is_for_one() -> None:
+    """A handover to a machine passes the others by, for a time."""
+    restraint = Restraint('here')
+    elsewhere, to_me = asked('handover', 'else'), asked('handover', 'here')
+    assert restraint.find(elsewhere, LEFT, 100) == (
+        'the lock is handed over to else')
+    assert restraint.find(elsewhere, LEFT, 130) is None
+    assert Restraint('here').find(to_me, LEFT, 100) is None
+
+
+def test_request_that_is_done_with() -> None:
+    """A request for another holder than the last one bars nobody."""
+    restraint = Restraint('here')
+    for record in (None, {}, {**LEFT, 'token': 8}, {**LEFT, 'token': None}):
+        assert restraint.find(asked('handover', 'else'), record, 0) is None
