@@ -176,6 +176,13 @@ def _make_observers(task: BaseTask, config: Config, interrupts: Interrupts,
     from jobslib.logs import RunFields
     # The fields first, so that what the others log has them.
     observers: list[Observer] = [RunFields(config.task_name)]
+    if 'NOTIFY_SOCKET' in os.environ:
+        # Next, so that the end is told before slow last pushes.
+        from jobslib.notify import NotifyObserver
+        notify = NotifyObserver.from_environment(
+            task.context.one_instance_lock, logger)
+        if notify is not None:
+            observers.append(notify)
     if config.liveness.backend is not None:
         observers.append(task.context.liveness.make_observer())
     if config.metrics.backend is not None:

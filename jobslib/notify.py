@@ -1,0 +1,213 @@
+"""Tells the process manager how the job is: readiness, status, watchdog.
+
+The protocol is systemd's, ``sd_notify(3)``; others speak it as well.  A
+datagram to the socket named by ``$NOTIFY_SOCKET`` is all that it takes, so
+there is no library: those that there are either block, or leave the watchdog
+to the caller, which is what most of this module is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+from jobslib.clock import now
+from jobslib.observers import Observer
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from typing import Self
+
+    from jobslib.oneinstance import BaseLock
+    from jobslib.runs import Run
+
+__all__ = ['NotifyObserver']
+
+SOCKET_VARIABLE = 'NOTIFY_SOCKET'
+WATCHDOG_VARIABLES = ('WATCHDOG_PID', 'WATCHDOG_USEC')
+
+#: When what could not be sent is tried again, in seconds.
+RETRY = 1.0
+
+#: The bounds of the time between two pings, in seconds.
+SHORTEST, LONGEST = 0.01, 1e6
+
+UNTOLD = 'the process manager cannot be told: %s'
+
+FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+
+class NotifyObserver(Observer):
+    """Tells the process manager what the loop does.
+
+    It never waits for the process manager; what cannot be sent is reported
+    once, as a debug message, and tried again a second later.
+
+    While a run with a heartbeat is silent for longer than that, the watchdog
+    is not told that all is well.  The heartbeat is the lock's ``refresh()``,
+    which is replaced in *lock* by one that is noticed here.
+
+    :param address: of the socket, as ``$NOTIFY_SOCKET`` has it.
+    :param watchdog: the longest silence that the process manager accepts,
+        in seconds; ``None``: it has no watchdog.
+    :param lock: the lock of the task.
+    :param logger: where it reports what is wrong with the socket.
+    """
+
+    def __init__(self, address: str, watchdog: float | None, lock: BaseLock,
+                 logger: logging.Logger) -> None:
+        self._address = _parse(address)
+        self._interval = (None if watchdog is None else
+                          min(max(watchdog / 2, SHORTEST), LONGEST))
+        self._logger = logger
+        self._reported = False
+        # What has not been sent yet.
+        self._unsent: dict[str, str] = {}
+        self._has_thread = False
+        self._sending = threading.RLock()
+        self._last = ''
+        self._heartbeat: float | None = None
+        # Whether there is a run, and its last sign of life.
+        self._running = False
+        self._beat = 0.0
+        if self._interval is not None:
+            self._heartbeat = lock.watchdog.heartbeat
+            self._listen(lock)
+
+    @classmethod
+    def from_environment(cls, lock: BaseLock,
+                         logger: logging.Logger) -> Self | None:
+        """Return the observer that the environment asks for, if any.
+
+        The variables are removed, so that what the task starts does not
+        speak in the name of the job.
+        """
+        address = os.environ.pop(SOCKET_VARIABLE, '')
+        pid, usec = (os.environ.pop(name, '') for name in WATCHDOG_VARIABLES)
+        if not address:
+            return None
+        if not _parse(address):
+            logger.debug(UNTOLD, f'{SOCKET_VARIABLE}={address} is not '
+                                 f'supported')
+            return None
+        # With another process id, it is another process that is watched.
+        watched = pid in ('', str(os.getpid())) and usec.isdecimal()
+        watchdog = int(usec[:20]) / 1e6 if watched else 0.0
+        return cls(address, watchdog or None, lock, logger)
+
+    def started(self) -> None:
+        self._send(READY='1', STATUS='started')
+        if self._interval is not None:
+            self._start_thread()
+
+    def waiting(self, due: float) -> None:
+        self._say(f'waiting until {_local_time(due)}', self._last)
+
+    def standby(self, reason: str) -> None:
+        self._say(f'standby: {reason}', self._last)
+
+    def run_begins(self, run: Run) -> None:
+        self._beat = now()
+        self._running = True
+        self._say(f'running since {_local_time(run.started)}', self._last)
+
+    def run_ended(self, run: Run) -> None:
+        self._running = False
+        # Without the error: everybody may read the status, but not the log.
+        self._last = f'last run {run.outcome.value}'
+        if run.duration is not None:
+            self._last += f' after {run.duration:.3f} s'
+        self._say(self._last)
+
+    def lost(self, reason: str) -> None:
+        self._say(f'the lock was lost: {reason}', self._last)
+
+    def closed(self) -> None:
+        # The thread goes on until the process ends: the context that is
+        # closed next may take its time.
+        self._send(STOPPING='1', STATUS='; '.join(
+            filter(None, ['ended', self._last])))
+
+    def _listen(self, lock: BaseLock) -> None:
+        """Learn of the heartbeats of the run."""
+        refresh = lock.refresh
+
+        def beat() -> bool:
+            self._beat = now()
+            return refresh()
+
+        lock.refresh = beat  # type: ignore[method-assign]
+
+    def _is_well(self) -> bool:
+        return (not self._running or self._heartbeat is None
+                or now() < self._beat + self._heartbeat)
+
+    def _say(self, *parts: str) -> None:
+        # A line break would begin another field.
+        self._send(STATUS=' '.join('; '.join(filter(None, parts)).split()))
+
+    def _send(self, **fields: str) -> None:
+        """Send *fields*, and what could not be sent before."""
+        with self._sending:
+            self._unsent |= fields
+            message = ''.join(
+                f'{name}={value}\n' for name, value in self._unsent.items())
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                    sender.sendto(message.encode('utf-8', 'replace'),
+                                  FLAGS, self._address)
+            except (OSError, ValueError) as exc:
+                self._failed(exc)
+            else:
+                self._unsent.clear()
+
+    def _failed(self, exc: Exception) -> None:
+        if not self._reported:
+            self._reported = True
+            self._logger.debug(UNTOLD, exc)
+        # A ping that is late is another ping.
+        self._unsent.pop('WATCHDOG', None)
+        self._start_thread()
+
+    def _start_thread(self) -> None:
+        if not self._has_thread:
+            self._has_thread = True
+            threading.Thread(target=self._keep_sending, daemon=True,
+                             name='jobslib-notify').start()
+
+    def _keep_sending(self) -> None:
+        while (pause := self._send_if_due()) is not None:
+            time.sleep(pause)
+
+    def _send_if_due(self) -> float | None:
+        """Send what is due; return how long to wait, ``None`` for ever."""
+        with self._sending:
+            well = self._is_well()
+            if self._interval is not None and well:
+                self._send(WATCHDOG='1')
+            elif self._unsent:
+                self._send()
+            if self._interval is None:
+                self._has_thread = bool(self._unsent)
+                return RETRY if self._unsent else None
+            if well and not self._unsent:
+                return self._interval
+            # The next ping must not be late when all is well again.
+            return min(RETRY, self._interval / 4)
+
+
+def _parse(address: str) -> bytes:
+    """Return *address* as the system has it, empty if it cannot be one."""
+    name = os.fsencode(address)
+    if name.startswith(b'@'):
+        # Stands for the zero byte of Linux's abstract names.
+        return b'\0' + name[1:]
+    return name if name.startswith(b'/') else b''
+
+
+def _local_time(timestamp: float) -> str:
+    return time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(timestamp))
