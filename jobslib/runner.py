@@ -186,6 +186,8 @@ class Runner:
         acquired: bool = self.lock.acquire()
         if self._retry_pause:
             self._retry_pause = 0.0
+            # Who has it, or that nobody may, is said again.
+            self._held_elsewhere = False
             self.logger.info('the service of the lock answers again')
         if acquired:
             self._held_elsewhere = False

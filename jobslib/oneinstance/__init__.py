@@ -192,7 +192,9 @@ class BaseLock:
         raise NotImplementedError
 
     def save_history(self) -> None:
-        """Keep :attr:`history` beside the lock, which is held and is kept.
+        """Keep the history beside the lock, which is held and is kept.
+
+        It is that of :attr:`jobslib.oneinstance.BaseLock.history`.
 
         It returns at once; what cannot be written now comes with the next.
         """
