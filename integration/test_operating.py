@@ -154,31 +154,47 @@ def test_killed_run_is_in_the_history(operator: Operator,
 
 
 def test_stale_holder_cannot_overwrite_the_history(agent: Agent) -> None:
-    """What a holder notes is written while its session has the lock."""
+    """What a holder notes is written while it has the lock, as it took it."""
     key, target = 'operating/stale/lock', 'operating/stale/history/lock'
 
     def written() -> bytes | None:
         entry = agent.api.kv(target)
         return None if entry is None else bytes(entry['Value'])
 
-    def notes_of(session: str) -> Notes:
-        endpoint = Endpoint(host=HOST, port=agent.ports.http)
-        return Notes(endpoint, key, session)
+    def token() -> int:
+        entry = agent.api.kv(key)
+        assert entry is not None
+        return int(entry['ModifyIndex'])
 
-    stale = hold(agent.api, key, held_record(), '0s')
-    notes = notes_of(stale)
-    notes.add(target, 'of the first')
-    wait_until(lambda: written() == b'of the first', 5, 'the first note')
-    agent.api.destroy_session(stale)
-    fresh = hold(agent.api, key, held_record(), '0s')
-    notes_of(fresh).add(target, 'of the second')
-    wait_until(lambda: written() == b'of the second', 5, 'the second note')
-    sent = agent.log_text().count('/v1/txn')
-    notes.add(target, 'of the first, late')
-    wait_until(lambda: agent.log_text().count('/v1/txn') > sent, 5,
-               'the late note is answered')
+    notes = Notes(Endpoint(host=HOST, port=agent.ports.http), key)
+
+    def note(text: str, token: int) -> None:
+        """Add a note, and wait until Consul has answered it."""
+        sent = agent.log_text().count('/v1/txn')
+        notes.add(target, text, token)
+        wait_until(lambda: agent.log_text().count('/v1/txn') > sent, 5,
+                   'the note is answered')
+
+    session = hold(agent.api, key, held_record(), '0s')
+    stale = token()
+    note('of the first', stale)
+    assert written() == b'of the first'
+    # Given up, and taken again by the same session.
+    agent.api.put(f'kv/{key}', b'', release=session)
+    note('late', stale)
+    agent.api.put(f'kv/{key}', held_record(), acquire=session)
+    note('late', stale)
+    assert written() == b'of the first'
+    note('of the second', token())
     assert written() == b'of the second'
-    agent.api.destroy_session(fresh)
+    # Lost, and taken by another one.
+    agent.api.destroy_session(session)
+    session = hold(agent.api, key, held_record(), '0s')
+    note('late', stale)
+    assert written() == b'of the second'
+    note('of the third', token())
+    assert written() == b'of the third'
+    agent.api.destroy_session(session)
 
 
 # Pause

@@ -1,5 +1,6 @@
 """ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
 
+import pathlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -57,3 +58,25 @@ def test_closed_by_another_thread(consul: ConsulStandIn) -> None:
     thread.join()
     assert errors == []
     lock.close()
+
+
+def test_control_of_a_new_hold(tmp_path: pathlib.Path) -> None:
+    """What was asked in an earlier hold is not taken for what is asked now."""
+    with (tmp_path / 'page').open('w+b') as file:
+        file.truncate(Page.SIZE)
+        page = Page(file.fileno())
+        assert page.version == 0
+        page.write_control(b'first')
+        assert page.read_control() == (1, b'first')
+        page.forget_control()
+        assert page.version == 0
+        page.forget_control()
+        page.write_control(b'second')
+        # Never the version that something else had.
+        assert page.read_control() == (2, b'second')
+        page.write_control(b'second')
+        assert page.version == 2
+        page.write_control(b'x' * 2 * Page.SIZE)
+        assert page.version == 3
+        page.set_state(Page.STOPPING, 'r' * 2 * Page.SIZE)
+        assert page.read_control()[1] == b'x' * (Page.SIZE - 512 - 1)

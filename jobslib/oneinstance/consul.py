@@ -228,16 +228,18 @@ class ConsulLock(BaseLock):
             time.sleep(min(REFUSED_PAUSE, timeout))
 
     def save_history(self) -> None:
-        if self._lease is not None and self.held and self.history is not None:
-            from jobslib.oneinstance.client import history_key
-            self._lease.note(history_key(self.key),
-                             encode(self.history).decode())
+        from jobslib.oneinstance.client import history_key
+        if self.history is not None:
+            self._note(history_key(self.key), encode(self.history).decode())
 
     def report_progress(self, progress: dict[str, Any]) -> None:
-        if self._lease is not None and self.held:
-            from jobslib.oneinstance.client import progress_key
-            self._lease.note(progress_key(self.key), json.dumps(
-                {**progress, 'token': self._token}))
+        from jobslib.oneinstance.client import progress_key
+        self._note(progress_key(self.key),
+                   json.dumps({**progress, 'token': self._token}))
+
+    def _note(self, key: str, value: str) -> None:
+        if self._lease is not None and self._token is not None and self.held:
+            self._lease.note(key, value, self._token)
 
     def lease_left(self) -> float | None:
         if self._lease is None or not self.held:

@@ -107,7 +107,7 @@ class Keeper:
         self.record: dict[str, Any] | None = None
         # The run that is under way, for the history of its successors.
         self.run_begun: dict[str, Any] | None = None
-        self.notes = Notes(self.endpoint, self.key, self.session)
+        self.notes = Notes(self.endpoint, self.key)
         # The process holds the key; a new object for each time.
         self.hold: object | None = None
         self.lost: Loss | None = None
@@ -219,9 +219,9 @@ class Keeper:
                 self.page.held = False
         return True
 
-    def do_note(self, key: str, value: str) -> None:
+    def do_note(self, key: str, value: str, token: int) -> None:
         """Write *value* to *key*, while the process has the lock."""
-        self.notes.add(key, value)
+        self.notes.add(key, value, token)
 
     def do_release(self) -> bool:
         """The process is about to release the key."""

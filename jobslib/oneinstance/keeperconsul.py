@@ -44,25 +44,24 @@ class Loss:
 class Notes:
     """What a holder keeps beside its lock; written by a thread.
 
-    Of each key the newest value is written, and only while the session
-    holds the lock: the same transaction checks that.
+    Of each key the newest value is written, and only while the lock is held
+    as it was acquired, with the fencing token of the note: the same
+    transaction checks that.
 
     :param endpoint: how to reach Consul.
     :param key: of the lock.
-    :param session: of the holder.
     """
 
-    def __init__(self, endpoint: Endpoint, key: str, session: str) -> None:
+    def __init__(self, endpoint: Endpoint, key: str) -> None:
         self._endpoint = endpoint
         self._key = key
-        self._session = session
-        self._values: dict[str, str] = {}
+        self._values: dict[str, tuple[str, int]] = {}
         self._added = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, key: str, value: str) -> None:
-        """Write *value* to *key* soon."""
-        self._values[key] = value
+    def add(self, key: str, value: str, token: int) -> None:
+        """Write *value* to *key* soon, for the holder with *token*."""
+        self._values[key] = value, token
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
@@ -77,18 +76,20 @@ class Notes:
         while True:
             self._added.wait()
             self._added.clear()
-            for key, value in list(self._values.items()):
-                if self._write(transport, key, value):
-                    if self._values.get(key) == value:
+            for key, note in list(self._values.items()):
+                if self._write(transport, key, *note):
+                    if self._values.get(key) is note:
                         self._values.pop(key, None)
                 else:
                     time.sleep(RETRY)
                     self._added.set()
 
-    def _write(self, transport: Transport, key: str, value: str) -> bool:
-        # 409: the lock is held no more.
+    def _write(self, transport: Transport, key: str, value: str,
+               token: int) -> bool:
+        # The index of the key is the token until somebody writes to it.  409:
+        # the lock is not held, or not as it was then.
         return succeeds(transport, '/v1/txn', transaction(
-            operation('check-session', self._key, '', self._session),
+            {'Verb': 'check-index', 'Key': self._key, 'Index': token},
             operation('set', key, value)), (200, 409))
 
 
@@ -136,7 +137,7 @@ def operation(verb: str, key: str, value: str,
     return {'Verb': verb, 'Key': key, 'Session': session, 'Value': encoded}
 
 
-def transaction(*operations: dict[str, str]) -> bytes:
+def transaction(*operations: dict[str, Any]) -> bytes:
     """Return the body of a transaction."""
     return json.dumps([{'KV': each} for each in operations]).encode()
 

@@ -155,12 +155,13 @@ class Lease:
         self._ask({'do': 'end', 'stopped': stopped}, timeout=None)
         self._stopping = False
 
-    def note(self, key: str, value: str) -> None:
-        """Write *value* to *key* soon, if this process has the lock then."""
+    def note(self, key: str, value: str, token: int) -> None:
+        """Write *value* to *key* soon, if the lock is held with *token*."""
         # Dropped when the keeper is too busy to take it: it is no more than a
         # note, and the next one is newer.
-        self._exchange({'do': 'note', 'key': key, 'value': value},
-                       reply=False, timeout=0)
+        self._exchange(
+            {'do': 'note', 'key': key, 'value': value, 'token': token},
+            reply=False, timeout=0)
 
     def release(self) -> None:
         """This process is about to release the key."""

@@ -89,8 +89,11 @@ class Page:
 
     @property
     def version(self) -> int:
-        """Counts what the keeper has read of the control key; 0: nothing
-        yet."""
+        """Counts what keepers have read of the control key; 0 while the one
+        at work has not read it yet."""
+        return max(self._count(), 0)
+
+    def _count(self) -> int:
         return int(self._LAYOUT.unpack_from(self._memory, self._VERSION)[0])
 
     def read_control(self) -> tuple[int, bytes]:
@@ -107,11 +110,13 @@ class Page:
         if not self.version or value != self.read_control()[1]:
             self._write(self._CONTROL, self.SIZE, value)
             self._LAYOUT.pack_into(
-                self._memory, self._VERSION, self.version + 1)
+                self._memory, self._VERSION, abs(self._count()) + 1)
 
     def forget_control(self) -> None:
-        """Nothing has been read of the control key."""
-        self._LAYOUT.pack_into(self._memory, self._VERSION, 0)
+        """Nothing has been read of the control key for this hold."""
+        # Negative, not 0: a number is never used twice.
+        self._LAYOUT.pack_into(
+            self._memory, self._VERSION, -abs(self._count()))
 
     def _write(self, start: int, end: int, text: bytes) -> None:
         self._memory[start:end] = text[:end - start - 1].ljust(
