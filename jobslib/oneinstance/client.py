@@ -1,6 +1,6 @@
 """The calls that a lock needs, through the API of the ``consul`` package.
 
-The only module that imports that package.  It works with py-consul and with
+The only module that uses that package.  It works with py-consul and with
 its forerunner python-consul alike: their HTTP layer, which lacks timeouts or
 keeps the token in the URL, is replaced by :mod:`.transport`.
 """
@@ -13,17 +13,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from consul import base  # type: ignore[import-untyped, unused-ignore]
-
 from ..exceptions import LockError, LockUnavailableError
+from .consulpackage import import_base
 from .transport import Endpoint, Response, Transport, TransportError
 
 __all__ = ['ConsulClient', 'KeyState', 'PermissionDeniedError', 'SessionLostError']
 
 T = TypeVar('T')
+
+base: Any = import_base()
 
 # Pauses between attempts, in seconds: the first, doubled each time, and the longest.
 FIRST_PAUSE = 0.1
@@ -52,7 +52,6 @@ class SessionLostError(LockError):
     """The session that the call was made for has ended."""
 
 
-@dataclass(frozen=True)
 class KeyState:
     """A key as it was read.
 
@@ -61,12 +60,16 @@ class KeyState:
     is free.  A missing key has *modify_index* and *lock_index* 0.
     """
 
-    index: int
-    exists: bool
-    record: bytes | None
-    session: str | None
-    modify_index: int
-    lock_index: int
+    def __init__(
+        self, index: int, exists: bool, record: bytes | None, session: str | None,
+        modify_index: int, lock_index: int,
+    ) -> None:
+        self.index = index
+        self.exists = exists
+        self.record = record
+        self.session = session
+        self.modify_index = modify_index
+        self.lock_index = lock_index
 
 
 class _Refused(Exception):
