@@ -1,5 +1,6 @@
 """ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
 
+import pathlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -57,3 +58,15 @@ def test_closed_by_another_thread(consul: ConsulStandIn) -> None:
     thread.join()
     assert errors == []
     lock.close()
+
+
+def test_keeper_without_tls(consul: ConsulStandIn) -> None:
+    """A keeper that needs no TLS does not load it."""
+    lock = make_lock(ConsulLock, 'plain', **consul.options())
+    try:
+        assert lock.acquire()
+        assert lock.lease is not None
+        keeper = pathlib.Path(f'/proc/{lock.lease.keeper_pid}')
+        assert 'libssl' not in (keeper / 'maps').read_text()
+    finally:
+        lock.close()
