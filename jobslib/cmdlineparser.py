@@ -113,8 +113,10 @@ def _parser(**kwargs: Any) -> argparse.ArgumentParser:
     # Imported late: who only writes tasks needs no parser.
     import argparse
 
+    width = _terminal_width() - 2
+
     def formatter(prog: str) -> argparse.HelpFormatter:
-        return argparse.HelpFormatter(prog, width=_terminal_width() - 2)
+        return argparse.HelpFormatter(prog, width=width)
 
     return argparse.ArgumentParser(
         prog='runjob', allow_abbrev=False,
