@@ -181,9 +181,9 @@ class Lease:
             return True
         self._closed = True
         processes.unmark()
-        told = self._exchange({'do': 'quit'}, reply=False, timeout=0)
-        os.eventfd_write(self._wake_fd, 1)
-        return told
+        # The thread waits for the end of the keeper, and ends with it; it may
+        # have closed everything when this returns.
+        return self._exchange({'do': 'quit'}, reply=False, timeout=0)
 
     # The keeper's process.
 
