@@ -157,8 +157,10 @@ def _parser(**kwargs: Any) -> argparse.ArgumentParser:
     # Imported late: who only writes tasks needs no parser.
     import argparse
 
+    width = _terminal_width() - 2
+
     def formatter(prog: str) -> argparse.HelpFormatter:
-        return argparse.HelpFormatter(prog, width=_terminal_width() - 2)
+        return argparse.HelpFormatter(prog, width=width)
 
     given: dict[str, Any] = {
         'prog': 'runjob', 'formatter_class': formatter, **kwargs}

@@ -425,9 +425,9 @@ def test_destroy_session(client: ConsulClient, agent: Agent) -> None:
 def test_read(client: ConsulClient, agent: Agent) -> None:
     """A held, a free and a missing key are told apart."""
     agent.replies = [key(), key(None, None), MISSING]
-    assert client.read('a/b') == KeyState(7, True, b'held', SESSION, 60, 2)
-    assert client.read('a/b') == KeyState(7, True, None, None, 60, 2)
-    assert client.read('a/b') == KeyState(7, False, None, None, 0, 0)
+    assert vars(client.read('a/b')) == vars(KeyState(7, True, b'held', SESSION, 60, 2))
+    assert vars(client.read('a/b')) == vars(KeyState(7, True, None, None, 60, 2))
+    assert vars(client.read('a/b')) == vars(KeyState(7, False, None, None, 0, 0))
     for seen in agent.seen:
         assert seen.path == '/v1/kv/a/b'
         assert seen.query == {'dc': 'dc9', 'recurse': '1', 'consistent': '1'}

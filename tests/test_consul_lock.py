@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support import until
 
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.lease import Lease
@@ -18,6 +19,12 @@ def consul() -> Iterator[ConsulStandIn]:
     """A stand-in of Consul."""
     with ConsulStandIn() as stand_in:
         yield stand_in
+
+
+def lease_threads() -> set[threading.Thread]:
+    """Return the threads that wait for the end of a keeper."""
+    return {thread for thread in threading.enumerate()
+            if thread.name == 'jobslib-lease'}
 
 
 def test_lost_in_the_instant_of_acquiring(
@@ -80,3 +87,36 @@ def test_control_of_a_new_hold(tmp_path: pathlib.Path) -> None:
         assert page.version == 3
         page.set_state(Page.STOPPING, 'r' * 2 * Page.SIZE)
         assert page.read_control()[1] == b'x' * (Page.SIZE - 512 - 1)
+
+
+def test_keeper_without_tls(consul: ConsulStandIn) -> None:
+    """A keeper that needs no TLS does not load it."""
+    lock = make_lock(ConsulLock, 'plain', **consul.options())
+    try:
+        assert lock.acquire()
+        assert lock.lease is not None
+        keeper = pathlib.Path(f'/proc/{lock.lease.keeper_pid}')
+        assert 'libssl' not in (keeper / 'maps').read_text()
+    finally:
+        lock.close()
+
+
+def test_keeper_that_ends_at_once(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lock is closed without an error, however fast its keeper ends."""
+    exchange = Lease._exchange
+    before = lease_threads()
+
+    def exchange_slowly(
+        lease: Lease, message: dict[str, Any], *args: Any, **kwargs: Any,
+    ) -> bool:
+        told = exchange(lease, message, *args, **kwargs)
+        if message['do'] == 'quit':
+            until(lambda: lease_threads() <= before)
+        return told
+
+    monkeypatch.setattr(Lease, '_exchange', exchange_slowly)
+    lock = make_lock(ConsulLock, 'fast', **consul.options())
+    assert lock.acquire()
+    lock.close()

@@ -615,3 +615,28 @@ def test_main_returns(shared: pathlib.Path,
     monkeypatch.setattr(sys, 'path', sys.path[:])
     assert main(['no_such_module.Task']) == 2
     assert 'no_such_module' in capsys.readouterr().err
+
+
+def test_garbage(tmp_path: pathlib.Path) -> None:
+    """The collector looks at what the user's code made, and at no more."""
+    write_module(tmp_path, 'cycle', '''
+        import gc, os
+        from jobslib import BaseTask
+
+        class Cycle:
+            def __init__(self):
+                self.itself = self
+
+            def __del__(self, write=os.write):
+                write(1, b'collected')
+
+        CYCLE = Cycle()
+
+        class Task(BaseTask):
+            def task(self):
+                looked_at = set(map(id, gc.get_objects()))
+                print(id(CYCLE) in looked_at, id(vars(gc)) in looked_at,
+                      id(BaseTask) in looked_at, flush=True)
+    ''')
+    done = run_job(tmp_path, '--run-once', 'cycle.Task')
+    assert done.stdout == 'True False False\ncollected'

@@ -1,6 +1,6 @@
 """The calls that a lock needs, through the API of the ``consul`` package.
 
-The only module that imports that package.  It works with py-consul and with
+The only module that uses that package.  It works with py-consul and with
 its forerunner python-consul alike: their HTTP layer, which lacks timeouts or
 keeps the token in the URL, is replaced by :mod:`.transport`.
 """
@@ -13,18 +13,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from consul import base  # type: ignore[import-untyped, unused-ignore]
+from typing import Any, NamedTuple, TypeVar
 
 from ..exceptions import LockError, LockUnavailableError
+from .consulpackage import import_base
 from .transport import Endpoint, Response, Transport, TransportError
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
            'Entry', 'SessionLostError', 'control_key', 'history_key', 'progress_key']
 
 T = TypeVar('T')
+
+base: Any = import_base()
 
 # Pauses between attempts, in seconds: the first, doubled each time, and the longest.
 FIRST_PAUSE = 0.1
@@ -56,7 +56,6 @@ class SessionLostError(LockError):
     """The session that the call was made for has ended."""
 
 
-@dataclass(frozen=True)
 class KeyState:
     """A key as it was read, and what is asked of its job.
 
@@ -66,18 +65,22 @@ class KeyState:
     *control*, the value of its control key, an index of 0 if that is missing.
     """
 
-    index: int
-    exists: bool
-    record: bytes | None
-    session: str | None
-    modify_index: int
-    lock_index: int
-    control: bytes | None = None
-    control_index: int = 0
+    def __init__(
+        self, index: int, exists: bool, record: bytes | None, session: str | None,
+        modify_index: int, lock_index: int, control: bytes | None = None,
+        control_index: int = 0,
+    ) -> None:
+        self.index = index
+        self.exists = exists
+        self.record = record
+        self.session = session
+        self.modify_index = modify_index
+        self.lock_index = lock_index
+        self.control = control
+        self.control_index = control_index
 
 
-@dataclass(frozen=True)
-class Acquired:
+class Acquired(NamedTuple):
     """A key that was just taken: the fencing *token*, and the *history*."""
 
     token: int
@@ -108,8 +111,7 @@ def _beside(key: str, folder: str) -> str:
     return f'{parent}{slash}{folder}/{name}'
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A key as it was read; *session* is its holder's, None if it is free."""
 
     value: bytes

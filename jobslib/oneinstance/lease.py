@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from jobslib.clock import now
@@ -34,17 +33,23 @@ STALLED = 2.0
 MAX_RESTARTS = 5
 RESTART_PERIOD = 10.0
 
-ROOT = str(Path(__file__).resolve().parents[2])
+# The folder of the package jobslib.
+ROOT = os.path.realpath(__file__).rsplit(os.sep, 3)[0]
 
 # Runs the keeper without the __init__ of the packages it is in, which would
-# import what it does not need.
+# import what it does not need; and without the TLS library, which http.client
+# loads if it can: the transport loads it when there is TLS.  At its end there
+# is nothing that the interpreter would have to clear up.
 BOOT = """
-import sys, types
+import os, sys, types
 for name in ('jobslib', 'jobslib.oneinstance'):
     module = sys.modules[name] = types.ModuleType(name)
     module.__path__ = [sys.argv[1] + '/' + name.replace('.', '/')]
+sys.modules['ssl'] = None
 from jobslib.oneinstance.keeper import main
+del sys.modules['ssl']
 main()
+os._exit(0)
 """
 
 
@@ -184,9 +189,9 @@ class Lease:
             return True
         self._closed = True
         processes.unmark()
-        told = self._exchange({'do': 'quit'}, reply=False, timeout=None)
-        os.eventfd_write(self._wake_fd, 1)
-        return told
+        # The thread waits for the end of the keeper, and ends with it; it may
+        # have closed everything when this returns.
+        return self._exchange({'do': 'quit'}, reply=False, timeout=None)
 
     # The keeper's process.
 

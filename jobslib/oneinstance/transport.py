@@ -375,7 +375,9 @@ def _addresses(endpoint: Endpoint) -> list[tuple[int, Any]]:
     """(family, address) of each place where the agent may listen."""
     if endpoint.socket_path:
         return [(socket.AF_UNIX, endpoint.socket_path)]
-    found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    # As bytes: for a text the large tables of IDNA are loaded.
+    found = socket.getaddrinfo(
+        endpoint.host.encode(), endpoint.port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]
 
 

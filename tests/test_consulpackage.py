@@ -1,0 +1,75 @@
+"""The base of the consul package, without what the package loads beside."""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run(code: str, *options: str) -> str:
+    """Return what *code* prints in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, *options, '-c',
+         f'import sys, threading; sys.path.insert(0, {str(ROOT)!r})\n{code}'],
+        capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_http_layer_is_not_loaded() -> None:
+    """The client neither loads requests nor leaves half a package behind."""
+    assert run(
+        'import jobslib.oneinstance.client\n'
+        'print([name for name in sys.modules if name.partition(".")[0] in '
+        '("consul", "requests", "urllib3")])') == '[]'
+
+
+def test_imported_later() -> None:
+    """Who imports the package after the client gets all of it."""
+    assert run(
+        'import jobslib.oneinstance.client\n'
+        'import consul\n'
+        'print(consul.Consul.__name__, consul.Check.__name__, '
+        'sys.modules["consul.base"] is consul.base, '
+        'issubclass(consul.Consul, consul.base.Consul))'
+    ) == 'Consul Check True True'
+
+
+def test_imported_before() -> None:
+    """A package that is loaded already is used, and stays."""
+    assert run(
+        'import consul\n'
+        'from jobslib.oneinstance import client\n'
+        'print(client.base is consul.base is sys.modules["consul.base"], '
+        'sys.modules["consul"] is consul)') == 'True True'
+
+
+def test_other_threads() -> None:
+    """With other threads about, which may import it, all of it is imported."""
+    assert run(
+        'done = threading.Event()\n'
+        'threading.Thread(target=done.wait, daemon=True).start()\n'
+        'from jobslib.oneinstance import client\n'
+        'print(client.base is sys.modules["consul"].base, '
+        '"requests" in sys.modules)') == 'True True'
+
+
+def test_version_that_needs_its_package(tmp_path: pathlib.Path) -> None:
+    """A base that needs more of the package is imported with it."""
+    package = tmp_path / 'consul'
+    package.mkdir()
+    (package / '__init__.py').write_text('NEEDED = 1\n')
+    (package / 'base.py').write_text('from consul import NEEDED\n')
+    assert run(
+        f'sys.path.insert(0, {str(tmp_path)!r})\n'
+        'from jobslib.oneinstance.consulpackage import import_base\n'
+        'base = import_base()\n'
+        'print(base.NEEDED, sys.modules["consul"].base is base)') == '1 True'
+
+
+def test_no_package() -> None:
+    """Without the package, the error is the usual one."""
+    assert run(
+        'from jobslib.oneinstance.consulpackage import import_base\n'
+        'try: import_base()\n'
+        'except ModuleNotFoundError as exc: print(exc.name, exc)',
+        '-I', '-S') == "consul No module named 'consul'"
