@@ -1,12 +1,16 @@
 """ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support import until
 
 from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lease import Lease
 from jobslib.oneinstance.page import Page
 from jobslib.testing import ConsulStandIn, make_lock
@@ -57,3 +61,54 @@ def test_closed_by_another_thread(consul: ConsulStandIn) -> None:
     thread.join()
     assert errors == []
     lock.close()
+
+
+@pytest.mark.parametrize('closed', [False, True])
+def test_pause_in_the_instant_after_acquiring(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch, closed: bool,
+) -> None:
+    """What is asked is news in each hold, whatever was read in one before."""
+    hold = Lease.hold
+
+    def pause(lease: Lease, *args: Any) -> None:
+        assert lock.ask(Control({'by': 'ann'}), Control())
+        hold(lease, *args)
+
+    lock = make_lock(ConsulLock, 'paused', **consul.options())
+    try:
+        assert lock.acquire()
+        assert lock.lease is not None
+        page = lock.lease.page
+        until(lambda: page.version, 'for a first look at the key')
+        assert lock.control.paused is None
+        if closed:
+            lock.close()
+            until(lambda: lock.get_lock_owner_info() is None,
+                  'for the keeper')
+        else:
+            lock.release()
+        with monkeypatch.context() as patch:
+            patch.setattr(Lease, 'hold', pause)
+            assert lock.acquire()
+        until(lambda: lock.control.paused, 'for the pause')
+    finally:
+        lock.close()
+
+
+def test_pause_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
+    """What is asked while there is no keeper is known to the next."""
+    lock = make_lock(ConsulLock, 'replaced', **consul.options())
+    try:
+        assert lock.acquire()
+        lease = lock.lease
+        assert lease is not None
+        until(lambda: lease.page.version, 'for a first look at the key')
+        assert lock.control.paused is None
+        keeper = lease.keeper_pid
+        os.kill(keeper, signal.SIGSTOP)
+        assert lock.ask(Control({'by': 'ann'}), Control())
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: lock.control.paused, 'for the pause')
+        assert lease.keeper_pid != keeper
+    finally:
+        lock.close()

@@ -382,6 +382,8 @@ class ConsulLock(BaseLock):
         try:
             self._lease = Lease(
                 session, self.key, self.options.endpoint, self.timings, check)
+            # Another page, that counts versions anew.
+            self._control = 0, Control()
         except BaseException:
             self.client.destroy_session(session)
             raise

@@ -90,8 +90,8 @@ class Page:
     @property
     def version(self) -> int:
         """Counts what the keeper has read of the control key; 0: nothing
-        yet."""
-        return int(self._LAYOUT.unpack_from(self._memory, self._VERSION)[0])
+        yet.  Never the same for two values."""
+        return max(self._count(), 0)
 
     def read_control(self) -> tuple[int, bytes]:
         """Return :attr:`version` and the value of the control key.
@@ -107,11 +107,16 @@ class Page:
         if not self.version or value != self.read_control()[1]:
             self._write(self._CONTROL, self.SIZE, value)
             self._LAYOUT.pack_into(
-                self._memory, self._VERSION, self.version + 1)
+                self._memory, self._VERSION, abs(self._count()) + 1)
 
     def forget_control(self) -> None:
         """Nothing has been read of the control key."""
-        self._LAYOUT.pack_into(self._memory, self._VERSION, 0)
+        self._LAYOUT.pack_into(
+            self._memory, self._VERSION, -abs(self._count()))
+
+    def _count(self) -> int:
+        # Negative: of a hold before, or of a keeper before.
+        return int(self._LAYOUT.unpack_from(self._memory, self._VERSION)[0])
 
     def _write(self, start: int, end: int, text: bytes) -> None:
         self._memory[start:end] = text[:end - start - 1].ljust(
