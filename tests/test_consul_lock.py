@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support import until
 
+from jobslib.oneinstance.client import history_key
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lease import Lease
@@ -110,5 +111,46 @@ def test_pause_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
         os.kill(keeper, signal.SIGKILL)
         until(lambda: lock.control.paused, 'for the pause')
         assert lease.keeper_pid != keeper
+    finally:
+        lock.close()
+
+
+def test_interrupted_in_the_instant_of_acquiring(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who interrupts acquire() and goes on is not locked out by itself."""
+    def interrupt(data: bytes | None) -> None:
+        raise KeyboardInterrupt
+
+    lock = make_lock(ConsulLock, 'interrupted', **consul.options())
+    try:
+        assert lock.acquire()
+        lock.release()
+        lock.client.put(history_key(lock.key), b'{}')
+        with monkeypatch.context() as patch:
+            parse = 'jobslib.oneinstance.consul.parse'
+            patch.setattr(parse, lambda data: (
+                interrupt(data) if data == b'{}' else None))
+            with pytest.raises(KeyboardInterrupt):
+                lock.acquire()
+        assert not lock.held
+        until(lock.acquire, 'for the lock')
+    finally:
+        lock.close()
+
+
+def test_history_of_an_earlier_hold(consul: ConsulStandIn) -> None:
+    """A history that this process left before is not written once more."""
+    lock = make_lock(ConsulLock, 'again', **consul.options())
+    try:
+        for runs in (5, None, 7, None):
+            assert lock.acquire()
+            if runs is not None:
+                lock.history = {'runs': runs}
+            else:
+                lock.client.put(history_key(lock.key), b'{"runs": 6}')
+            lock.release()
+            left = lock.look().history
+            assert left is not None and left['runs'] == (runs or 6)
     finally:
         lock.close()

@@ -153,15 +153,18 @@ class ConsulLock(BaseLock):
         self.previous_record = parse(state.record)
         try:
             acquired = self._take(state.control_index)
+            if acquired is not None:
+                self.previous_history = parse(acquired.history)
+                self.history = None
+                self._token = acquired.token
         except BaseException:
             # The request may have been carried out nevertheless.
+            self._token = None
             self._drop_lease()
             raise
         if acquired is None:
             self._refused = state.modify_index
             return False
-        self.previous_history = parse(acquired.history)
-        self._token = acquired.token
         if not self.refresh():
             # Lost in the same instant, and nobody there to be interrupted.
             self.release()
