@@ -24,6 +24,8 @@ __all__ = ['RETRY', 'Loss', 'Notes', 'control_of', 'entries_of', 'find_loss',
 
 #: Pause after a request that failed, in seconds.
 RETRY = 0.3
+# The longest pause between attempts to write a note.
+LONGEST_RETRY = 30.0
 
 
 class Loss:
@@ -57,12 +59,15 @@ class Notes:
         self._key = key
         self._session = session
         self._values: dict[str, str] = {}
+        # Of the values: they are added and written by two threads.
+        self._lock = threading.Lock()
         self._added = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, key: str, value: str) -> None:
         """Write *value* to *key* soon."""
-        self._values[key] = value
+        with self._lock:
+            self._values[key] = value
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
@@ -70,20 +75,35 @@ class Notes:
 
     def clear(self) -> None:
         """Forget what is not written yet."""
-        self._values.clear()
+        with self._lock:
+            self._values.clear()
 
     def _run(self) -> None:
         transport = Transport(self._endpoint)
+        pause: float | None = None
         while True:
-            self._added.wait()
+            self._added.wait(pause)
             self._added.clear()
-            for key, value in list(self._values.items()):
-                if self._write(transport, key, value):
-                    if self._values.get(key) == value:
-                        self._values.pop(key, None)
-                else:
-                    time.sleep(RETRY)
-                    self._added.set()
+            if self._write_all(transport):
+                pause = None
+            else:
+                # A token without the right to do it may never get it.
+                pause = min(2 * pause, LONGEST_RETRY) if pause else RETRY
+
+    def _write_all(self, transport: Transport) -> bool:
+        written = True
+        for key in list(self._values):
+            # Another by now, or forgotten.
+            value = self._values.get(key)
+            if value is None:
+                continue
+            if not self._write(transport, key, value):
+                written = False
+                continue
+            with self._lock:
+                if self._values.get(key) == value:
+                    del self._values[key]
+        return written
 
     def _write(self, transport: Transport, key: str, value: str) -> bool:
         # 409: the lock is held no more.
