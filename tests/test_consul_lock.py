@@ -154,3 +154,25 @@ def test_history_of_an_earlier_hold(consul: ConsulStandIn) -> None:
             assert left is not None and left['runs'] == (runs or 6)
     finally:
         lock.close()
+
+
+def test_who_is_ready(consul: ConsulStandIn) -> None:
+    """Who is ready are those of this lock; not known where not all are seen."""
+    locks = [make_lock(ConsulLock, 'ready', **consul.options(key=key))
+             for key in ('some', 'some', 'some job')]
+    one, two, three = locks
+    try:
+        assert one.acquire()
+        for lock in two, three:
+            lock.wait(0)
+        assert one.look().others == [
+            {'fqdn': one.machine(), 'pid': os.getpid()}]
+        sessions = one.client.sessions()
+        one.client.sessions = lambda: {  # type: ignore[method-assign]
+            session: name for session, name in sessions.items()
+            if one.lease is not None and session != one.lease.session}
+        # With the right to read the sessions of some nodes only.
+        assert one.look().others is None
+    finally:
+        for lock in locks:
+            lock.close()
