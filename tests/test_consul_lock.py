@@ -176,3 +176,28 @@ def test_who_is_ready(consul: ConsulStandIn) -> None:
     finally:
         for lock in locks:
             lock.close()
+
+
+def test_wait_while_paused(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pause is waited out with one query, and its end is seen at once."""
+    monkeypatch.setattr('jobslib.oneinstance.consul.BARRED_WAIT', 0.1)
+    lock = make_lock(ConsulLock, 'waiting', **consul.options())
+    try:
+        assert lock.acquire()
+        lock.release()
+        paused = Control({'by': 'ann'})
+        assert lock.ask(paused, Control())
+        assert lock.acquire() is False
+        before = len(consul.requests)
+        operator = make_lock(ConsulLock, 'waiting', **consul.options())
+        resume = threading.Timer(1, operator.ask, (Control(), paused))
+        resume.start()
+        lock.wait(20)
+        resume.join()
+        # Two are those of the operator, two make and renew the session.
+        assert len(consul.requests) - before <= 6
+        assert lock.acquire()
+    finally:
+        lock.close()

@@ -223,9 +223,11 @@ class ConsulLock(BaseLock):
             left = ends - time.monotonic()
             if left <= 0:
                 return
-            # A bar that is no pause ends by itself.
-            state = self._read(
-                state.index, left if state.session else min(left, BARRED_WAIT))
+            if state.session is None and (
+                    Control.parse(state.control).paused is None):
+                # A bar that is no pause ends by itself.
+                left = min(left, BARRED_WAIT)
+            state = self._read(state.index, left)
         if state.modify_index == self._refused:
             # Free, and still Consul's delay is on it.
             time.sleep(min(REFUSED_PAUSE, timeout))
