@@ -177,20 +177,25 @@ class ConsulLock(BaseLock):
         lease = self._lease
         assert lease is not None
         token, self._token = self._token, None
+        record = self._record | {'schedule': dict(self.schedule),
+                                 'token': token, 'released': time.time()}
+        history: bytes | None = None
         try:
+            if self.history is not None:
+                history = encode(self.history)
             lease.end_run()
             released = lease.is_valid()
             if released:
                 lease.release()
-                record = self._record | {'schedule': dict(self.schedule),
-                                         'token': token,
-                                         'released': time.time()}
-                history = None if self.history is None else encode(self.history)
+                record['released'] = time.time()
                 released = self.client.release(
                     self.key, json.dumps(record).encode(), lease.session,
                     history)
         except BaseException:
             # The keeper goes on trying.
+            lease.claim(record)
+            if history is not None:
+                self._note_history(lease, history)
             self._drop_lease()
             raise
         if released:
@@ -234,9 +239,11 @@ class ConsulLock(BaseLock):
 
     def save_history(self) -> None:
         if self._lease is not None and self.held and self.history is not None:
-            from jobslib.oneinstance.client import history_key
-            self._lease.note(history_key(self.key),
-                             encode(self.history).decode())
+            self._note_history(self._lease, encode(self.history))
+
+    def _note_history(self, lease: 'Lease', history: bytes) -> None:
+        from jobslib.oneinstance.client import history_key
+        lease.note(history_key(self.key), history.decode())
 
     def report_progress(self, progress: dict[str, Any]) -> None:
         if self._lease is not None and self.held:

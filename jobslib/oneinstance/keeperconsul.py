@@ -8,7 +8,6 @@ from __future__ import annotations
 import binascii
 import json
 import threading
-import time
 
 from jobslib.oneinstance.transport import Transport, TransportError
 
@@ -77,6 +76,11 @@ class Notes:
         """Forget what is not written yet."""
         with self._lock:
             self._values.clear()
+
+    def pending(self) -> dict[str, str]:
+        """Return what is not written yet, by keys."""
+        with self._lock:
+            return dict(self._values)
 
     def _run(self) -> None:
         transport = Transport(self._endpoint)
