@@ -116,6 +116,26 @@ def test_less_does_not_suffice(
         assert token not in program.output
 
 
+def test_no_right_to_the_history(denying: Agent) -> None:
+    """A history that may not be written does not keep the lock from others."""
+    key = f'{PREFIX}/no-history'
+    token = denying.api.create_token(
+        f'session_prefix "" {{ policy = "write" }}\n'
+        f'key_prefix "{key}" {{ policy = "write" }}')
+    with lock_on(denying.http_addr, key, token=token, lock_delay=10,
+                 ttl=10) as lock:
+        assert lock.acquire()
+        lock.history = {'runs': 1}
+        lock.save_history()
+        with pytest.raises(LockUnavailableError):
+            lock.release()
+        # By the keeper, with nothing of the lock-delay.
+        wait_until(lambda: holder_of(denying.api, key) is None, 5, 'its release')
+        record = denying.api.kv(key)
+        assert record is not None and b'"released"' in record['Value']
+        assert lock.acquire()
+
+
 @pytest.mark.parametrize('token', [None, UNKNOWN], ids=['none', 'unknown'])
 def test_no_token(denying: Agent, tmp_path: pathlib.Path, token: str | None) -> None:
     """Without a token that Consul knows the job says so."""

@@ -71,6 +71,8 @@ class Runner:
         self._held_elsewhere = False
         self._retry_pause = 0.0
         self.history = History(config.history)
+        # Whether the history is that of the lock that is held.
+        self._inherited = False
         # Runs are counted from here where there is no history.
         self._runs = 0
 
@@ -96,7 +98,7 @@ class Runner:
     def _run_once(self) -> ExitCode:
         try:
             with self.interrupts.guard():
-                acquired = self.lock.acquire()
+                acquired = self._take()
         except LockUnavailableError as exc:
             self.logger.error('no lock: %s', exc)
             return ExitCode.LOCK_SERVICE_UNAVAILABLE
@@ -140,10 +142,14 @@ class Runner:
         if (self.schedule.due > self.clock.now()
                 and self.interrupts.pending is None):
             self.observers.waiting(self.schedule.export()['due'] or 0.0)
-        with self.interrupts.guard():
-            while (left := self.schedule.due - self.clock.now()) > 0:
-                self._obey()
+        while True:
+            with self.interrupts.guard():
+                left = self.schedule.due - self.clock.now()
+                if left <= 0:
+                    return
                 self.clock.sleep(min(left, LONGEST_SLEEP))
+            # Not under guard: a release is not to be cut short.
+            self._obey()
 
     def _acquire(self) -> bool:
         """Hold the lock, or arrange when to try again."""
@@ -183,7 +189,7 @@ class Runner:
 
     def _take_or_wait(self) -> bool:
         self.lock.schedule = self.schedule.export()
-        acquired: bool = self.lock.acquire()
+        acquired = self._take()
         if self._retry_pause:
             self._retry_pause = 0.0
             # Who has it, or that nobody may, is said again.
@@ -202,10 +208,19 @@ class Runner:
             self.schedule.skip()
         return False
 
-    def _has_acquired(self) -> None:
+    def _take(self) -> bool:
+        self._inherited = False
+        acquired: bool = self.lock.acquire()
+        return acquired
+
+    def _inherit_history(self) -> None:
         self.history = History.read(
             self.lock.previous_history, self.lock.previous_record,
             self.clock.wall(), self.config.history)
+        self._inherited = True
+
+    def _has_acquired(self) -> None:
+        self._inherit_history()
         self.observers.acquired(self.lock.fencing_token)
         self.observers.inherited(self.history)
 
@@ -315,6 +330,9 @@ class Runner:
             os.environ[FENCING_TOKEN_VARIABLE] = str(token)
 
     def _export_history(self) -> None:
+        if not self._inherited:
+            # Interrupted in the instant after the lock was acquired.
+            self._inherit_history()
         self.lock.history = self.history.export(
             self.lock.fencing_token, self.schedule.export()['due'])
 

@@ -1,6 +1,8 @@
 """ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
 
+import os
 import pathlib
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +10,10 @@ from typing import Any
 import pytest
 from support import until
 
+from jobslib.exceptions import LockUnavailableError
+from jobslib.oneinstance.client import history_key
 from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lease import Lease
 from jobslib.oneinstance.page import Page
 from jobslib.testing import ConsulStandIn, make_lock
@@ -120,3 +125,187 @@ def test_keeper_that_ends_at_once(
     lock = make_lock(ConsulLock, 'fast', **consul.options())
     assert lock.acquire()
     lock.close()
+
+
+@pytest.mark.parametrize('closed', [False, True])
+def test_pause_in_the_instant_after_acquiring(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch, closed: bool,
+) -> None:
+    """What is asked is news in each hold, whatever was read in one before."""
+    hold = Lease.hold
+
+    def pause(lease: Lease, *args: Any) -> None:
+        assert lock.ask(Control({'by': 'ann'}), Control())
+        hold(lease, *args)
+
+    lock = make_lock(ConsulLock, 'paused', **consul.options())
+    try:
+        assert lock.acquire()
+        assert lock.lease is not None
+        page = lock.lease.page
+        until(lambda: page.version, 'for a first look at the key')
+        assert lock.control.paused is None
+        if closed:
+            lock.close()
+            until(lambda: lock.get_lock_owner_info() is None,
+                  'for the keeper')
+        else:
+            lock.release()
+        with monkeypatch.context() as patch:
+            patch.setattr(Lease, 'hold', pause)
+            assert lock.acquire()
+        until(lambda: lock.control.paused, 'for the pause')
+    finally:
+        lock.close()
+
+
+def test_pause_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
+    """What is asked while there is no keeper is known to the next."""
+    lock = make_lock(ConsulLock, 'replaced', **consul.options())
+    try:
+        assert lock.acquire()
+        lease = lock.lease
+        assert lease is not None
+        until(lambda: lease.page.version, 'for a first look at the key')
+        assert lock.control.paused is None
+        keeper = lease.keeper_pid
+        os.kill(keeper, signal.SIGSTOP)
+        assert lock.ask(Control({'by': 'ann'}), Control())
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: lock.control.paused, 'for the pause')
+        assert lease.keeper_pid != keeper
+    finally:
+        lock.close()
+
+
+def test_interrupted_in_the_instant_of_acquiring(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who interrupts acquire() and goes on is not locked out by itself."""
+    def interrupt(data: bytes | None) -> None:
+        raise KeyboardInterrupt
+
+    lock = make_lock(ConsulLock, 'interrupted', **consul.options())
+    try:
+        assert lock.acquire()
+        lock.release()
+        lock.client.put(history_key(lock.key), b'{}')
+        with monkeypatch.context() as patch:
+            parse = 'jobslib.oneinstance.consul.parse'
+            patch.setattr(parse, lambda data: (
+                interrupt(data) if data == b'{}' else None))
+            with pytest.raises(KeyboardInterrupt):
+                lock.acquire()
+        assert not lock.held
+        until(lock.acquire, 'for the lock')
+    finally:
+        lock.close()
+
+
+def test_history_of_an_earlier_hold(consul: ConsulStandIn) -> None:
+    """A history that this process left before is not written once more."""
+    lock = make_lock(ConsulLock, 'again', **consul.options())
+    try:
+        for runs in (5, None, 7, None):
+            assert lock.acquire()
+            if runs is not None:
+                lock.history = {'runs': runs}
+            else:
+                lock.client.put(history_key(lock.key), b'{"runs": 6}')
+            lock.release()
+            left = lock.look().history
+            assert left is not None and left['runs'] == (runs or 6)
+    finally:
+        lock.close()
+
+
+def test_who_is_ready(consul: ConsulStandIn) -> None:
+    """Who is ready are those of this lock; not known where not all are seen."""
+    locks = [make_lock(ConsulLock, 'ready', **consul.options(key=key))
+             for key in ('some', 'some', 'some job')]
+    one, two, three = locks
+    try:
+        assert one.acquire()
+        for lock in two, three:
+            lock.wait(0)
+        assert one.look().others == [
+            {'fqdn': one.machine(), 'pid': os.getpid()}]
+        sessions = one.client.sessions()
+        one.client.sessions = lambda: {  # type: ignore[method-assign]
+            session: name for session, name in sessions.items()
+            if one.lease is not None and session != one.lease.session}
+        # With the right to read the sessions of some nodes only.
+        assert one.look().others is None
+    finally:
+        for lock in locks:
+            lock.close()
+
+
+def test_wait_while_paused(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pause is waited out with one query, and its end is seen at once."""
+    monkeypatch.setattr('jobslib.oneinstance.consul.BARRED_WAIT', 0.1)
+    lock = make_lock(ConsulLock, 'waiting', **consul.options())
+    try:
+        assert lock.acquire()
+        lock.release()
+        paused = Control({'by': 'ann'})
+        assert lock.ask(paused, Control())
+        assert lock.acquire() is False
+
+        def reads() -> int:
+            return sum(request.method == 'GET'
+                       for request in consul.requests)
+
+        before = reads()
+        operator = make_lock(ConsulLock, 'waiting', **consul.options())
+        resume = threading.Timer(1, operator.ask, (Control(), paused))
+        resume.start()
+        lock.wait(20)
+        resume.join()
+        assert reads() - before <= 5
+        assert lock.acquire()
+    finally:
+        lock.close()
+
+
+def left_runs(lock: ConsulLock) -> object:
+    """Return how many runs are in the history of a lock that is free."""
+    state = lock.look()
+    assert not state.held or state.history is None
+    return not state.held and (state.history or {}).get('runs')
+
+
+def test_history_of_a_release_that_failed(consul: ConsulStandIn) -> None:
+    """What the keeper releases in place of its process is left complete."""
+    options = consul.options(retry_max_attempts=1)
+    lock = make_lock(ConsulLock, 'failed', **options)
+    try:
+        assert lock.acquire()
+        token = lock.fencing_token
+        lock.history = {'runs': 5}
+        lock.schedule = {'origin': 1.0, 'due': 2.0}
+        with consul.partition(refuse=True):
+            with pytest.raises(LockUnavailableError):
+                lock.release()
+        until(lambda: left_runs(lock) == 5, 'for the history')
+        record = lock.look().record or {}
+        assert record['token'] == token
+        assert record['schedule'] == {'origin': 1.0, 'due': 2.0}
+    finally:
+        lock.close()
+
+
+def test_history_that_was_not_written_yet(consul: ConsulStandIn) -> None:
+    """A note that is under way when the process ends is not lost."""
+    lock = make_lock(ConsulLock, 'under-way', **consul.options())
+    try:
+        assert lock.acquire()
+        with consul.partition(refuse=True):
+            lock.history = {'runs': 5}
+            lock.save_history()
+            lock.close()
+        until(lambda: left_runs(lock) == 5, 'for the history')
+    finally:
+        lock.close()

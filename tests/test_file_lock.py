@@ -432,6 +432,21 @@ def test_wait_for_a_holder_that_cannot_be_read(folder: pathlib.Path) -> None:
     lock.close()
 
 
+def test_rest_of_a_longer_record(folder: pathlib.Path) -> None:
+    """A writer that was killed before it cut the file has left a record."""
+    lock, other = make_file_lock(folder), make_file_lock(folder)
+    lock.acquire()
+    lock.history = {'runs': 7, 'newest': []}
+    lock.release()
+    with open(lock.path, 'ab') as file:
+        file.write(b'": "the rest of a longer one"}\n')
+    assert other.look().history == {'runs': 7, 'newest': []}
+    assert other.acquire()
+    assert other.previous_history == {'runs': 7, 'newest': []}
+    assert other.previous_record is not None
+    other.close()
+
+
 def test_every_cut_of_the_file(folder: pathlib.Path) -> None:
     """A file that is cut short anywhere is locked and written anew."""
     lock = make_file_lock(folder)

@@ -4,15 +4,18 @@ import json
 import os
 import pathlib
 import signal
+import tempfile
 from typing import Any
 
 import pytest
 from support import Job, lock_folder, make_file_lock, run_job, until, write_module
 
+from jobslib.commands import pause
 from jobslib.commands.jobs import ago, describe
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.page import Page
 
 JOBS = '''
 import time
@@ -113,6 +116,42 @@ def test_pause_and_resume(folder: pathlib.Path) -> None:
         assert job.output.count('BEGIN') == runs
         ask(folder, 'resume', 'jobs.Quick')
         job.wait_for('BEGIN', runs + 1)
+
+
+def test_reason_of_a_pause(folder: pathlib.Path) -> None:
+    """A reason that a holder could not be told whole is refused."""
+    done = run_job(folder, 'pause', 'jobs.Quick', '--reason', 201 * 'x')
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.splitlines()[-1] == (
+        'runjob: error: pause: --reason is 201 characters long; allowed: at '
+        'most 200')
+    assert ask(folder, 'status', 'jobs.Quick')['paused'] is None
+    longest = 200 * '\N{PILE OF POO}'
+    ask(folder, 'pause', 'jobs.Quick', '--reason', longest)
+    [control] = lock_folder(folder).glob('*.control')
+    with tempfile.TemporaryFile() as file:
+        file.truncate(Page.SIZE)
+        page = Page(file.fileno())
+        # Room for a request beside it is left.
+        page.write_control(control.read_bytes() + 500 * b' ')
+        paused = Control.parse(page.read_control()[1]).paused
+    assert paused is not None and paused['reason'] == longest
+
+
+def test_pause_while_a_run_begins(folder: pathlib.Path) -> None:
+    """Who takes the lock while a pause is written is in the answer."""
+    run_job(folder, '--run-once', 'jobs.Quick')
+    lock, other = (make_file_lock(lock_folder(folder), 'quick')
+                   for _ in range(2))
+    ask_of = lock.ask
+
+    def late(control: Control, of: Control) -> bool:
+        assert other.acquire()
+        return ask_of(control, of)
+    lock.ask = late  # type: ignore[method-assign]
+    code, text = pause.pause(lock, 'lunch')
+    assert code == ExitCode.DONE and 'releases the lock' in text
+    other.close()
 
 
 def test_handover(folder: pathlib.Path) -> None:

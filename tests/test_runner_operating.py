@@ -153,6 +153,23 @@ def test_request_for_another_holder() -> None:
         'acquire run refresh run refresh release close free closed')
 
 
+def test_signal_while_a_request_is_obeyed() -> None:
+    """A release that an operator asked for is not cut short by a signal."""
+    recorder = Recorder()
+    job = Job(succeed, KEEP_LOCK=True, RUN_INTERVAL=60, observers=[recorder])
+    at(job, 10, PAUSED)
+    release = job.lock.release
+
+    def signalled() -> bool:
+        released = release()
+        signal.raise_signal(signal.SIGTERM)
+        return released
+    job.lock.release = signalled  # type: ignore[method-assign]
+    assert job.run() is ExitCode.TERMINATED
+    assert recorder.told[-2:] == ['released', 'closed']
+    assert job.events == 'acquire run release close free closed'
+
+
 # History
 
 def test_history_with_the_lock_kept() -> None:
@@ -198,6 +215,27 @@ def test_runs_are_counted_across_holders() -> None:
     assert job.lock.history is not None
     assert [run['outcome'] for run in job.lock.history['newest']] == [
         'killed', 'succeeded']
+
+
+@pytest.mark.parametrize('settings', [{'RUN_ONCE': True}, {}])
+def test_signal_in_the_instant_after_acquiring(
+        settings: dict[str, Any]) -> None:
+    """A process that ends before it has read the history leaves it whole."""
+    job = Job(**settings)
+    job.lock.previous_history = {'runs': 41, 'failures': 1, 'newest': []}
+    job.lock.record = {'fqdn': 'there', 'timestamp': 50.0}
+    acquire = job.lock.acquire
+
+    def interrupted() -> bool:
+        acquire()
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError('not interrupted')
+    job.lock.acquire = interrupted  # type: ignore[method-assign]
+    assert job.run() is ExitCode.TERMINATED
+    assert job.lock.history is not None
+    assert job.lock.history['runs'] == 42
+    assert [run['outcome'] for run in job.lock.history['newest']] == [
+        'killed']
 
 
 # Observers

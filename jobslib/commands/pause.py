@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jobslib.commands.asking import Answer, answer, ask, holder, stamp
 from jobslib.commands.common import add_json
 from jobslib.config import Config
+from jobslib.exceptions import ConfigError
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
 from jobslib.oneinstance.control import Control
@@ -14,7 +15,11 @@ from jobslib.oneinstance.control import Control
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ['DESCRIPTION', 'add_arguments', 'run']
+__all__ = ['DESCRIPTION', 'add_arguments', 'pause', 'run']
+
+# In characters.  The page on which a lease keeper shows a pause to its holder
+# is small, and what does not fit there is not obeyed.
+MAX_REASON = 200
 
 DESCRIPTION = ('Let no new run of a job begin anywhere, until "runjob '
                'resume"; one that is under way goes on to its end.')
@@ -24,26 +29,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_json(parser)
     parser.add_argument('--reason', metavar='TEXT', default='',
-                        help='why, for who looks at "runjob status"')
+                        help='why, for who looks at "runjob status"; at most '
+                             f'{MAX_REASON} characters')
 
 
 def run(config: Config) -> ExitCode:
-    """Pause the job; the holder releases the lock between two runs."""
-    def call(lock: BaseLock) -> Answer:
-        def change(state: LockState) -> Control | None:
-            if state.control.paused is not None:
-                return None
-            return Control({**stamp(lock), 'reason': config.args.reason},
-                           state.control.request)
+    """Pause the job; the holder releases the lock between two runs.
 
-        state = ask(lock, change)
+    :raises ConfigError: the reason is too long.
+    """
+    reason = config.args.reason
+    if len(reason) > MAX_REASON:
+        raise ConfigError(
+            f'pause: --reason is {len(reason)} characters long; allowed: at '
+            f'most {MAX_REASON}')
+    return answer(config, lambda lock: pause(lock, reason))
+
+
+def pause(lock: BaseLock, reason: str) -> Answer:
+    """Pause the job of *lock*, because of *reason*."""
+    def change(state: LockState) -> Control | None:
         if state.control.paused is not None:
-            by = state.control.paused.get('by', 'somebody')
-            return ExitCode.DONE, f'is paused already, by {by}'
-        if state.held:
-            return ExitCode.DONE, (
-                f'paused; {holder(state)} releases the lock within a second, '
-                f'or when its run has ended')
-        return ExitCode.DONE, 'paused'
+            return None
+        return Control({**stamp(lock), 'reason': reason},
+                       state.control.request)
 
-    return answer(config, call)
+    state = ask(lock, change)
+    if state.control.paused is not None:
+        by = state.control.paused.get('by', 'somebody')
+        return ExitCode.DONE, f'is paused already, by {by}'
+    # Somebody may have taken the lock just before the pause was written.
+    state = lock.look()
+    if state.held:
+        return ExitCode.DONE, (
+            f'paused; {holder(state)} releases the lock within a second, '
+            f'or when its run has ended')
+    return ExitCode.DONE, 'paused'

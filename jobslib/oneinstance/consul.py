@@ -153,15 +153,18 @@ class ConsulLock(BaseLock):
         self.previous_record = parse(state.record)
         try:
             acquired = self._take(state.control_index)
+            if acquired is not None:
+                self.previous_history = parse(acquired.history)
+                self.history = None
+                self._token = acquired.token
         except BaseException:
             # The request may have been carried out nevertheless.
+            self._token = None
             self._drop_lease()
             raise
         if acquired is None:
             self._refused = state.modify_index
             return False
-        self.previous_history = parse(acquired.history)
-        self._token = acquired.token
         if not self.refresh():
             # Lost in the same instant, and nobody there to be interrupted.
             self.release()
@@ -174,20 +177,25 @@ class ConsulLock(BaseLock):
         lease = self._lease
         assert lease is not None
         token, self._token = self._token, None
+        record = self._record | {'schedule': dict(self.schedule),
+                                 'token': token, 'released': time.time()}
+        history: bytes | None = None
         try:
+            if self.history is not None:
+                history = encode(self.history)
             lease.end_run()
             released = lease.is_valid()
             if released:
                 lease.release()
-                record = self._record | {'schedule': dict(self.schedule),
-                                         'token': token,
-                                         'released': time.time()}
-                history = None if self.history is None else encode(self.history)
+                record['released'] = time.time()
                 released = self.client.release(
                     self.key, json.dumps(record).encode(), lease.session,
                     history)
         except BaseException:
             # The keeper goes on trying.
+            lease.claim(record)
+            if history is not None:
+                self._note_history(history, token)
             self._drop_lease()
             raise
         if released:
@@ -220,26 +228,32 @@ class ConsulLock(BaseLock):
             left = ends - time.monotonic()
             if left <= 0:
                 return
-            # A bar that is no pause ends by itself.
-            state = self._read(
-                state.index, left if state.session else min(left, BARRED_WAIT))
+            if state.session is None and (
+                    Control.parse(state.control).paused is None):
+                # A bar that is no pause ends by itself.
+                left = min(left, BARRED_WAIT)
+            state = self._read(state.index, left)
         if state.modify_index == self._refused:
             # Free, and still Consul's delay is on it.
             time.sleep(min(REFUSED_PAUSE, timeout))
 
     def save_history(self) -> None:
-        from jobslib.oneinstance.client import history_key
         if self.history is not None:
-            self._note(history_key(self.key), encode(self.history).decode())
+            self._note_history(encode(self.history), self._token)
+
+    def _note_history(self, history: bytes, token: int | None) -> None:
+        from jobslib.oneinstance.client import history_key
+        self._note(history_key(self.key), history.decode(), token)
 
     def report_progress(self, progress: dict[str, Any]) -> None:
         from jobslib.oneinstance.client import progress_key
         self._note(progress_key(self.key),
-                   json.dumps({**progress, 'token': self._token}))
+                   json.dumps({**progress, 'token': self._token}), self._token)
 
-    def _note(self, key: str, value: str) -> None:
-        if self._lease is not None and self._token is not None and self.held:
-            self._lease.note(key, value, self._token)
+    def _note(self, key: str, value: str, token: int | None) -> None:
+        if (self._lease is not None and token is not None
+                and self._pid == os.getpid()):
+            self._lease.note(key, value, token)
 
     def lease_left(self) -> float | None:
         if self._lease is None or not self.held:
@@ -384,6 +398,8 @@ class ConsulLock(BaseLock):
         try:
             self._lease = Lease(
                 session, self.key, self.options.endpoint, self.timings, check)
+            # Another page, that counts versions anew.
+            self._control = 0, Control()
         except BaseException:
             self.client.destroy_session(session)
             raise

@@ -62,11 +62,15 @@ def _state(key: str, entries: dict[str, Entry],
 
     control = entries.get(control_key(key))
     holder = lock.session if lock else None
+    others = [_process(name) for session, name in sessions.items()
+              if session != holder
+              and name.rsplit(' ', 2)[0] == f'jobslib {key}']
+    # A token may be allowed to read the sessions of some nodes only.
+    known = holder is None or holder in sessions
     return LockState(
         holder is not None, value(key), value(history_key(key)),
         Control.parse(control.value if control else None), value(progress_key(key)),
-        [_process(name) for session, name in sessions.items()
-         if session != holder and name.startswith(f'jobslib {key} ')],
+        others if known else None,
         lock.modify_index if lock and holder else None)
 
 

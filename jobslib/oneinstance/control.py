@@ -39,7 +39,8 @@ class Control:
         from jobslib.oneinstance.record import parse
         asked = parse(data) or {}
         paused, request = asked.get('paused'), asked.get('request')
-        if not (isinstance(request, dict) and request.get('do') in PATIENCE):
+        if not (isinstance(request, dict)
+                and str(request.get('do')) in PATIENCE):
             request = None
         return cls(paused if isinstance(paused, dict) else None, request)
 

@@ -294,7 +294,9 @@ def _is_locked(fd: int) -> bool:
 
 def _read(fd: int) -> dict[str, Any] | None:
     """Return the record in the file, ``None`` if there is none to read."""
-    return parse(os.pread(fd, MAX_SIZE, 0))
+    # Beyond the first line is the rest of a longer record, of a writer that
+    # has not yet cut it off, or was killed before it could.
+    return parse(os.pread(fd, MAX_SIZE, 0).partition(b'\n')[0])
 
 
 def _state(path: str, control: Control) -> LockState:

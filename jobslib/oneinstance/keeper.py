@@ -449,10 +449,18 @@ class Keeper:
                 **self.run_begun, 'outcome': 'killed',
                 'duration': round(now() - self.run_begins, 3),
                 'error': self.stop_reason or 'its process ended'}
+        unlock = operation(
+            'unlock', self.key, json.dumps(record), self.session)
+        notes = [operation('set', key, value)
+                 for key, value in self.notes.pending().items()]
+
+        if notes and succeeds(transport, '/v1/txn',
+                              transaction(unlock, *notes), (200,)):
+            return True
+        # The notes may be what was refused, with 409 too.
         # 409: the session does not hold the key.
-        return succeeds(transport, '/v1/txn', transaction(
-            operation('unlock', self.key, json.dumps(record), self.session)),
-            (200, 409))
+        return succeeds(
+            transport, '/v1/txn', transaction(unlock), (200, 409))
 
 
 def _open_process(pid: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import binascii
 import json
 import threading
-import time
 
 from jobslib.oneinstance.transport import Transport, TransportError
 
@@ -24,6 +23,8 @@ __all__ = ['RETRY', 'Loss', 'Notes', 'control_of', 'entries_of', 'find_loss',
 
 #: Pause after a request that failed, in seconds.
 RETRY = 0.3
+# The longest pause between attempts to write a note.
+LONGEST_RETRY = 30.0
 
 
 class Loss:
@@ -55,13 +56,17 @@ class Notes:
     def __init__(self, endpoint: Endpoint, key: str) -> None:
         self._endpoint = endpoint
         self._key = key
+        # By key: the newest value, and the fencing token of the holder.
         self._values: dict[str, tuple[str, int]] = {}
+        # Of the values: they are added and written by two threads.
+        self._lock = threading.Lock()
         self._added = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, key: str, value: str, token: int) -> None:
         """Write *value* to *key* soon, for the holder with *token*."""
-        self._values[key] = value, token
+        with self._lock:
+            self._values[key] = value, token
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
@@ -69,20 +74,40 @@ class Notes:
 
     def clear(self) -> None:
         """Forget what is not written yet."""
-        self._values.clear()
+        with self._lock:
+            self._values.clear()
+
+    def pending(self) -> dict[str, str]:
+        """Return what is not written yet, by keys."""
+        with self._lock:
+            return {key: value for key, (value, _) in self._values.items()}
 
     def _run(self) -> None:
         transport = Transport(self._endpoint)
+        pause: float | None = None
         while True:
-            self._added.wait()
+            self._added.wait(pause)
             self._added.clear()
-            for key, note in list(self._values.items()):
-                if self._write(transport, key, *note):
-                    if self._values.get(key) is note:
-                        self._values.pop(key, None)
-                else:
-                    time.sleep(RETRY)
-                    self._added.set()
+            if self._write_all(transport):
+                pause = None
+            else:
+                # A token without the right to do it may never get it.
+                pause = min(2 * pause, LONGEST_RETRY) if pause else RETRY
+
+    def _write_all(self, transport: Transport) -> bool:
+        written = True
+        for key in list(self._values):
+            # Another by now, or forgotten.
+            note = self._values.get(key)
+            if note is None:
+                continue
+            if not self._write(transport, key, *note):
+                written = False
+                continue
+            with self._lock:
+                if self._values.get(key) is note:
+                    del self._values[key]
+        return written
 
     def _write(self, transport: Transport, key: str, value: str,
                token: int) -> bool:
