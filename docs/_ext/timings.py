@@ -43,7 +43,7 @@ def figures(timings: Timings) -> dict[str, float]:
              if value is not None}
     return known | {
         'slack': timings.slack, 'dead_machine': timings.dead_machine,
-        'session_end': 2 * timings.ttl,
+        'session_end': timings.dead_machine - timings.lock_delay,
         'kill_at': timings.window - timings.kill,
         'stop_at': timings.window - timings.kill - timings.grace}
 
@@ -54,11 +54,12 @@ class Timeline(SphinxDirective):
     has_content = True
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec = {'ttl': float, 'lock-delay': float}
+    option_spec = {'ttl': float, 'lock-delay': float, 'check-ttl': float}
 
     def run(self) -> list[nodes.Node]:
         self.figures = figures(Timings.derive(
-            self.options.get('ttl', 15.0), self.options.get('lock-delay', 15.0)))
+            self.options.get('ttl', 15.0), self.options.get('lock-delay', 15.0),
+            check_ttl=self.options.get('check-ttl')))
         lanes: list[tuple[str, list[tuple[float, float, str, str]]]] = []
         moments: list[tuple[float, str]] = []
         for line in filter(None, map(str.strip, self.content)):
