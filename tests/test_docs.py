@@ -1,88 +1,30 @@
 """The documentation: its code runs, and it does not lag behind the code."""
 
 import ast
-import importlib
-import inspect
 import json
 import pathlib
-import pkgutil
 import re
 import subprocess
 import sys
 import textwrap
-from typing import Any, NamedTuple
 
 import pytest
-from support import DEADLINE, environment
+from pages import (
+    DOCS,
+    PACKAGE,
+    PAGES,
+    ROOT,
+    blocks,
+    commands,
+    masked,
+    name,
+    run,
+    write_files,
+)
 
-import jobslib
 from jobslib.exitcodes import ExitCode
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCS = ROOT / 'docs'
-PAGES = sorted(
-    page for page in DOCS.rglob('*.rst') if '_build' not in page.parts)
-PACKAGE = pathlib.Path(jobslib.__file__).parent
-
-BLOCK = re.compile(
-    r'^\.\. code-block:: (?P<language>\w+)\n'
-    r'(?P<options>(?:   :.*\n)*)\n'
-    r'(?P<code>(?:   .*\n|\n)+)', re.MULTILINE)
 LINK = re.compile(r'\[[^]]*\]\((?P<target>[^)\s]+)\)')
-# What differs from run to run, and from machine to machine.
-CHANGING = re.compile(r'lock file \S+:|from \S+, fencing|\d+')
-
-
-class Block(NamedTuple):
-    """A block of code in a page."""
-
-    language: str
-    options: str
-    code: str
-
-    @property
-    def caption(self) -> str | None:
-        """The name of the file that the block is."""
-        found = re.search(r':caption: (\S+)', self.options)
-        return found[1] if found else None
-
-
-def blocks(page: pathlib.Path, language: str) -> list[Block]:
-    """Return the blocks of *page* in this language."""
-    found = [Block(each['language'], each['options'],
-                   textwrap.dedent(each['code']))
-             for each in BLOCK.finditer(page.read_text() + '\n')]
-    return [block for block in found if block.language == language]
-
-
-def name(page: pathlib.Path) -> str:
-    """Return how a test calls *page*."""
-    return str(page.relative_to(DOCS))
-
-
-def write_files(page: pathlib.Path, folder: pathlib.Path) -> list[str]:
-    """Write the blocks that are files into *folder*; return their names."""
-    files = []
-    for block in blocks(page, 'python'):
-        if block.caption:
-            path = folder / block.caption
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(block.code)
-            files.append(block.caption)
-    return files
-
-
-def run(folder: pathlib.Path, *args: str) -> str:
-    """Run Python in *folder*, which must succeed; return what it wrote."""
-    locks = folder / 'locks'
-    locks.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, *args], cwd=folder, text=True,
-        env=environment(locks), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        timeout=20 * DEADLINE)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -138,26 +80,40 @@ def test_first_task_does_as_shown(tmp_path: pathlib.Path) -> None:
                 assert masked(written) == masked(shown)
 
 
-def commands(text: str) -> list[tuple[list[str], str]]:
-    """Return the commands of a console, each with what it wrote."""
-    parts = re.split(r'^\$ (.*)\n', text.strip() + '\n', flags=re.MULTILINE)
-    return [(command.split(), output)
-            for command, output in zip(parts[1::2], parts[2::2], strict=True)]
-
-
-def masked(text: str) -> str:
-    """Return *text* without what changes."""
-    return CHANGING.sub('...', text)
-
-
 def test_readme_links_lead_somewhere() -> None:
-    """Every file that the README and the changelog link to is there."""
+    """What the README and the changelog link to is there, headings too."""
     for file in (ROOT / 'README.md', ROOT / 'CHANGELOG.md'):
         targets = [found['target'] for found in LINK.finditer(
             file.read_text())]
         for target in targets:
-            if not re.match(r'https?:|#', target):
-                assert (ROOT / target.partition('#')[0]).exists(), target
+            if not re.match(r'https?:', target):
+                path, _, anchor = target.partition('#')
+                linked = ROOT / path if path else file
+                assert linked.exists(), target
+                assert not anchor or anchor in anchors(linked), target
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of *page*."""
+    text = page.read_text()
+    found = re.findall(r'^#+ (.*)$', text, re.M) if page.suffix == '.md' else (
+        re.findall(r'^(\S.*)\n[-=~]{3,}$', text, re.M))
+    return {re.sub(r'[^\w -]', '', each).strip().lower().replace(' ', '-')
+            for each in found}
+
+
+def test_broken_links_are_found(tmp_path: pathlib.Path) -> None:
+    """The check of the pages that were built finds what leads nowhere."""
+    (tmp_path / 'one.html').write_text(
+        '<p id="here"><a href="#here"><a href="two.html#there">'
+        '<a href="https://example.com/#any"><img src="gone.svg">')
+    (tmp_path / 'two.html').write_text('<a href="one.html#here">')
+    done = subprocess.run(
+        [sys.executable, str(DOCS / 'check_links.py'), str(tmp_path)],
+        capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        'one.html: gone.svg', 'one.html: two.html#there']
 
 
 def test_readme_links_into_each_part() -> None:
@@ -282,80 +238,3 @@ def test_shown_record_is_one(tmp_path: pathlib.Path) -> None:
         print(json.dumps(lock.make_record()))
     '''))
     assert set(shown) == set(json.loads(written))
-
-
-# What works behind the names in the reference; nobody else imports it.
-INTERNAL = re.compile(r"""jobslib\.(
-    bar
-    | commands\.(asking | check_liveness | handover | jobs | pause | release
-                 | resume | status)
-    | oneinstance\.(asking | client | consulview | guard | keeper
-                    | keeperconsul | lease | lockfolder | page | processes
-                    | record | transport)
-    | testing\.(consul | contract)_\w+
-    | testing\.fork
-)""", re.VERBOSE)
-DIRECTIVE = re.compile(
-    r'^\.\. auto(?P<kind>\w+):: (?P<path>[\w.]+)\n'
-    r'(?P<options>(?:   :.*\n)*)', re.MULTILINE)
-
-
-def public_modules() -> list[str]:
-    """Return the modules of the package that say what is public in them."""
-    found = pkgutil.walk_packages(jobslib.__path__, 'jobslib.')
-    names = ['jobslib', *(module.name for module in found)]
-    return [each for each in names
-            if each != 'jobslib.__main__' and not INTERNAL.fullmatch(each)]
-
-
-def public_objects(module: str) -> dict[str, Any]:
-    """Return the classes and functions that *module* says are public."""
-    loaded = importlib.import_module(module)
-    named = {each: getattr(loaded, each) for each in loaded.__all__}
-    return {each: found for each, found in named.items()
-            if getattr(found, '__module__', '').startswith('jobslib')
-            and (inspect.isclass(found) or inspect.isfunction(found))}
-
-
-def documented_objects() -> set[Any]:
-    """Return what the directives of the reference's page show."""
-    found: set[Any] = set()
-    pages = [DOCS / 'reference' / 'api.rst', DOCS / 'reference/exitcodes.rst']
-    for text in (page.read_text() for page in pages):
-        for each in DIRECTIVE.finditer(text):
-            if each['kind'] != 'module':
-                module, _, attribute = each['path'].rpartition('.')
-                loaded = importlib.import_module(module)
-                found.add(getattr(loaded, attribute))
-            elif ':no-members:' not in each['options']:
-                found |= set(public_objects(each['path']).values())
-    return found
-
-
-@pytest.mark.parametrize('module', public_modules())
-def test_public_names_are_in_the_reference(module: str) -> None:
-    """What a module says is public stands in the reference."""
-    documented = documented_objects()
-    missing = [each for each, found in public_objects(module).items()
-               if found not in documented]
-    assert not missing
-
-
-@pytest.mark.parametrize('module', public_modules())
-def test_public_names_say_what_they_are(module: str) -> None:
-    """What is public has a docstring, and so have its public methods."""
-    silent = [f'{each}.{name}' for each, found in public_objects(module).items()
-              for name, member in [('', found), *own_members(found)]
-              if not inspect.getdoc(member)]
-    assert not silent
-
-
-def own_members(found: Any) -> list[tuple[str, Any]]:
-    """Return the public methods and properties that are jobslib's own."""
-    return [(name, getattr(owner, name))
-            for owner in getattr(found, '__mro__', ())
-            if owner.__module__.startswith('jobslib')
-            for name, member in vars(owner).items()
-            if not name.startswith('_') and (
-                inspect.isfunction(member) or isinstance(
-                    member, property | classmethod | staticmethod))]

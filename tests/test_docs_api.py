@@ -1,0 +1,88 @@
+"""The reference of the API: what is public in the code stands in it."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from typing import Any
+
+import pytest
+from pages import DOCS
+
+import jobslib
+
+# What works behind the names in the reference; nobody else imports it.
+INTERNAL = re.compile(r"""jobslib\.(
+    bar
+    | commands\.(asking | check_liveness | handover | jobs | pause | release
+                 | resume | status)
+    | oneinstance\.(asking | client | consulview | guard | keeper
+                    | keeperconsul | lease | lockfolder | page | processes
+                    | record | transport)
+    | testing\.(consul | contract)_\w+
+    | testing\.fork
+)""", re.VERBOSE)
+DIRECTIVE = re.compile(
+    r'^\.\. auto(?P<kind>\w+):: (?P<path>[\w.]+)\n'
+    r'(?P<options>(?:   :.*\n)*)', re.MULTILINE)
+
+
+def public_modules() -> list[str]:
+    """Return the modules of the package that say what is public in them."""
+    found = pkgutil.walk_packages(jobslib.__path__, 'jobslib.')
+    names = ['jobslib', *(module.name for module in found)]
+    return [each for each in names
+            if each != 'jobslib.__main__' and not INTERNAL.fullmatch(each)]
+
+
+def public_objects(module: str) -> dict[str, Any]:
+    """Return the classes and functions that *module* says are public."""
+    loaded = importlib.import_module(module)
+    named = {each: getattr(loaded, each) for each in loaded.__all__}
+    return {each: found for each, found in named.items()
+            if getattr(found, '__module__', '').startswith('jobslib')
+            and (inspect.isclass(found) or inspect.isfunction(found))}
+
+
+def documented_objects() -> set[Any]:
+    """Return what the directives of the reference's page show."""
+    found: set[Any] = set()
+    pages = [DOCS / 'reference' / 'api.rst', DOCS / 'reference/exitcodes.rst']
+    for text in (page.read_text() for page in pages):
+        for each in DIRECTIVE.finditer(text):
+            if each['kind'] != 'module':
+                module, _, attribute = each['path'].rpartition('.')
+                loaded = importlib.import_module(module)
+                found.add(getattr(loaded, attribute))
+            elif ':no-members:' not in each['options']:
+                found |= set(public_objects(each['path']).values())
+    return found
+
+
+@pytest.mark.parametrize('module', public_modules())
+def test_public_names_are_in_the_reference(module: str) -> None:
+    """What a module says is public stands in the reference."""
+    documented = documented_objects()
+    missing = [each for each, found in public_objects(module).items()
+               if found not in documented]
+    assert not missing
+
+
+@pytest.mark.parametrize('module', public_modules())
+def test_public_names_say_what_they_are(module: str) -> None:
+    """What is public has a docstring, and so have its public methods."""
+    silent = [f'{each}.{name}' for each, found in public_objects(module).items()
+              for name, member in [('', found), *own_members(found)]
+              if not inspect.getdoc(member)]
+    assert not silent
+
+
+def own_members(found: Any) -> list[tuple[str, Any]]:
+    """Return the public methods and properties that are jobslib's own."""
+    return [(name, getattr(owner, name))
+            for owner in getattr(found, '__mro__', ())
+            if owner.__module__.startswith('jobslib')
+            for name, member in vars(owner).items()
+            if not name.startswith('_') and (
+                inspect.isfunction(member) or isinstance(
+                    member, property | classmethod | staticmethod))]
