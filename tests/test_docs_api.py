@@ -47,7 +47,7 @@ def public_objects(module: str) -> dict[str, Any]:
 def documented_objects() -> set[Any]:
     """Return what the directives of the reference's page show."""
     found: set[Any] = set()
-    pages = [DOCS / 'reference' / 'api.rst', DOCS / 'reference/exitcodes.rst']
+    pages = [*DOCS.glob('reference/api*.rst'), DOCS / 'reference/exitcodes.rst']
     for text in (page.read_text() for page in pages):
         for each in DIRECTIVE.finditer(text):
             if each['kind'] != 'module':
