@@ -10,6 +10,8 @@ import pytest
 from pages import DOCS
 
 import jobslib
+from jobslib.commands import COMMANDS
+from jobslib.config import ConfigGroup, option
 
 # What works behind the names in the reference; nobody else imports it.
 INTERNAL = re.compile(r"""jobslib\.(
@@ -86,3 +88,42 @@ def own_members(found: Any) -> list[tuple[str, Any]]:
             if not name.startswith('_') and (
                 inspect.isfunction(member) or isinstance(
                     member, property | classmethod | staticmethod))]
+
+
+def option_groups() -> list[type[ConfigGroup]]:
+    """Return the groups of options that jobslib has, the nested ones too."""
+    found: list[type[ConfigGroup]] = []
+    for module in public_modules():
+        for each in vars(importlib.import_module(module)).values():
+            for group in (each, getattr(each, 'OptionsConfig', None)):
+                if inspect.isclass(group) and issubclass(group, ConfigGroup):
+                    found.append(group)
+    return found
+
+
+def options_of(group: type[ConfigGroup]) -> set[option]:
+    """Return the options of *group* that somebody can give."""
+    return {each for each in group.declared().values() if not each.function}
+
+
+def test_every_option_is_in_the_table() -> None:
+    """The table is made of all groups of options that there are."""
+    text = (DOCS / 'reference' / 'options.rst').read_text()
+    shown: set[option] = set()
+    for path in re.findall(r'^   (jobslib[\w.]+) \| ', text, re.MULTILINE):
+        first, *rest = re.split(r'\.(?=[A-Z])', path)
+        found: Any = importlib.import_module(first)
+        for name in rest:
+            found = getattr(found, name)
+        shown |= options_of(found)
+    groups = option_groups()
+    assert len(groups) > 10
+    assert not [group for group in groups if options_of(group) - shown]
+
+
+@pytest.mark.parametrize('page', ['cli.rst', 'exitcodes.rst'])
+def test_every_command_is_in_the_reference(page: str) -> None:
+    """Each command has its place in the pages about the command line."""
+    text = (DOCS / 'reference' / page).read_text()
+    mark = '   :func: {}\n' if page == 'cli.rst' else '``{}``'
+    assert not [name for name in COMMANDS if mark.format(name) not in text]
