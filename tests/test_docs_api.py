@@ -12,6 +12,7 @@ from pages import DOCS
 import jobslib
 from jobslib.commands import COMMANDS
 from jobslib.config import ConfigGroup, option
+from jobslib.oneinstance.connection import ConsulConnection
 
 # What works behind the names in the reference; nobody else imports it.
 INTERNAL = re.compile(r"""jobslib\.(
@@ -118,7 +119,9 @@ def test_every_option_is_in_the_table() -> None:
         shown |= options_of(found)
     groups = option_groups()
     assert len(groups) > 10
-    assert not [group for group in groups if options_of(group) - shown]
+    # This one is subclassed, with names for the environment, and not used.
+    assert {group for group in groups if options_of(group) - shown} == {
+        ConsulConnection}
 
 
 @pytest.mark.parametrize('page', ['cli.rst', 'exitcodes.rst'])
