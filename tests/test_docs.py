@@ -7,79 +7,24 @@ import re
 import subprocess
 import sys
 import textwrap
-from typing import NamedTuple
 
 import pytest
-from support import DEADLINE, environment
+from pages import (
+    DOCS,
+    PACKAGE,
+    PAGES,
+    ROOT,
+    blocks,
+    commands,
+    masked,
+    name,
+    run,
+    write_files,
+)
 
-import jobslib
 from jobslib.exitcodes import ExitCode
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCS = ROOT / 'docs'
-PAGES = sorted(
-    page for page in DOCS.rglob('*.rst') if '_build' not in page.parts)
-PACKAGE = pathlib.Path(jobslib.__file__).parent
-
-BLOCK = re.compile(
-    r'^\.\. code-block:: (?P<language>\w+)\n'
-    r'(?P<options>(?:   :.*\n)*)\n'
-    r'(?P<code>(?:   .*\n|\n)+)', re.MULTILINE)
 LINK = re.compile(r'\[[^]]*\]\((?P<target>[^)\s]+)\)')
-# What differs from run to run, and from machine to machine.
-CHANGING = re.compile(r'lock file \S+:|from \S+, fencing|\d+')
-
-
-class Block(NamedTuple):
-    """A block of code in a page."""
-
-    language: str
-    options: str
-    code: str
-
-    @property
-    def caption(self) -> str | None:
-        """The name of the file that the block is."""
-        found = re.search(r':caption: (\S+)', self.options)
-        return found[1] if found else None
-
-
-def blocks(page: pathlib.Path, language: str) -> list[Block]:
-    """Return the blocks of *page* in this language."""
-    found = [Block(each['language'], each['options'],
-                   textwrap.dedent(each['code']))
-             for each in BLOCK.finditer(page.read_text() + '\n')]
-    return [block for block in found if block.language == language]
-
-
-def name(page: pathlib.Path) -> str:
-    """Return how a test calls *page*."""
-    return str(page.relative_to(DOCS))
-
-
-def write_files(page: pathlib.Path, folder: pathlib.Path) -> list[str]:
-    """Write the blocks that are files into *folder*; return their names."""
-    files = []
-    for block in blocks(page, 'python'):
-        if block.caption:
-            path = folder / block.caption
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(block.code)
-            files.append(block.caption)
-    return files
-
-
-def run(folder: pathlib.Path, *args: str) -> str:
-    """Run Python in *folder*, which must succeed; return what it wrote."""
-    locks = folder / 'locks'
-    locks.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, *args], cwd=folder, text=True,
-        env=environment(locks), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        timeout=20 * DEADLINE)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -135,26 +80,40 @@ def test_first_task_does_as_shown(tmp_path: pathlib.Path) -> None:
                 assert masked(written) == masked(shown)
 
 
-def commands(text: str) -> list[tuple[list[str], str]]:
-    """Return the commands of a console, each with what it wrote."""
-    parts = re.split(r'^\$ (.*)\n', text.strip() + '\n', flags=re.MULTILINE)
-    return [(command.split(), output)
-            for command, output in zip(parts[1::2], parts[2::2], strict=True)]
-
-
-def masked(text: str) -> str:
-    """Return *text* without what changes."""
-    return CHANGING.sub('...', text)
-
-
 def test_readme_links_lead_somewhere() -> None:
-    """Every file that the README and the changelog link to is there."""
+    """What the README and the changelog link to is there, headings too."""
     for file in (ROOT / 'README.md', ROOT / 'CHANGELOG.md'):
         targets = [found['target'] for found in LINK.finditer(
             file.read_text())]
         for target in targets:
-            if not re.match(r'https?:|#', target):
-                assert (ROOT / target.partition('#')[0]).exists(), target
+            if not re.match(r'https?:', target):
+                path, _, anchor = target.partition('#')
+                linked = ROOT / path if path else file
+                assert linked.exists(), target
+                assert not anchor or anchor in anchors(linked), target
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of *page*."""
+    text = page.read_text()
+    found = re.findall(r'^#+ (.*)$', text, re.M) if page.suffix == '.md' else (
+        re.findall(r'^(\S.*)\n[-=~]{3,}$', text, re.M))
+    return {re.sub(r'[^\w -]', '', each).strip().lower().replace(' ', '-')
+            for each in found}
+
+
+def test_broken_links_are_found(tmp_path: pathlib.Path) -> None:
+    """The check of the pages that were built finds what leads nowhere."""
+    (tmp_path / 'one.html').write_text(
+        '<p id="here"><a href="#here"><a href="two.html#there">'
+        '<a href="https://example.com/#any"><img src="gone.svg">')
+    (tmp_path / 'two.html').write_text('<a href="one.html#here">')
+    done = subprocess.run(
+        [sys.executable, str(DOCS / 'check_links.py'), str(tmp_path)],
+        capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        'one.html: gone.svg', 'one.html: two.html#there']
 
 
 def test_readme_links_into_each_part() -> None:

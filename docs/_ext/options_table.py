@@ -127,7 +127,8 @@ def show_default(declared: option) -> nodes.Node:
         return nodes.Text('–')
     is_number = isinstance(declared.default, float)
     return nodes.literal(
-        text=f'{declared.default:g}' if is_number else f'{declared.default}')
+        text=f'{declared.default:g}' if is_number
+        else f'{declared.default}' or "''")
 
 
 def skip_option(app: Sphinx, what: str, name: str, obj: Any, skip: bool,

@@ -31,7 +31,12 @@ from jobslib.oneinstance.timings import Timings
 
 __all__ = ['Timeline', 'TimingsTable', 'figures', 'setup']
 
-LEFT, RIGHT, TOP, LANE, BAR = 118.0, 702.0, 30.0, 38.0, 26.0
+TOP, LANE, BAR = 30.0, 38.0, 26.0
+# Where the lanes begin and end, and how wide the drawing is: for a screen, and
+# for that of a phone.  The style sheet shows one of them.
+SIZES = {'wide': (118.0, 702.0, 720), 'narrow': (58.0, 346.0, 360)}
+# The width of a letter, about.
+LETTER = 6.6
 HEADINGS = ('Wish', 'Settings', 'Outage that disturbs nothing',
             'Dead machine: free after')
 WIDTHS = (34, 26, 20, 20)
@@ -43,7 +48,7 @@ def figures(timings: Timings) -> dict[str, float]:
              if value is not None}
     return known | {
         'slack': timings.slack, 'dead_machine': timings.dead_machine,
-        'session_end': 2 * timings.ttl,
+        'session_end': timings.dead_machine - timings.lock_delay,
         'kill_at': timings.window - timings.kill,
         'stop_at': timings.window - timings.kill - timings.grace}
 
@@ -54,11 +59,12 @@ class Timeline(SphinxDirective):
     has_content = True
     required_arguments = 1
     final_argument_whitespace = True
-    option_spec = {'ttl': float, 'lock-delay': float}
+    option_spec = {'ttl': float, 'lock-delay': float, 'check-ttl': float}
 
     def run(self) -> list[nodes.Node]:
         self.figures = figures(Timings.derive(
-            self.options.get('ttl', 15.0), self.options.get('lock-delay', 15.0)))
+            self.options.get('ttl', 15.0), self.options.get('lock-delay', 15.0),
+            check_ttl=self.options.get('check-ttl')))
         lanes: list[tuple[str, list[tuple[float, float, str, str]]]] = []
         moments: list[tuple[float, str]] = []
         for line in filter(None, map(str.strip, self.content)):
@@ -69,8 +75,9 @@ class Timeline(SphinxDirective):
                 name, *bars = (part.strip() for part in line.split(' | '))
                 lanes.append((name, [self._bar(bar) for bar in bars]))
         figure = nodes.container(classes=['timeline'])
-        figure += nodes.raw('', draw(self.arguments[0], lanes, moments),
-                            format='html')
+        for size in SIZES:
+            figure += nodes.raw('', draw(
+                self.arguments[0], lanes, moments, size), format='html')
         figure += self._legend(moments)
         return [figure]
 
@@ -100,17 +107,22 @@ class Timeline(SphinxDirective):
 
 def draw(title: str,
          lanes: list[tuple[str, list[tuple[float, float, str, str]]]],
-         moments: list[tuple[float, str]]) -> str:
-    """Return the drawing as SVG that takes its colours from the page."""
+         moments: list[tuple[float, str]], size: str) -> str:
+    """Return the drawing as SVG that takes its colours from the page.
+
+    A label that its bar has no room for is left out; the list of moments below
+    the drawing has it.
+    """
+    left, right, all_of_it = SIZES[size]
     times = [time for _, bars in lanes for bar in bars for time in bar[:2]]
     first, last = min(times), max(times)
-    scale = (RIGHT - LEFT) / (last - first)
+    scale = (right - left) / (last - first)
 
     def x(time: float) -> float:
-        return LEFT + (time - first) * scale
+        return left + (time - first) * scale
 
     bottom = TOP + LANE * len(lanes)
-    out = [f'<div class="scroll"><svg viewBox="0 0 720 {bottom + 8:g}" '
+    out = [f'<svg class="{size}" viewBox="0 0 {all_of_it} {bottom + 8:g}" '
            f'role="img" aria-label="{html.escape(title)}">']
     for time, _ in moments:
         out.append(f'<line x1="{x(time):.1f}" y1="22" x2="{x(time):.1f}" '
@@ -124,13 +136,15 @@ def draw(title: str,
             width = (end - start) * scale
             out.append(f'<rect class="{style}" x="{x(start):.1f}" y="{y:g}" '
                        f'width="{width:.1f}" height="{BAR:g}" rx="3"/>')
-            out.append(f'<text x="{x(start) + width / 2:.1f}" y="{middle:g}" '
-                       f'class="bar">{html.escape(label)}</text>')
+            if label and len(label) * LETTER <= width:
+                out.append(
+                    f'<text x="{x(start) + width / 2:.1f}" y="{middle:g}" '
+                    f'class="bar">{html.escape(label)}</text>')
     for number, (time, _) in enumerate(moments, 1):
         out.append(f'<circle cx="{x(time):.1f}" cy="12" r="10"/>'
                    f'<text x="{x(time):.1f}" y="16.5" class="number">{number}'
                    f'</text>')
-    return '\n'.join([*out, '</svg></div>'])
+    return '\n'.join([*out, '</svg>'])
 
 
 class TimingsTable(SphinxDirective):
