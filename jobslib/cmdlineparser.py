@@ -102,6 +102,9 @@ def find_command_task(
     """Return the task after the command in *argv*, and what is its own."""
     parser = _parser(add_help=False)
     _add_command(parser, command)
+    for action in parser._actions:
+        # What is missing is told by the parser that knows of the help.
+        action.required = False
     _add_runner_arguments(parser, config_class)
     unknown = parser.parse_known_args(argv)[1]
     for position, word in enumerate(unknown):

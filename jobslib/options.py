@@ -131,15 +131,15 @@ class option:
         text = ('any value' if self.attrtype is None else
                 TYPE_NAMES.get(self.attrtype, self.attrtype.__name__))
         if self.minimum is not None and self.maximum is not None:
-            return f'{text} from {self.minimum:g} to {self.maximum:g}'
+            return f'{text} from {_plain(self.minimum)} to {_plain(self.maximum)}'
         if self.minimum is not None:
-            return f'{text} of at least {self.minimum:g}'
+            return f'{text} of at least {_plain(self.minimum)}'
         if self.above is not None and self.maximum is not None:
-            return f'{text} above {self.above:g}, at most {self.maximum:g}'
+            return f'{text} above {_plain(self.above)}, at most {_plain(self.maximum)}'
         if self.above is not None:
-            return f'{text} above {self.above:g}'
+            return f'{text} above {_plain(self.above)}'
         if self.maximum is not None:
-            return f'{text} of at most {self.maximum:g}'
+            return f'{text} of at most {_plain(self.maximum)}'
         return text
 
     def setting_name(self, settings: Any) -> str:
@@ -349,3 +349,8 @@ class ConfigGroup:
                     f'unknown option {name!r} in settings'
                     f'{", " + self._location if self._location else ""}{hint}; '
                     f'allowed: {", ".join(sorted(known)) or "none"}')
+
+
+def _plain(number: float) -> str:
+    """Return *number* as people write it, a million without an exponent."""
+    return f'{number:g}' if abs(number) < 1e6 else f'{number:.0f}'

@@ -377,3 +377,15 @@ def test_no_terminal() -> None:
          'print("rich" in sys.modules)'], capture_output=True, text=True,
         check=True, env=environment(pathlib.Path('/'), COLUMNS='40'))
     assert done.stdout == f'\nTitle\nA     B\n[b]c  {"y" * 60}\nFalse\n'
+
+
+def test_help_of_a_command_with_required_arguments(
+        folder: pathlib.Path) -> None:
+    """The help of a command is shown whatever else it needs."""
+    for args in (['--help'], ['--help', 'jobs.Copy'], ['jobs.Copy', '--help']):
+        done = run_job(folder, 'check-liveness', *args)
+        assert done.returncode == ExitCode.DONE, done.stderr
+        assert '--max-age' in done.stdout
+    done = run_job(folder, 'check-liveness', 'jobs.Copy')
+    assert done.returncode == ExitCode.USAGE
+    assert '--max-age' in done.stderr

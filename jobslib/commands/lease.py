@@ -41,11 +41,15 @@ def sums(timings: Timings) -> list[str]:
 def handovers(timings: Timings) -> list[Handover]:
     """Return the worst case of each way to lose the job."""
     t = timings
-    noticed = (f'2 x ttl {t.ttl:g}' if t.check_ttl is None
-               else f'check_ttl {t.check_ttl:g}')
-    return [
-        Handover('the machine dies, or is cut off', t.dead_machine,
-                 f'{noticed} + lock_delay {t.lock_delay:g}'),
+    # With a check, too: the agent that would fail it may have died as well.
+    found = [Handover('the machine dies, or is cut off',
+                      2 * t.ttl + t.lock_delay,
+                      f'2 x ttl {t.ttl:g} + lock_delay {t.lock_delay:g}')]
+    if t.check_ttl is not None:
+        found.append(Handover(
+            'the container dies, its agent lives', t.dead_machine,
+            f'check_ttl {t.check_ttl:g} + lock_delay {t.lock_delay:g}'))
+    return found + [
         Handover('its session ends (by hand, with its agent)', t.lock_delay,
                  f'lock_delay {t.lock_delay:g}'),
         Handover('SIGTERM in a run', t.grace + t.kill,

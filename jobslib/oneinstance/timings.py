@@ -72,6 +72,11 @@ class Timings(NamedTuple):
 
     @property
     def dead_machine(self) -> float:
-        """The longest time until the lock of a dead machine is free."""
+        """The longest time until the lock of a dead machine is free.
+
+        With :attr:`check_ttl` it is that of a dead container whose agent
+        lives; when the agent has died as well, the other agents notice by
+        gossip, in some seconds as a rule.
+        """
         noticed = 2 * self.ttl if self.check_ttl is None else self.check_ttl
         return noticed + self.lock_delay
