@@ -38,8 +38,8 @@ def test_imported_before() -> None:
     """A package that is loaded already is used, and stays."""
     assert run(
         'import consul\n'
-        'from jobslib.oneinstance import client\n'
-        'print(client.base is consul.base is sys.modules["consul.base"], '
+        'from jobslib.oneinstance import consulapi\n'
+        'print(consulapi.base is consul.base is sys.modules["consul.base"], '
         'sys.modules["consul"] is consul)') == 'True True'
 
 
@@ -48,8 +48,8 @@ def test_other_threads() -> None:
     assert run(
         'done = threading.Event()\n'
         'threading.Thread(target=done.wait, daemon=True).start()\n'
-        'from jobslib.oneinstance import client\n'
-        'print(client.base is sys.modules["consul"].base, '
+        'from jobslib.oneinstance import consulapi\n'
+        'print(consulapi.base is sys.modules["consul"].base, '
         '"requests" in sys.modules)') == 'True True'
 
 

@@ -19,7 +19,8 @@ INTERNAL = re.compile(r"""jobslib\.(
     bar
     | commands\.(asking | check_liveness | handover | jobs | pause | release
                  | resume | status)
-    | oneinstance\.(asking | client | consulpackage | consulview | guard | keeper
+    | oneinstance\.(asking | client | consulapi | consulpackage | consulview
+                    | guard | keeper
                     | keeperconsul | lease | lockfolder | page | processes
                     | record | transport)
     | testing\.(consul | contract)_\w+

@@ -1,30 +1,20 @@
-"""The calls that a lock needs, through the API of the ``consul`` package.
-
-The only module that uses that package.  It works with py-consul and with
-its forerunner python-consul alike: their HTTP layer, which lacks timeouts or
-keeps the token in the URL, is replaced by :mod:`.transport`.
-"""
+"""The calls that a lock needs, through the API of the ``consul`` package."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ..exceptions import LockError, LockUnavailableError
-from .consulpackage import import_base
-from .transport import Endpoint, Response, Transport, TransportError
+from .consulapi import FAILURES, Refused, duration, make_consul
+from .transport import Endpoint, Transport, TransportError
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
            'Entry', 'SessionLostError', 'control_key', 'history_key', 'progress_key']
 
 T = TypeVar('T')
-
-base: Any = import_base()
 
 # Pauses between attempts, in seconds: the first, doubled each time, and the longest.
 FIRST_PAUSE = 0.1
@@ -119,37 +109,6 @@ class Entry(NamedTuple):
     modify_index: int
 
 
-class _Refused(Exception):
-    """An answer that is not the one hoped for."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status)
-        self.status = response.status
-        self.index = response.index
-        self.text = ' '.join(_reason(response).split())
-        self.origin = response.origin
-
-    def says(self, phrases: Sequence[str]) -> bool:
-        return any(phrase in self.text.lower() for phrase in phrases)
-
-    def __str__(self) -> str:
-        return f'{self.origin}: {self.status} {self.text[:200]}'
-
-
-def _reason(response: Response) -> str:
-    """Why, in Consul's words."""
-    if response.status == 409:
-        with contextlib.suppress(TransportError, LookupError, TypeError):
-            return '; '.join(error['What'] for error in response.json()['Errors'])
-    return response.text
-
-
-# What a call can raise; the last four are what the package makes of an answer
-# that is not as Consul's are.
-_FAILURES = (TransportError, _Refused, base.ConsulException, ValueError, TypeError,
-             LookupError, AttributeError)
-
-
 class ConsulClient:
     """A client of one Consul agent.  Not thread-safe.
 
@@ -168,8 +127,7 @@ class ConsulClient:
         self._sleep = sleep
         # The node of another datacenter that sessions are bound to.
         self._node: str | None = None
-        with _hidden_environment():
-            self._consul = _Consul(_Http(self._transport))
+        self._consul = make_consul(self._transport)
 
     def create_session(
         self, name: str, ttl: float, lock_delay: float, checks: Sequence[str] = (),
@@ -195,7 +153,7 @@ class ConsulClient:
         def call() -> str:
             try:
                 return create(node or self._node)
-            except _Refused as exc:
+            except Refused as exc:
                 # Another datacenter does not know the agent's node, and the
                 # token need have no rights to a node of that name.
                 elsewhere = self._transport.endpoint.dc and not node
@@ -212,7 +170,7 @@ class ConsulClient:
         """
         self._call('register a check', lambda: self._consul.agent.check.register(
             name, check_id=check,
-            check={'ttl': _duration(ttl), 'status': 'passing'}))
+            check={'ttl': duration(ttl), 'status': 'passing'}))
 
     def deregister_checks(self, name: str) -> None:
         """Deregister the checks called *name* that have failed."""
@@ -227,7 +185,7 @@ class ConsulClient:
         def call() -> bool:
             try:
                 self._consul.session.renew(session)
-            except _Refused as exc:
+            except Refused as exc:
                 if exc.status == 404:
                     return False
                 raise
@@ -281,7 +239,7 @@ class ConsulClient:
             attempts += 1
             try:
                 token, *rest = self._transact(operations)
-            except _Refused as exc:
+            except Refused as exc:
                 # A session that is gone is the cause, whatever else is.
                 if exc.status != 409 or exc.says(_SESSION_LOST):
                     raise
@@ -310,7 +268,7 @@ class ConsulClient:
         def call() -> bool:
             try:
                 self._transact(operations)[0]
-            except _Refused as exc:
+            except Refused as exc:
                 if exc.status == 409 and exc.says(_NOT_HELD):
                     return False
                 raise
@@ -332,7 +290,7 @@ class ConsulClient:
         def call() -> bool:
             try:
                 self._transact([_unchanged(key, index), _set(key, value)])
-            except _Refused as exc:
+            except Refused as exc:
                 if exc.status == 409 and exc.says(_CHANGED):
                     return False
                 raise
@@ -359,9 +317,9 @@ class ConsulClient:
     def _read(self, key: str, index: int | None = None, wait: float = 0) -> KeyState:
         try:
             new_index, items = self._consul.kv.get(
-                key, index=index, wait=_duration(wait), recurse=True,
+                key, index=index, wait=duration(wait), recurse=True,
                 consistency='consistent')
-        except _Refused as exc:
+        except Refused as exc:
             # A 404 without an index is not Consul's.
             if exc.status != 404 or not exc.index:
                 raise
@@ -371,7 +329,7 @@ class ConsulClient:
             raise LookupError('an empty list is no answer of Consul')
         return _key_state(int(new_index), key, found)
 
-    def _find_server(self, reason: _Refused) -> str:
+    def _find_server(self, reason: Refused) -> str:
         """The name of a server of the datacenter, the same for all clients."""
         _, servers = self._consul.catalog.service('consul')
         names = sorted(_expect(str, server['Node']) for server in servers)
@@ -398,7 +356,7 @@ class ConsulClient:
         while True:
             try:
                 return call()
-            except _FAILURES as exc:
+            except FAILURES as exc:
                 repeat = (may_repeat or _is_passing)(exc)
                 if not repeat or attempt >= self._attempts:
                     raise _translated(what, exc) from exc
@@ -421,15 +379,15 @@ class ConsulClient:
         """
         self._call(f'register the service {name}', lambda: (
             self._consul.agent.service.register(name, service_id=service, check={
-                'TTL': _duration(ttl), 'Status': status,
-                'DeregisterCriticalServiceAfter': _duration(remove_after)})))
+                'TTL': duration(ttl), 'Status': status,
+                'DeregisterCriticalServiceAfter': duration(remove_after)})))
 
     def deregister_service(self, service: str) -> None:
         """Remove the service with this id from the agent, if it is there."""
         def call() -> None:
             try:
                 self._consul.agent.service.deregister(service)
-            except _Refused as exc:
+            except Refused as exc:
                 if not exc.says(_UNKNOWN):
                     raise
         self._call(f'remove the service {service}', call)
@@ -456,94 +414,12 @@ class ConsulClient:
         def call() -> bool:
             try:
                 update(check, notes=note)
-            except _Refused as exc:
+            except Refused as exc:
                 if exc.says(_UNKNOWN):
                     return False
                 raise
             return True
         return self._call('update the check', call)
-
-
-class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
-    """The HTTP layer of the ``consul`` package, on the transport.
-
-    Raises :class:`_Refused` for what the two packages would turn into
-    different exceptions, without the status.
-    """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def get(self, callback: Any, path: str, params: Any = None, **_: Any) -> Any:
-        return self._send('GET', callback, path, params)
-
-    def put(
-        self, callback: Any, path: str, params: Any = None, data: Any = '', **_: Any,
-    ) -> Any:
-        return self._send('PUT', callback, path, params, data)
-
-    def post(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError('a lock needs GET and PUT only')
-
-    delete = post
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def _send(
-        self, method: str, callback: Any, path: str, params: Any, data: Any = '',
-    ) -> Any:
-        # The token goes in the transport's header, never in a URL.
-        params = [(name, value) for name, value in params or () if name != 'token']
-        response = self._transport.request(
-            method, path, params, data.encode() if isinstance(data, str) else data,
-            timeout=self._timeout(dict(params)))
-        if response.status != 200:
-            raise _Refused(response)
-        headers = {'X-Consul-Index': str(response.index)}
-        return callback(base.Response(response.status, headers, response.text))
-
-    def _timeout(self, params: dict[str, str]) -> float:
-        """Seconds that a request may take, the wait of a blocking query included."""
-        timeout = self._transport.endpoint.timeout
-        wait = params.get('wait')
-        return timeout + (_seconds(wait) * 17 / 16 if wait else 0)
-
-
-class _Consul(base.Consul):  # type: ignore[misc, unused-ignore]
-    """The client of the package, with that HTTP layer."""
-
-    def __init__(self, http: _Http) -> None:
-        self._http = http
-        super().__init__()
-
-    # py-consul asks for its HTTP layer by the one name, python-consul by the other.
-    def http_connect(self, *_: Any, **__: Any) -> _Http:
-        return self._http
-
-    connect = http_connect
-
-
-_environment = threading.Lock()
-
-
-@contextlib.contextmanager
-def _hidden_environment() -> Iterator[None]:
-    """Hide CONSUL_HTTP_* while a client of the package is made.
-
-    Both packages prefer CONSUL_HTTP_TOKEN to what they are told, and
-    python-consul fails on a CONSUL_HTTP_ADDR with a scheme.  What applies of
-    these variables is in the endpoint already.
-    """
-    with _environment:
-        hidden = {name: value for name, value in os.environ.items()
-                  if name.startswith('CONSUL_HTTP_')}
-        try:
-            for name in hidden:
-                del os.environ[name]
-            yield
-        finally:
-            os.environ.update(hidden)
 
 
 def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
@@ -578,15 +454,6 @@ def _decode(entry: dict[str, Any]) -> bytes:
     return base64.b64decode(entry['Value'] or '')
 
 
-def _duration(seconds: float) -> str:
-    # 0 would be taken for Consul's default, five minutes.
-    return f'{max(1, round(seconds * 1000))}ms'
-
-
-def _seconds(duration: str) -> float:
-    return int(duration.removesuffix('ms')) / 1000
-
-
 def _expect(kind: type[T], value: object) -> T:
     if not isinstance(value, kind):
         raise TypeError(f'not an answer of Consul: {value!r:.100}')
@@ -595,7 +462,7 @@ def _expect(kind: type[T], value: object) -> T:
 
 def _is_passing(exc: Exception) -> bool:
     """True if the same call may succeed in a moment."""
-    if isinstance(exc, _Refused):
+    if isinstance(exc, Refused):
         return exc.status == 429 or exc.status >= 500 and not exc.says(_FINAL)
     return isinstance(exc, TransportError)
 
@@ -607,19 +474,19 @@ def _is_prompt(exc: Exception) -> bool:
 
 def _is_undone(exc: Exception) -> bool:
     """True if it may succeed in a moment, and has certainly not been done."""
-    if isinstance(exc, _Refused):
+    if isinstance(exc, Refused):
         return exc.status == 429 or exc.status >= 500 and exc.says(_NO_LEADER)
     return isinstance(exc, TransportError) and not exc.sent
 
 
 def _translated(what: str, exc: Exception) -> LockError:
     message = f'cannot {what}: {exc}'
-    if isinstance(exc, _Refused):
+    if isinstance(exc, Refused):
         if exc.status in (401, 403) or exc.says(_DENIED):
             return PermissionDeniedError(message)
         if exc.says(_SESSION_LOST):
             return SessionLostError(message)
-    if isinstance(exc, TransportError | _Refused):
+    if isinstance(exc, TransportError | Refused):
         return LockUnavailableError(message)
     return LockUnavailableError(
         f'cannot {what}: not an answer of Consul: {type(exc).__name__}: {exc!s:.200}')

@@ -1,0 +1,151 @@
+"""The API of the ``consul`` package, on our own transport.
+
+The only module that uses that package.  It works with py-consul and with
+its forerunner python-consul alike: their HTTP layer, which lacks timeouts or
+keeps the token in the URL, is replaced by :mod:`.transport`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .consulpackage import import_base
+from .transport import Response, Transport, TransportError
+
+__all__ = ['FAILURES', 'Refused', 'duration', 'make_consul']
+
+base: Any = import_base()
+
+
+class Refused(Exception):
+    """An answer that is not the one hoped for."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.status = response.status
+        self.index = response.index
+        self.text = ' '.join(_reason(response).split())
+        self.origin = response.origin
+
+    def says(self, phrases: Sequence[str]) -> bool:
+        """Whether any of *phrases*, in lower case, is among Consul's words."""
+        return any(phrase in self.text.lower() for phrase in phrases)
+
+    def __str__(self) -> str:
+        return f'{self.origin}: {self.status} {self.text[:200]}'
+
+
+def _reason(response: Response) -> str:
+    """Why, in Consul's words."""
+    if response.status == 409:
+        with contextlib.suppress(TransportError, LookupError, TypeError):
+            return '; '.join(error['What'] for error in response.json()['Errors'])
+    return response.text
+
+
+#: What a call can raise; the last four are what the package makes of an answer
+#: that is not as Consul's are.
+FAILURES = (TransportError, Refused, base.ConsulException, ValueError, TypeError,
+            LookupError, AttributeError)
+
+
+class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
+    """The HTTP layer of the ``consul`` package, on the transport.
+
+    Raises :class:`Refused` for what the two packages would turn into
+    different exceptions, without the status.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def get(self, callback: Any, path: str, params: Any = None, **_: Any) -> Any:
+        return self._send('GET', callback, path, params)
+
+    def put(
+        self, callback: Any, path: str, params: Any = None, data: Any = '', **_: Any,
+    ) -> Any:
+        return self._send('PUT', callback, path, params, data)
+
+    def post(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError('a lock needs GET and PUT only')
+
+    delete = post
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _send(
+        self, method: str, callback: Any, path: str, params: Any, data: Any = '',
+    ) -> Any:
+        # The token goes in the transport's header, never in a URL.
+        params = [(name, value) for name, value in params or () if name != 'token']
+        response = self._transport.request(
+            method, path, params, data.encode() if isinstance(data, str) else data,
+            timeout=self._timeout(dict(params)))
+        if response.status != 200:
+            raise Refused(response)
+        headers = {'X-Consul-Index': str(response.index)}
+        return callback(base.Response(response.status, headers, response.text))
+
+    def _timeout(self, params: dict[str, str]) -> float:
+        """Seconds that a request may take, the wait of a blocking query included."""
+        timeout = self._transport.endpoint.timeout
+        wait = params.get('wait')
+        return timeout + (_seconds(wait) * 17 / 16 if wait else 0)
+
+
+class _Consul(base.Consul):  # type: ignore[misc, unused-ignore]
+    """The client of the package, with that HTTP layer."""
+
+    def __init__(self, http: _Http) -> None:
+        self._http = http
+        super().__init__()
+
+    # py-consul asks for its HTTP layer by the one name, python-consul by the other.
+    def http_connect(self, *_: Any, **__: Any) -> _Http:
+        return self._http
+
+    connect = http_connect
+
+
+_environment = threading.Lock()
+
+
+def make_consul(transport: Transport) -> Any:
+    """Return a client of the package that talks by *transport*."""
+    with _hidden_environment():
+        return _Consul(_Http(transport))
+
+
+@contextlib.contextmanager
+def _hidden_environment() -> Iterator[None]:
+    """Hide CONSUL_HTTP_* while a client of the package is made.
+
+    Both packages prefer CONSUL_HTTP_TOKEN to what they are told, and
+    python-consul fails on a CONSUL_HTTP_ADDR with a scheme.  What applies of
+    these variables is in the endpoint already.
+    """
+    with _environment:
+        hidden = {name: value for name, value in os.environ.items()
+                  if name.startswith('CONSUL_HTTP_')}
+        try:
+            for name in hidden:
+                del os.environ[name]
+            yield
+        finally:
+            os.environ.update(hidden)
+
+
+def duration(seconds: float) -> str:
+    """Return *seconds* as Consul reads them."""
+    # 0 would be taken for Consul's default, five minutes.
+    return f'{max(1, round(seconds * 1000))}ms'
+
+
+def _seconds(duration: str) -> float:
+    return int(duration.removesuffix('ms')) / 1000
