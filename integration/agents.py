@@ -126,7 +126,7 @@ class Api:
         cert: tuple[str, str] | None = None, timeout: float = 10.0,
     ) -> None:
         self.url = url
-        self._timeout = timeout
+        self.timeout = timeout
         self._http = requests.Session()
         self._http.trust_env = False  # no proxy of the machine's
         self._http.verify = ca or True
@@ -154,7 +154,7 @@ class Api:
         data = body if isinstance(body, str | bytes | None) else json.dumps(body)
         return self._http.request(
             method, f'{self.url}/v1/{path}', params={k: str(params[k]) for k in params},
-            data=data, timeout=self._timeout,
+            data=data, timeout=self.timeout,
         )
 
     def kv(self, key: str) -> dict[str, Any] | None:

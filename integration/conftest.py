@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from integration import report, workers
+from integration import report, stalls, workers
 from integration.agents import HOST, LIVE, Agent, Cluster, close_all, free_ports
 from integration.fetch_consul import FetchError, find_consul
 from integration.proxy import Proxy
@@ -23,6 +23,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let SIGTERM end the run as Ctrl-C does, with every fixture torn down."""
+    stalls.start()
     previous = signal.signal(signal.SIGTERM, _interrupt)
 
     def restore() -> None:

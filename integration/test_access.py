@@ -85,7 +85,8 @@ def test_least_policy(denying: Agent, secret: str, tmp_path: pathlib.Path) -> No
             before = renewals(denying)
             wait_until(lambda: renewals(denying) > before + 1, 15, 'renewals')
             first.send(signal.SIGKILL)
-            standby.wait_for('BEGIN', timeout=2)
+            # Far sooner than its session would end by itself.
+            standby.wait_for('BEGIN', timeout=8)
             standby.send(signal.SIGTERM)
             assert standby.wait() == ExitCode.TERMINATED
         assert holder_of(denying.api, key) is None

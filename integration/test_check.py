@@ -156,7 +156,8 @@ def test_running_job_is_not_disturbed(
         assert checked.code == ExitCode.DONE
         assert set(checked.results.values()) == {'ok'}
         assert agent.api.kv(key) == before
-        assert before['Session'] in session_ids(agent.api) == sessions
+        # Those of tests before may be ending just now.
+        assert before['Session'] in session_ids(agent.api) <= sessions
         [detail] = [each['detail'] for each in
                     checked.report['lock']['findings']
                     if each['what'] == f'read {key}']

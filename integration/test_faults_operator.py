@@ -1,7 +1,7 @@
 """What an operator may do to a lock, and to the agent in front of it."""
 
 from integration import stamps
-from integration.agents import HOST, Agent
+from integration.agents import HOST, Agent, wait_until
 from integration.report import COMPANY, judge
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair
@@ -83,7 +83,8 @@ def test_client_agent_terminated(agent: Agent) -> None:
     with client_of(agent) as client, Pair([client.http_addr, agent.http_addr]) as pair:
         session, at = pair.session(agent.api), stamps.now()
         client.terminate()
-        assert session not in [each['ID'] for each in agent.api.sessions()]
+        wait_until(lambda: session not in [
+            each['ID'] for each in agent.api.sessions()], 5, 'the session ended')
         assert pair.session(agent.api) is None
         client.restart()
         begin = pair.timeline.wait_for_begin('b', timeout=20.0, after=at)

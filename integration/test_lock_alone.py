@@ -2,7 +2,6 @@
 
 import pathlib
 import signal
-import time
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +15,8 @@ from integration.locks import (
     lock_on,
     session_ids,
 )
+from integration.report import allowed
+from integration.stamps import now
 from integration.workers import children, is_alive
 
 #: Window 10: grace 2 s, kill 0.5 s.
@@ -117,10 +118,10 @@ def test_loss_is_raised_in_the_main_thread(
     key = f'alone/{lose.__name__}'
     program, words = start(tmp_path, agent, OBEYS, key)
     with program:
-        lost = time.monotonic()
+        lost = now()
         lose(agent, key, words[2])
         program.wait_for('lost:')
-        assert time.monotonic() - lost < 0.5
+        assert now() - lost < allowed(0.25, since=lost)
         assert program.wait() == 0
         assert reason in program.output
         assert '\nrefresh False\n' in program.output
@@ -133,13 +134,13 @@ def test_ignoring_the_loss_kills(agent: Agent, tmp_path: pathlib.Path) -> None:
     """Who ignores the interrupt is killed after the grace time, with its child."""
     program, words = start(tmp_path, agent, IGNORES, 'alone/ignored')
     with program, lock_on(agent.http_addr, 'alone/ignored') as contender:
-        lost = time.monotonic()
+        lost = now()
         agent.api.destroy_session(words[2])
         program.wait_for('lost:')
         assert program.wait() == -signal.SIGKILL
-        assert 1.9 < time.monotonic() - lost < 3.0
+        assert 1.9 < now() - lost < allowed(2.75, since=lost)
         assert not is_alive(int(words[3]))
-        assert not contender.acquire() or time.monotonic() - lost > 9.9
+        assert not contender.acquire() or now() - lost > 9.9
         assert 'keeper: killing process' in program.output
 
 
@@ -147,10 +148,10 @@ def test_loss_in_a_thread_kills(agent: Agent, tmp_path: pathlib.Path) -> None:
     """A lock that a thread acquired interrupts nobody; the loss kills in time."""
     program, words = start(tmp_path, agent, IN_A_THREAD, 'alone/thread')
     with program:
-        lost = time.monotonic()
+        lost = now()
         agent.api.destroy_session(words[2])
         assert program.wait() == -signal.SIGKILL
-        assert time.monotonic() - lost < 3.0
+        assert now() - lost < allowed(2.75, since=lost)
         assert 'interrupted' not in program.output
 
 
@@ -165,11 +166,11 @@ def test_death_frees_the_lock(
         assert not contender.acquire()
         contender.wait(0.1)
         program.send(signal.SIGKILL)
-        killed = time.monotonic()
+        killed = now()
         contender.wait(10)
         assert contender.acquire()
-        assert time.monotonic() - killed < 0.2
-        wait_until(lambda: words[2] not in session_ids(agent.api), 2, 'session gone')
+        assert now() - killed < allowed(0.1, noise=0.1, since=killed)
+        wait_until(lambda: words[2] not in session_ids(agent.api), 5, 'session gone')
 
 
 def test_exit_frees_the_lock(agent: Agent, tmp_path: pathlib.Path) -> None:
@@ -200,9 +201,9 @@ lock.wait(60)
     program, _ = start(tmp_path, agent, text, key)
     with program:
         wait_until(lambda: children(program.pid), 5, 'a keeper')
-        assert session_ids(agent.api) - before
+        wait_until(lambda: session_ids(agent.api) - before, 5, 'a session')
         program.send(signal.SIGTERM)
-        assert program.wait(2) == -signal.SIGTERM
+        assert program.wait() == -signal.SIGTERM
     wait_until(lambda: not session_ids(agent.api) - before, 5, 'no session left')
     assert holder_of(agent.api, key) == holder
     agent.api.destroy_session(holder)
