@@ -215,6 +215,7 @@ watchdog = ProcessWatchdog(grace=0.2)
 '''
 
 SWALLOW = '''
+watchdog.grace = 1
 watchdog.start(0.1)
 while True:
     try:
@@ -224,6 +225,7 @@ while True:
 '''
 
 SWALLOW_AND_BEAT = '''
+watchdog.grace = 1
 watchdog.heartbeat = 0.1
 watchdog.start(0.3)
 def swallow(error):
@@ -273,7 +275,7 @@ def test_process_ends(script: str) -> None:
 def test_grace_time() -> None:
     """A run that stops in its grace time keeps its process."""
     process, taken = run_python('''
-watchdog.grace = 0.5
+watchdog.grace = 2
 watchdog.start(0.05)
 try:
     while True:
@@ -281,12 +283,12 @@ try:
 except OneInstanceWatchdogError:
     time.sleep(0.1)
 watchdog.stop()
-time.sleep(0.6)
+time.sleep(2.1)
 print('alive')
 ''')
     assert (process.returncode, process.stdout) == (0, 'alive\n')
     assert process.stderr == ''
-    assert taken >= 0.7
+    assert taken >= 2.2
 
 
 def test_heartbeat_of_another_thread(
