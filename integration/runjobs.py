@@ -40,9 +40,12 @@ class Child(Task):
 class Stubborn(Task):
     """Ignores what should interrupt it."""
     def task(self):
-        say('BEGIN')
+        begun = False
         while True:
             try:
+                if not begun:
+                    begun = True
+                    say('BEGIN')
                 time.sleep(60)
             except BaseException:
                 say('IGNORED')

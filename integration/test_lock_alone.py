@@ -40,8 +40,8 @@ def work(seconds=60):
 
 OBEYS = HEAD + '''
 assert lock.acquire()
-say('acquired', lock.fencing_token, lock.lease.session, lock.lease.keeper_pid)
 try:
+    say('acquired', lock.fencing_token, lock.lease.session, lock.lease.keeper_pid)
     work()
 except OneInstanceWatchdogError as exc:
     say('lost:', exc)
@@ -56,9 +56,12 @@ IGNORES = HEAD + '''
 import subprocess
 assert lock.acquire()
 child = subprocess.Popen(['sleep', '60'])
-say('acquired', lock.fencing_token, lock.lease.session, child.pid)
+begun = False
 while True:
     try:
+        if not begun:
+            begun = True
+            say('acquired', lock.fencing_token, lock.lease.session, child.pid)
         work()
     except OneInstanceWatchdogError as exc:
         say('lost:', exc)
