@@ -23,11 +23,13 @@ class Task(BaseTask):
         argument('--fail', action='store_true'),
     )
     def task(self):
-        say(f'BEGIN {os.getpid()} {time.time():.3f} {self.fencing_token}')
-        time.sleep(self.args.seconds)
-        if self.args.fail:
-            raise RuntimeError('went wrong')
-        say(f'END {os.getpid()} {time.time():.3f} {self.fencing_token}')
+        try:
+            say(f'BEGIN {os.getpid()} {time.time():.3f} {self.fencing_token}')
+            time.sleep(self.args.seconds)
+            if self.args.fail:
+                raise RuntimeError('went wrong')
+        finally:
+            say(f'END {os.getpid()} {time.time():.3f} {self.fencing_token}')
 
 class Child(Task):
     """Starts a program that sleeps."""

@@ -51,7 +51,9 @@ def test_key_deleted(agent: Agent) -> None:
         # Made anew: its count of acquisitions starts again, the token does not.
         assert entry is not None and entry['LockIndex'] == 1
         assert begin.token > pair.token
-        assert 'the key was deleted' in pair.a.log_text()
+        # The latter when the other was quicker than the news.
+        assert any(reason in pair.a.log_text() for reason in (
+            'the key was deleted', 'another session holds the key'))
         judge('key deleted', pair, at, KILLED, overlap=UNPROTECTED,
               noise=COMPANY)
         # Read once: the other worker goes on writing.
