@@ -22,6 +22,8 @@ import requests
 from integration.fetch_consul import find_consul
 
 HOST = '127.0.0.1'
+#: A server that is not ready after so many seconds never is, however busy the machine.
+STARTED = 60.0
 T = TypeVar('T')
 LIVE: list['Agent'] = []  # agents not closed yet, the oldest first
 _names = itertools.count(1)
@@ -126,7 +128,7 @@ class Api:
         cert: tuple[str, str] | None = None, timeout: float = 10.0,
     ) -> None:
         self.url = url
-        self._timeout = timeout
+        self.timeout = timeout
         self._http = requests.Session()
         self._http.trust_env = False  # no proxy of the machine's
         self._http.verify = ca or True
@@ -154,7 +156,7 @@ class Api:
         data = body if isinstance(body, str | bytes | None) else json.dumps(body)
         return self._http.request(
             method, f'{self.url}/v1/{path}', params={k: str(params[k]) for k in params},
-            data=data, timeout=self._timeout,
+            data=data, timeout=self.timeout,
         )
 
     def kv(self, key: str) -> dict[str, Any] | None:
@@ -229,7 +231,7 @@ class Agent:
         self, *, on_disk: bool = False, name: str | None = None, servers: int = 1,
         acl: bool = False, tls: TlsFiles | None = None, ports: Ports | None = None,
         config: Mapping[str, Any] | None = None, wait: bool = True,
-        binary: pathlib.Path | None = None, timeout: float = 60.0,
+        binary: pathlib.Path | None = None, timeout: float = STARTED,
     ) -> None:
         self.name = name or f'node-{next(_names)}'
         self.on_disk = on_disk
@@ -302,7 +304,7 @@ class Agent:
                 stdout=log, stderr=log, start_new_session=True,
             )
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
+    def wait_ready(self, timeout: float = STARTED) -> None:
         """Wait until a key can be written and a session be created here.
 
         Raises `TimeoutError` with the end of the log after `timeout` seconds,
@@ -396,7 +398,7 @@ class Agent:
         os.kill(self.pid, signal.SIGCONT)
         self.stopped = False
 
-    def restart(self, wait: bool = True, timeout: float = 30.0) -> None:
+    def restart(self, wait: bool = True, timeout: float = STARTED) -> None:
         """Start again with the same data and ports, terminating it if it runs."""
         if not self.on_disk:
             raise RuntimeError(f'{self.name} keeps its data in memory')
@@ -430,7 +432,7 @@ class Cluster:
     """
 
     def __init__(self, *, config: Mapping[str, Any] | None = None,
-                 binary: pathlib.Path | None = None, timeout: float = 60.0) -> None:
+                 binary: pathlib.Path | None = None, timeout: float = STARTED) -> None:
         ports = Ports.free(3)
         join = {'retry_join': [f'{HOST}:{each.serf_lan}' for each in ports]}
         self.agents: list[Agent] = []
@@ -452,13 +454,13 @@ class Cluster:
         """The servers that run and are not stopped."""
         return [agent for agent in self.agents if agent.running and not agent.stopped]
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
+    def wait_ready(self, timeout: float = STARTED) -> None:
         """Wait until keys and sessions can be written through every live server."""
         deadline = time.monotonic() + timeout
         for agent in self.alive():
             agent.wait_ready(max(0.0, deadline - time.monotonic()))
 
-    def leader(self, timeout: float = 30.0) -> Agent:
+    def leader(self, timeout: float = STARTED) -> Agent:
         """The live server that every live server takes for the leader."""
         return wait_until(self._agreed_leader, timeout, 'one leader in the cluster')
 
@@ -470,7 +472,7 @@ class Cluster:
                 return agent
         return None
 
-    def followers(self, timeout: float = 30.0) -> list[Agent]:
+    def followers(self, timeout: float = STARTED) -> list[Agent]:
         """The live servers that are not the leader."""
         leader = self.leader(timeout)
         return [agent for agent in self.alive() if agent is not leader]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from integration import report, workers
+from integration import report, stalls, workers
 from integration.agents import HOST, LIVE, Agent, Cluster, close_all, free_ports
 from integration.fetch_consul import FetchError, find_consul
 from integration.proxy import Proxy
-from integration.together import Together
+from integration.together import Together, scenario_of
 
 LOG_TAIL = 60  # lines of each agent's log in the report of a failed test
 
@@ -23,6 +23,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let SIGTERM end the run as Ctrl-C does, with every fixture torn down."""
+    stalls.start()
     previous = signal.signal(signal.SIGTERM, _interrupt)
 
     def restore() -> None:
@@ -31,6 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, previous)
 
     config.add_cleanup(restore)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the scenarios first, so that the other tests have a quiet machine."""
+    items.sort(key=lambda item: scenario_of(item) is None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -102,12 +109,9 @@ def unreachable() -> tuple[str, int]:
     return HOST, free_ports(1)[0]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def running(request: pytest.FixtureRequest, agent: Agent) -> Iterator[Together]:
-    """The scenarios of the module's selected tests, all begun at once."""
-    scenarios = [
-        item.function.scenario for item in request.session.items
-        if isinstance(item, pytest.Function) and item.module is request.module
-        and hasattr(item.function, 'scenario')]
-    with Together(scenarios, agent) as started:
+    """The scenarios of all selected tests, begun at once."""
+    scenarios = filter(None, map(scenario_of, request.session.items))
+    with Together(list(scenarios), agent) as started:
         yield started

@@ -5,6 +5,7 @@ import os
 import pathlib
 from dataclasses import asdict, dataclass
 
+from integration import stalls
 from integration.workers import Pair
 
 #: Names a file for the figures: JSON when it ends so, else a table in Markdown.
@@ -49,9 +50,14 @@ def load() -> float:
     return os.getloadavg()[0] / len(os.sched_getaffinity(0))
 
 
-def allowed(promised: float, noise: float = NOISE) -> float:
-    """What a promised time may be on this machine, at this moment, in seconds."""
-    return promised + noise * max(1.0, load())
+def allowed(promised: float, noise: float = NOISE, since: float | None = None) -> float:
+    """What a promised time may be on this machine, at this moment, in seconds.
+
+    `since` is when that time began: it may be longer by what the machine stood
+    still.
+    """
+    stood = 0.0 if since is None else stalls.since(since)
+    return promised + noise * max(1.0, load()) + stood
 
 
 def judge(
@@ -69,7 +75,8 @@ def judge(
               pair.timeline.overlap(), worker.says())
     ROWS.append(row)
     assert row.overlap <= overlap, f'{row}\n{pair.timeline}'
-    assert row.standstill <= allowed(promised, noise), f'{row}\n{pair.timeline}'
+    most = allowed(promised, noise, since=after)
+    assert row.standstill <= most, f'{row}\n{pair.timeline}'
     return row
 
 

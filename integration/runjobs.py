@@ -23,11 +23,13 @@ class Task(BaseTask):
         argument('--fail', action='store_true'),
     )
     def task(self):
-        say(f'BEGIN {os.getpid()} {time.time():.3f} {self.fencing_token}')
-        time.sleep(self.args.seconds)
-        if self.args.fail:
-            raise RuntimeError('went wrong')
-        say(f'END {os.getpid()} {time.time():.3f} {self.fencing_token}')
+        try:
+            say(f'BEGIN {os.getpid()} {time.time():.3f} {self.fencing_token}')
+            time.sleep(self.args.seconds)
+            if self.args.fail:
+                raise RuntimeError('went wrong')
+        finally:
+            say(f'END {os.getpid()} {time.time():.3f} {self.fencing_token}')
 
 class Child(Task):
     """Starts a program that sleeps."""
@@ -40,9 +42,12 @@ class Child(Task):
 class Stubborn(Task):
     """Ignores what should interrupt it."""
     def task(self):
-        say('BEGIN')
+        begun = False
         while True:
             try:
+                if not begun:
+                    begun = True
+                    say('BEGIN')
                 time.sleep(60)
             except BaseException:
                 say('IGNORED')

@@ -3,6 +3,7 @@
 import logging
 import pathlib
 import signal
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from integration.agents import HOST, Agent, TlsFiles, make_tls, wait_until
 from integration.locks import Program, holder_of, lock_on
 from integration.runjobs import job
+from integration.together import together
 from integration.workers import children, process_state, read_proc
 from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
@@ -85,7 +87,8 @@ def test_least_policy(denying: Agent, secret: str, tmp_path: pathlib.Path) -> No
             before = renewals(denying)
             wait_until(lambda: renewals(denying) > before + 1, 15, 'renewals')
             first.send(signal.SIGKILL)
-            standby.wait_for('BEGIN', timeout=2)
+            # Far sooner than its session would end by itself.
+            standby.wait_for('BEGIN', timeout=8)
             standby.send(signal.SIGTERM)
             assert standby.wait() == ExitCode.TERMINATED
         assert holder_of(denying.api, key) is None
@@ -166,13 +169,21 @@ def test_standard_token_variables(
             assert program.wait() == ExitCode.DONE, (env, program.output)
 
 
-def test_token_file_is_rotated(denying: Agent, tmp_path: pathlib.Path) -> None:
+@together
+def test_token_file_is_rotated(_: Agent) -> None:
     """A token that is replaced and then revoked does not disturb the job."""
+    with (tempfile.TemporaryDirectory(prefix='jobslib-') as folder,
+          Agent(acl=True) as agent):
+        rotate(agent, pathlib.Path(folder))
+
+
+def rotate(denying: Agent, folder: pathlib.Path) -> None:
+    """Replace the token of a job that runs, and revoke the old one."""
     api = denying.api
     old, new = (api.create_token(least_policy(denying)) for _ in range(2))
-    file = tmp_path / 'token'
+    file = folder / 'token'
     file.write_text(old)
-    with job(tmp_path, denying.http_addr, f'{PREFIX}/rotated', '--keep-lock',
+    with job(folder, denying.http_addr, f'{PREFIX}/rotated', '--keep-lock',
              'tasks.Child', '--seconds', '60', token_file=str(file)) as program:
         program.wait_for('BEGIN')
         session = holder_of(api, f'{PREFIX}/rotated')

@@ -102,6 +102,9 @@ def denying(consul_bin: pathlib.Path) -> Iterator[Agent]:
         near.api = near.new_api(MANAGEMENT)
         wait_until(lambda: near.api.put('kv/any', '', dc='dc2').ok, 30,
                    'the datacenters joined')
+        # A server can answer before it is in its own catalogue.
+        wait_until(lambda: near.api.get('catalog/service/consul', dc='dc2').json(),
+                   30, 'server-2 in the catalogue')
         yield near
 
 

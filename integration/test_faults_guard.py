@@ -18,7 +18,7 @@ def stuck_without_keeper(agent: Agent, signum: signal.Signals, state: str) -> No
         keeper = pair.a.keeper()
         at = pair.a.signal_keeper(signum)
         wait_until(lambda: process_state(keeper) == state, 5, 'a keeper away')
-        assert pair.a.wait(15) == -signal.SIGKILL
+        assert pair.a.wait() == -signal.SIGKILL
         gone = pair.timeline.wait_for(
             lambda stamp: stamp.event == stamps.GONE, 5, 'the stamp of its end')
         assert 2 <= gone.at - at <= LOCK_DELAY  # the window

@@ -1,7 +1,7 @@
 """What an operator may do to a lock, and to the agent in front of it."""
 
 from integration import stamps
-from integration.agents import HOST, Agent
+from integration.agents import HOST, Agent, wait_until
 from integration.report import COMPANY, judge
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair
@@ -51,7 +51,9 @@ def test_key_deleted(agent: Agent) -> None:
         # Made anew: its count of acquisitions starts again, the token does not.
         assert entry is not None and entry['LockIndex'] == 1
         assert begin.token > pair.token
-        assert 'the key was deleted' in pair.a.log_text()
+        # The latter when the other was quicker than the news.
+        assert any(reason in pair.a.log_text() for reason in (
+            'the key was deleted', 'another session holds the key'))
         judge('key deleted', pair, at, KILLED, overlap=UNPROTECTED,
               noise=COMPANY)
         # Read once: the other worker goes on writing.
@@ -83,7 +85,8 @@ def test_client_agent_terminated(agent: Agent) -> None:
     with client_of(agent) as client, Pair([client.http_addr, agent.http_addr]) as pair:
         session, at = pair.session(agent.api), stamps.now()
         client.terminate()
-        assert session not in [each['ID'] for each in agent.api.sessions()]
+        wait_until(lambda: session not in [
+            each['ID'] for each in agent.api.sessions()], 5, 'the session ended')
         assert pair.session(agent.api) is None
         client.restart()
         begin = pair.timeline.wait_for_begin('b', timeout=20.0, after=at)

@@ -33,7 +33,7 @@ def test_terminated_while_running(agent: Agent, signum: signal.Signals) -> None:
     with Pair([agent.http_addr]) as pair:
         at = pair.a.send(signum)
         pair.timeline.wait_for_begin('b', after=at)
-        assert pair.a.wait(5) == TERMINATED
+        assert pair.a.wait() == TERMINATED
         assert 'run interrupted after' in pair.a.log_text()
         assert f'ended by signal {signum.name}' in pair.a.log_text()
         judge(f'{signum.name}, running', pair, at, HANDED_OVER)
@@ -44,7 +44,7 @@ def test_terminated_with_the_whole_group(agent: Agent) -> None:
     with Pair([agent.http_addr], 'Shell', begins='program') as pair:
         at = pair.a.signal_all(signal.SIGTERM)
         pair.timeline.wait_for_begin('b', after=at)
-        assert pair.a.wait(5) == TERMINATED
+        assert pair.a.wait() == TERMINATED
         judge('SIGTERM to the whole group', pair, at, HANDED_OVER)
 
 
@@ -54,7 +54,7 @@ def test_terminated_with_children(agent: Agent, task: str, begins: str) -> None:
     with Pair([agent.http_addr], task, begins=begins) as pair:
         at = pair.a.terminate()
         begin = pair.timeline.wait_for_begin('b', after=at)
-        assert pair.a.wait(5) == TERMINATED
+        assert pair.a.wait() == TERMINATED
         assert pair.timeline.of('a', begins)[-1].at < begin.at
         judge(f'SIGTERM, with a child: {begins}', pair, at, HANDED_OVER)
 
@@ -74,22 +74,20 @@ def test_terminated_while_idle(agent: Agent, signum: signal.Signals) -> None:
     """Asleep with the lock kept, a process ends and frees it at once."""
     with Pair([agent.http_addr], 'Short',
               options=('--keep-lock', '--run-interval', '2')) as pair:
-        ended = pair.timeline.wait_for(
+        pair.timeline.wait_for(
             lambda stamp: stamp.label == 'a' and stamp.event == stamps.END
-            and stamp.at > now() - 0.2, 5, 'the end of a run')
-        begun = max(stamp.at for stamp in pair.timeline.of('a')
-                    if stamp.event == stamps.BEGIN)
-        assert ended.at > begun
+            and stamp.at > now() - 0.2, 20, 'the end of a run')
         session = pair.session(agent.api)
         at = pair.a.send(signum)
         wait_until(lambda: pair.session(agent.api) not in (None, session), 5,
                    'the lock handed over', pause=0.005)
-        handed_over = now() - at
-        assert pair.a.wait(5) == TERMINATED
+        assert now() - at <= allowed(HANDED_OVER, since=at)
+        assert pair.a.wait() == TERMINATED
         begin = pair.timeline.wait_for_begin('b', after=at)
-        assert handed_over <= allowed(HANDED_OVER)
         # On the grid of the last holder: the next slot, neither early nor lost.
-        assert begin.at - begun == pytest.approx(2.0, abs=allowed(0.0))
+        begun = max(stamp.at for stamp in pair.timeline.of('a')
+                    if stamp.event == stamps.BEGIN)
+        assert begin.at - begun == pytest.approx(2.0, abs=allowed(0.0, since=begun))
         judge(f'{signum.name}, asleep with the lock kept', pair, at, 2.0)
 
 
@@ -101,8 +99,8 @@ def test_terminated_standby(agent: Agent, signum: signal.Signals) -> None:
         session = max(agent.api.sessions(), key=lambda each: each['CreateIndex'])['ID']
         assert session != pair.session(agent.api)
         at = pair.b.send(signum)
-        assert pair.b.wait(5) == TERMINATED
-        assert now() - at <= allowed(HANDED_OVER)
+        assert pair.b.wait() == TERMINATED
+        assert now() - at <= allowed(HANDED_OVER, since=at)
         wait_until(lambda: not process_state(keeper), 5, 'the keeper gone')
         assert session not in [each['ID'] for each in agent.api.sessions()]
         judge(f'{signum.name} to the standby', pair, at, 0.0, loser='b')
@@ -113,7 +111,7 @@ def test_killed(agent: Agent) -> None:
     with Pair([agent.http_addr]) as pair:
         at = pair.a.kill()
         pair.timeline.wait_for_begin('b', after=at)
-        assert pair.a.wait(5) == -signal.SIGKILL
+        assert pair.a.wait() == -signal.SIGKILL
         judge('SIGKILL of the process', pair, at, KILLED)
 
 
@@ -122,7 +120,7 @@ def test_killed_with_a_large_heap(agent: Agent) -> None:
     with Pair([agent.http_addr], 'Large', standby_task='Exclusive') as pair:
         at = pair.a.kill()
         pair.timeline.wait_for_begin('b', after=at)
-        assert pair.a.wait(5) == -signal.SIGKILL
+        assert pair.a.wait() == -signal.SIGKILL
         assert 'run failed' not in pair.b.log_text()
         judge('SIGKILL, heap of 1 GB', pair, at, KILLED + LARGE_HEAP)
 
@@ -163,7 +161,7 @@ def test_keepers_killed(agent: Agent) -> None:
             with suppress(TimeoutError, ProcessLookupError, LookupError):
                 keeper = pair.a.wait_for_keeper(1.0, other_than=keeper)
                 pair.a.signal_keeper(signal.SIGKILL)
-        assert pair.a.wait(5) == -signal.SIGKILL
+        assert pair.a.wait() == -signal.SIGKILL
         assert 'the lease keeper dies again and again' in pair.a.log_text()
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
         pair.pass_time(0.5)
@@ -176,7 +174,7 @@ def test_process_and_keeper_killed(agent: Agent) -> None:
     with Pair([agent.http_addr], 'Shell', begins='program') as pair:
         keeper = pair.a.keeper()
         at = pair.a.signal_all(signal.SIGKILL)
-        assert pair.a.wait(5) == -signal.SIGKILL
+        assert pair.a.wait() == -signal.SIGKILL
         wait_until(lambda: process_state(keeper) in ('', 'Z'), 5, 'the keeper gone')
         begin = pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
         assert begin.at - at > LOCK_DELAY
@@ -206,7 +204,7 @@ def test_process_stopped_that_has_a_heartbeat(agent: Agent) -> None:
     with Pair([agent.http_addr], 'Beating', env=env) as pair:
         at = pair.a.stop()
         pair.timeline.wait_for_begin('b', timeout=20.0, after=at)
-        assert pair.a.wait(5) == -signal.SIGKILL
+        assert pair.a.wait() == -signal.SIGKILL
         assert 'the run was silent for 3 s' in pair.a.log_text()
         judge('SIGSTOP of the process, with a heartbeat of 3 s', pair, at,
               heartbeat + grace + KILLED, noise=COMPANY)
@@ -239,7 +237,7 @@ def test_process_and_keeper_stopped(agent: Agent) -> None:
         pair.pass_time(1.0)
         pair.a.signal_all(signal.SIGCONT)
         pair.a.wait_for_log('killing process')
-        assert pair.a.wait(5) == -signal.SIGKILL
+        assert pair.a.wait() == -signal.SIGKILL
         pair.pass_time(0.5)
         # Named in the design: two at once for the instant before it looks.
         judge('SIGSTOP of process and keeper, SIGCONT', pair, at, ALL_LOST,

@@ -2,7 +2,7 @@
 
 import pathlib
 import signal
-import time
+import tempfile
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +16,9 @@ from integration.locks import (
     lock_on,
     session_ids,
 )
+from integration.report import COMPANY, allowed
+from integration.stamps import now
+from integration.together import together
 from integration.workers import children, is_alive
 
 #: Window 10: grace 2 s, kill 0.5 s.
@@ -37,8 +40,8 @@ def work(seconds=60):
 
 OBEYS = HEAD + '''
 assert lock.acquire()
-say('acquired', lock.fencing_token, lock.lease.session, lock.lease.keeper_pid)
 try:
+    say('acquired', lock.fencing_token, lock.lease.session, lock.lease.keeper_pid)
     work()
 except OneInstanceWatchdogError as exc:
     say('lost:', exc)
@@ -53,9 +56,12 @@ IGNORES = HEAD + '''
 import subprocess
 assert lock.acquire()
 child = subprocess.Popen(['sleep', '60'])
-say('acquired', lock.fencing_token, lock.lease.session, child.pid)
+begun = False
 while True:
     try:
+        if not begun:
+            begun = True
+            say('acquired', lock.fencing_token, lock.lease.session, child.pid)
         work()
     except OneInstanceWatchdogError as exc:
         say('lost:', exc)
@@ -117,10 +123,10 @@ def test_loss_is_raised_in_the_main_thread(
     key = f'alone/{lose.__name__}'
     program, words = start(tmp_path, agent, OBEYS, key)
     with program:
-        lost = time.monotonic()
+        lost = now()
         lose(agent, key, words[2])
         program.wait_for('lost:')
-        assert time.monotonic() - lost < 0.5
+        assert now() - lost < allowed(0.25, since=lost)
         assert program.wait() == 0
         assert reason in program.output
         assert '\nrefresh False\n' in program.output
@@ -129,17 +135,24 @@ def test_loss_is_raised_in_the_main_thread(
         assert 'lives, held False' in program.output
 
 
-def test_ignoring_the_loss_kills(agent: Agent, tmp_path: pathlib.Path) -> None:
+@together
+def test_ignoring_the_loss_kills(agent: Agent) -> None:
     """Who ignores the interrupt is killed after the grace time, with its child."""
-    program, words = start(tmp_path, agent, IGNORES, 'alone/ignored')
+    with tempfile.TemporaryDirectory(prefix='jobslib-') as folder:
+        ignore_the_loss(agent, pathlib.Path(folder))
+
+
+def ignore_the_loss(agent: Agent, folder: pathlib.Path) -> None:
+    """Take the lock from a program that ignores what it is told."""
+    program, words = start(folder, agent, IGNORES, 'alone/ignored')
     with program, lock_on(agent.http_addr, 'alone/ignored') as contender:
-        lost = time.monotonic()
+        lost = now()
         agent.api.destroy_session(words[2])
         program.wait_for('lost:')
         assert program.wait() == -signal.SIGKILL
-        assert 1.9 < time.monotonic() - lost < 3.0
+        assert 1.9 < now() - lost < allowed(2.0, COMPANY, since=lost)
         assert not is_alive(int(words[3]))
-        assert not contender.acquire() or time.monotonic() - lost > 9.9
+        assert not contender.acquire() or now() - lost > 9.9
         assert 'keeper: killing process' in program.output
 
 
@@ -147,10 +160,10 @@ def test_loss_in_a_thread_kills(agent: Agent, tmp_path: pathlib.Path) -> None:
     """A lock that a thread acquired interrupts nobody; the loss kills in time."""
     program, words = start(tmp_path, agent, IN_A_THREAD, 'alone/thread')
     with program:
-        lost = time.monotonic()
+        lost = now()
         agent.api.destroy_session(words[2])
         assert program.wait() == -signal.SIGKILL
-        assert time.monotonic() - lost < 3.0
+        assert now() - lost < allowed(2.75, since=lost)
         assert 'interrupted' not in program.output
 
 
@@ -165,11 +178,11 @@ def test_death_frees_the_lock(
         assert not contender.acquire()
         contender.wait(0.1)
         program.send(signal.SIGKILL)
-        killed = time.monotonic()
+        killed = now()
         contender.wait(10)
         assert contender.acquire()
-        assert time.monotonic() - killed < 0.2
-        wait_until(lambda: words[2] not in session_ids(agent.api), 2, 'session gone')
+        assert now() - killed < allowed(0.1, noise=0.1, since=killed)
+        wait_until(lambda: words[2] not in session_ids(agent.api), 5, 'session gone')
 
 
 def test_exit_frees_the_lock(agent: Agent, tmp_path: pathlib.Path) -> None:
@@ -200,9 +213,9 @@ lock.wait(60)
     program, _ = start(tmp_path, agent, text, key)
     with program:
         wait_until(lambda: children(program.pid), 5, 'a keeper')
-        assert session_ids(agent.api) - before
+        wait_until(lambda: session_ids(agent.api) - before, 5, 'a session')
         program.send(signal.SIGTERM)
-        assert program.wait(2) == -signal.SIGTERM
+        assert program.wait() == -signal.SIGTERM
     wait_until(lambda: not session_ids(agent.api) - before, 5, 'no session left')
     assert holder_of(agent.api, key) == holder
     agent.api.destroy_session(holder)

@@ -16,6 +16,8 @@ import pytest
 
 from integration.agents import Agent, Api
 from integration.locks import held_record, hold, holder_of, lock_on, make_lock
+from integration.report import allowed
+from integration.stamps import now
 
 TRIES = 40
 # The naive one's luck depends on the disk.
@@ -24,7 +26,8 @@ LOCK_DELAY = 2.0
 
 # How long after its loss a key is watched. The leak shows within milliseconds.
 WATCHED = 0.15
-AT_ONCE = 0.5
+#: Beside the noise.
+AT_ONCE = 0.25
 
 
 @pytest.fixture(scope='module')
@@ -98,12 +101,12 @@ def test_delay_of_a_vanished_holder_is_waited_out(agent: Agent) -> None:
     session = hold(agent.api, key, held_record(lock_delay=LOCK_DELAY), '0s')
     with lock_on(agent.http_addr, key) as lock:
         assert not lock.acquire()
+        started = now()
         agent.api.destroy_session(session)
-        started = time.monotonic()
         lock.wait(10)
         assert lock.acquire()
-        took = time.monotonic() - started
-        assert LOCK_DELAY - 0.1 < took < LOCK_DELAY + AT_ONCE
+        took = now() - started
+        assert LOCK_DELAY < took < allowed(LOCK_DELAY + AT_ONCE, since=started)
         assert (lock.previous_record or {})['fqdn'] == 'elsewhere'
 
 
@@ -112,13 +115,13 @@ def test_delay_of_consul_is_waited_out(agent: Agent) -> None:
     key = 'delay/consul'
     session = hold(agent.api, key, held_record(released=1), f'{LOCK_DELAY}s')
     with lock_on(agent.http_addr, key) as lock:
+        started = now()
         agent.api.destroy_session(session)
-        started = time.monotonic()
         assert not lock.acquire()
         while not lock.acquire():
             lock.wait(10)
-        took = time.monotonic() - started
-        assert LOCK_DELAY - 0.1 < took < LOCK_DELAY + 0.5 + AT_ONCE
+        took = now() - started
+        assert LOCK_DELAY < took < allowed(LOCK_DELAY + 0.5 + AT_ONCE, since=started)
 
 
 def test_no_delay_after_a_release(agent: Agent) -> None:
@@ -128,9 +131,9 @@ def test_no_delay_after_a_release(agent: Agent) -> None:
             holder = make_lock(agent.http_addr, 'delay/released')
             assert holder.acquire()
             holder.close()
-            started = time.monotonic()
+            started = now()
             lock.wait(10)
-            assert lock.acquire() and time.monotonic() - started < AT_ONCE
+            assert lock.acquire() and now() - started < allowed(AT_ONCE, since=started)
             lock.release()
 
 
@@ -139,12 +142,12 @@ def test_delay_is_counted_once(agent: Agent) -> None:
     key = 'delay/once'
     session = hold(agent.api, key, held_record(lock_delay=LOCK_DELAY), '0s')
     with lock_on(agent.http_addr, key) as lock:
+        started = now()
         agent.api.destroy_session(session)
-        started = time.monotonic()
         lock.wait(10)
         time.sleep(LOCK_DELAY / 2)
         assert lock.acquire()
-        assert time.monotonic() - started < LOCK_DELAY + AT_ONCE
+        assert now() - started < allowed(LOCK_DELAY + AT_ONCE, since=started)
 
 
 def test_taken_by_another_in_the_delay(agent: Agent) -> None:
@@ -153,7 +156,7 @@ def test_taken_by_another_in_the_delay(agent: Agent) -> None:
     session = hold(agent.api, key, held_record(lock_delay=LOCK_DELAY), '0s')
     agent.api.destroy_session(session)
     taken: list[str] = []
-    timer = threading.Timer(LOCK_DELAY / 2, lambda: taken.append(
+    timer = threading.Timer(LOCK_DELAY / 8, lambda: taken.append(
         hold(agent.new_api(), key, held_record(), '0s')))
     timer.start()
     with lock_on(agent.http_addr, key) as lock:

@@ -60,7 +60,7 @@ class Timeline:
             unseen = self.update()
 
     def wait_for_begin(
-        self, label: str, timeout: float = 15.0, after: float = 0.0, role: str = 'task',
+        self, label: str, timeout: float = 20.0, after: float = 0.0, role: str = 'task',
     ) -> Stamp:
         """The first begin of a run (or of what it starts) on a worker after a time."""
         return self.wait_for(

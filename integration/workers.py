@@ -24,9 +24,12 @@ __all__ = ['LOCK_DELAY', 'TTL', 'Pair', 'Timeline', 'Worker', 'process_state']
 
 TTL = 10.0
 LOCK_DELAY = 10.0
+#: How long is waited for what takes no time, in seconds: a busy machine's worst.
+DEADLINE = 20.0
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Date, time and level of a line that logging wrote; date and time of a keeper's.
 LOG_PREFIX = re.compile(r'^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(,\d+)? ')
+ENDED = (b'Z', b'X')  # the states of a process that has ended
 LIVE: list['Pair'] = []  # pairs not closed yet
 _keys = itertools.count(1)
 
@@ -128,12 +131,12 @@ class Worker:
                 return pid
         return None
 
-    def wait_for_keeper(self, timeout: float = 10.0, other_than: int = 0) -> int:
+    def wait_for_keeper(self, timeout: float = DEADLINE, other_than: int = 0) -> int:
         """Process id of the keeper, once there is one."""
         return wait_until(lambda: self._find_keeper(other_than), timeout,
                           f'a keeper of {self.label}')
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = DEADLINE) -> int:
         """Wait until the process has ended, with a stamp of it; its exit code."""
         code = self.process.wait(timeout)
         self._watcher.join()
@@ -143,7 +146,7 @@ class Worker:
         """What the worker and its keepers logged so far."""
         return self.log.read_text(errors='replace')
 
-    def wait_for_log(self, text: str, timeout: float = 10.0) -> None:
+    def wait_for_log(self, text: str, timeout: float = DEADLINE) -> None:
         """Wait until the log has a text in it."""
         try:
             wait_until(lambda: text in self.log_text(), timeout, repr(text))
@@ -276,8 +279,10 @@ def read_proc(pid: int, name: str) -> bytes:
 
 def children(pid: int) -> list[int]:
     """The ids of the children of a process that have not ended."""
-    return [child for child in all_pids()
-            if is_alive(child) and int(_stat(child)[1]) == pid]
+    # Each is read once: it can end at any moment.
+    found = ((child, _stat(child)) for child in all_pids())
+    return [child for child, fields in found
+            if fields and fields[0] not in ENDED and int(fields[1]) == pid]
 
 
 def process_state(pid: int) -> str:
@@ -288,7 +293,7 @@ def process_state(pid: int) -> str:
 
 def is_alive(pid: int) -> bool:
     """Whether the process is there and has not ended."""
-    return process_state(pid) not in ('', 'Z', 'X')
+    return process_state(pid).encode() not in (b'', *ENDED)
 
 
 def session_of(pid: int) -> int:

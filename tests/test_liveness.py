@@ -278,7 +278,7 @@ def test_pass(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(('age', 'says'), [
     (None, 'FAIL: plain: no success is noted\n'),
-    (100.0, 'FAIL: plain: last success 100.'),
+    (100.0, 'FAIL: plain: last success 10'),
     (-100.0, 's ahead of the clock of this machine'),
 ])
 def test_fail(age: float | None, says: str,

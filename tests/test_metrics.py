@@ -160,15 +160,15 @@ def test_waiting_series_are_bounded(
 def test_pushes_have_a_pause(
         context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes soon after a push is collected, however much it is."""
-    monkeypatch.setattr(background, 'PAUSE', 0.5)
+    monkeypatch.setattr(background, 'PAUSE', 2.0)
     fake = fake_of(context)
+    began = time.monotonic()
     context.metrics.push(number(0))
     until(lambda: fake.pushed)
-    began = time.monotonic()
     for value in range(1, 100):
         context.metrics.push(number(value))
     until(lambda: len(fake.pushed) == 2)
-    assert time.monotonic() - began > 0.3
+    assert time.monotonic() - began >= 2
     assert fake.values('n') == [0, 99]
 
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import PlainTask, until
+from support import DEADLINE, PlainTask, until
 
 from jobslib import Config, OneInstanceWatchdogError
 from jobslib.exceptions import LockUnavailableError
@@ -93,8 +93,8 @@ def test_lose_lock(consul: ConsulStandIn, lock: ConsulLock) -> None:
     began = time.monotonic()
     with pytest.raises(OneInstanceWatchdogError):
         consul.lose_lock()
-        time.sleep(10)
-    assert time.monotonic() - began < 1
+        time.sleep(DEADLINE)
+    assert time.monotonic() - began < DEADLINE / 2
     assert consul.holder(KEY) is None
     assert lock.release() is False
 
@@ -179,9 +179,9 @@ def test_request_in_partition(consul: ConsulStandIn, refuse: bool) -> None:
     """What is sent into a partition is not carried out, then or later."""
     with consul.partition(refuse):
         began = time.monotonic()
-        with pytest.raises((TimeoutError, ConnectionError)):
+        with pytest.raises(ConnectionError if refuse else TimeoutError):
             ask(consul, 'PUT', 'kv/a', 'v', timeout=0.3)
-        assert (time.monotonic() - began > 0.29) is not refuse
+        assert refuse or time.monotonic() - began > 0.29
         with pytest.raises(LockUnavailableError):
             make_lock(ConsulLock, 'plain', **consul.options(
                 timeout=0.2, retry_max_attempts=1)).acquire()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.stand_in.servers import LATE, Server, told
+from integration.stand_in.servers import LATE, Server, timed, told
 
 
 def test_agent(server: Server) -> None:
@@ -42,6 +42,7 @@ def test_check_that_did_not_pass(server: Server, check: str) -> None:
     assert (shown['Status'], shown['Name']) == ('critical', 'a check')
 
 
+@timed
 def test_check_that_expires(server: Server, key: str, check: str) -> None:
     """A session ends when its check was not passed for the check's TTL."""
     passes(server, check)

@@ -11,6 +11,7 @@ from integration.stand_in.servers import (
     Server,
     errors,
     result,
+    timed,
     told,
 )
 
@@ -85,6 +86,7 @@ def test_release_has_no_delay(server: Server, key: str) -> None:
 
 
 @pytest.mark.parametrize('end', ['destroy', 'expiry'])
+@timed
 def test_delay(server: Server, key: str, end: str) -> None:
     """The lock-delay keeps others from a key whose session ended."""
     first = server.session(TTL=f'{TTL:g}s' if end == 'expiry' else '10s')
@@ -115,6 +117,7 @@ def test_no_delay(server: Server, key: str) -> None:
     assert server.lock(key, server.session())
 
 
+@timed
 def test_key_deleted_with_its_session(server: Server, key: str) -> None:
     """A session can take its keys with it, and the lock-delay stays."""
     session = server.session(Behavior='delete')
@@ -124,6 +127,7 @@ def test_key_deleted_with_its_session(server: Server, key: str) -> None:
     assert not server.lock(key, server.session())
 
 
+@timed
 def test_delete_in_delay(server: Server, key: str) -> None:
     """Deleting a key does not end its lock-delay."""
     session = server.session()

@@ -1,7 +1,7 @@
 """Indexes and blocking queries of the two are alike."""
 
 from integration.agents import Api
-from integration.stand_in.servers import LATE, UNKNOWN, Server, told
+from integration.stand_in.servers import LATE, UNKNOWN, Server, timed, told
 
 
 def test_raft_entries(server: Server, key: str) -> None:
@@ -27,6 +27,7 @@ def test_raft_entries(server: Server, key: str) -> None:
     assert server.cost(lambda: api.put(f'kv/{key}', acquire=other)) == 0
 
 
+@timed
 def test_blocking_query_waits(server: Server, key: str) -> None:
     """A blocking query on a key without a change waits in full."""
     server.api.put(f'kv/{key}', 'v')
@@ -44,6 +45,7 @@ def test_blocking_query_waits(server: Server, key: str) -> None:
         assert new == index
 
 
+@timed
 def test_blocking_query_wakes(server: Server, key: str) -> None:
     """A blocking query ends with each change of the key."""
     session = server.session()
@@ -62,6 +64,7 @@ def test_blocking_query_wakes(server: Server, key: str) -> None:
         assert new > index
 
 
+@timed
 def test_query_that_does_not_block(server: Server, key: str) -> None:
     """No index, 0 and one of the past are answered at once."""
     server.api.put(f'kv/{key}', 'v')
@@ -70,6 +73,7 @@ def test_query_that_does_not_block(server: Server, key: str) -> None:
         assert took < LATE
 
 
+@timed
 def test_blocking_query_on_missing_key(server: Server, key: str) -> None:
     """A missing key has the index of the whole store, and wakes with it."""
     server.api.put(f'kv/{key}/other', 'v')

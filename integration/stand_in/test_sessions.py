@@ -8,10 +8,12 @@ from integration.stand_in.servers import (
     TTL,
     UNKNOWN,
     Server,
+    timed,
     told,
 )
 
 
+@timed
 def test_session_lives_twice_its_ttl(server: Server) -> None:
     """A session ends at twice its TTL, and a renewal starts it anew."""
     session = server.session(TTL=f'{TTL:g}s')

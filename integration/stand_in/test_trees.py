@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from integration.agents import Api
-from integration.stand_in.servers import LATE, Server, operation, told
+from integration.stand_in.servers import LATE, Server, operation, timed, told
 
 
 def tree_index(server: Server, prefix: str) -> int:
@@ -95,6 +95,7 @@ def waits(server: Server, prefix: str,
     return took > 0.95 and new == index
 
 
+@timed
 def test_query_on_tree_wakes(server: Server, key: str) -> None:
     """A query on a prefix ends with each change under it."""
     other, prefix = Api(server.url), f'{key}/tree/'
@@ -113,6 +114,7 @@ def test_query_on_tree_wakes(server: Server, key: str) -> None:
         assert not waits(server, prefix, disturb)
 
 
+@timed
 def test_query_on_tree_waits(server: Server, key: str) -> None:
     """A query on a prefix does not end with changes elsewhere."""
     other, prefix = Api(server.url), f'{key}/tree/'
@@ -133,6 +135,7 @@ def test_query_on_tree_waits(server: Server, key: str) -> None:
     assert waits(server, prefix, lambda: other.put(f'kv/{key}/other', 'x'))
 
 
+@timed
 def test_query_on_no_tree(server: Server, key: str) -> None:
     """A prefix that never had a key wakes for keys beside it."""
     other, prefix = Api(server.url), f'{key}/tree/'
