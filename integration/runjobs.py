@@ -39,6 +39,14 @@ class Child(Task):
         say(f'CHILD {child.pid} .')
         super().task()
 
+class Counting(Task):
+    """Says how far it is."""
+    def task(self):
+        say('BEGIN')
+        for done in range(10_000):
+            self.progress(done, 10_000, 'counted')
+            time.sleep(0.01)
+
 class Stubborn(Task):
     """Ignores what should interrupt it."""
     def task(self):

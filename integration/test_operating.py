@@ -203,6 +203,19 @@ def test_stale_holder_cannot_overwrite_the_history(
     agent.api.destroy_session(session)
 
 
+def test_progress(operator: Operator, tmp_path: pathlib.Path) -> None:
+    """How far a run is can be seen from elsewhere, and not after its end."""
+    addr, key = operator.agent.http_addr, operator.key
+    with job(tmp_path, addr, key, '--run-once', 'tasks.Counting') as program:
+        program.wait_for('BEGIN')
+        first = wait_until(lambda: operator.status()['progress'], 20, 'progress')
+        assert first['total'] == 10_000 and first['message'] == 'counted'
+        assert 0 < first['done'] < 10_000
+        program.send(signal.SIGTERM)
+        assert program.wait() == ExitCode.TERMINATED
+    assert operator.status()['progress'] is None
+
+
 # Pause
 
 def test_pause_and_resume(operator: Operator, tmp_path: pathlib.Path) -> None:
