@@ -91,6 +91,24 @@ def test_slow_answers(agent: Agent) -> None:
 
 
 @together
+def test_server_that_does_not_know_its_sessions_yet(agent: Agent) -> None:
+    """What a server says that has not read its log yet is not believed.
+
+    One that is restarted does, for some milliseconds, and then it is right.
+    """
+    with (Proxy(agent.http_addr) as proxy,
+          Pair([proxy.addr, agent.http_addr]) as pair):
+        session, at = pair.session(agent.api), now()
+        proxy.status(404, f"Session id '{session}' not found",
+                     lambda _, path: '/session/renew/' in path)
+        wait_until(lambda: proxy.faulted > 2, 10, 'renewals refused')
+        proxy.pass_through()
+        pair.pass_time(TIMINGS.window)
+        assert pair.session(agent.api) == session
+        judge('renewals answered by 404, the session lives', pair, at, 0.0)
+
+
+@together
 def test_short_faults_again_and_again(agent: Agent) -> None:
     """A line that fails half of the time, in any way, disturbs nothing."""
     with (Proxy(agent.http_addr) as proxy,

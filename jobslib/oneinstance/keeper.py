@@ -35,6 +35,7 @@ from jobslib.oneinstance.keeperconsul import (
     find_loss,
     operation,
     read_renewal,
+    session_has_ended,
     succeeds,
     transaction,
 )
@@ -360,6 +361,7 @@ class Keeper:
             response = transport.request(
                 'PUT', f'/v1/session/renew/{self.session}')
             renewed, ended = read_renewal(response, self.session)
+            ended = ended and session_has_ended(transport, self.session)
         except (TransportError, LookupError, TypeError, AttributeError):
             return False
         if ended:
@@ -400,27 +402,33 @@ class Keeper:
                 'GET', f'/v1/kv/{self.key}', [('recurse', '1'), *params],
                 timeout=timeout)
             entries = entries_of(response)
-            if self.key not in entries and response.index:
-                # What a token may not read is left out of a list, and
-                # refused when asked for by its name.
-                response = transport.request(
-                    'GET', f'/v1/kv/{self.key}', [('consistent', '1')])
-                entries |= entries_of(response)
             lost = find_loss(response, entries.get(self.key), self.session,
                              hold)
-            if response.status in (200, 404) and response.index:
+            if lost is not None:
+                # What a token may not read is left out of a list, and a
+                # server that was just restarted answers before it has read
+                # its log: asked for by its name, and of a quorum.
+                response = transport.request(
+                    'GET', f'/v1/kv/{self.key}', [('consistent', '1')])
+                lost = find_loss(
+                    response, entries_of(response).get(self.key),
+                    self.session, hold)
+                index = 0
+            elif response.status in (200, 404) and response.index:
                 self.page.write_control(
                     control_of(entries.get(f'{self.key}.control')))
+                index = response.index if response.index >= index else 0
+            else:
+                index = 0
         except (TransportError, LookupError, TypeError, ValueError,
                 AttributeError):
             time.sleep(RETRY)
             return 0
-        if not response.index:
-            time.sleep(RETRY)
-            return 0
         if lost is not None:
             self._lose(lost)
-        return response.index if response.index >= index else 0
+        if not index:
+            time.sleep(RETRY)
+        return index
 
     def _lose(self, loss: Loss) -> None:
         self.lost = loss

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from jobslib.oneinstance.transport import Endpoint, Response
 
 __all__ = ['RETRY', 'Loss', 'Notes', 'control_of', 'entries_of', 'find_loss',
-           'operation', 'read_renewal', 'succeeds', 'transaction']
+           'operation', 'read_renewal', 'session_has_ended', 'succeeds',
+           'transaction']
 
 #: Pause after a request that failed, in seconds.
 RETRY = 0.3
@@ -127,6 +128,19 @@ def read_renewal(response: Response, session: str) -> tuple[bool, bool]:
         return False, session in response.text
     return (response.status == 200
             and response.json()[0].get('ID') == session), False
+
+
+def session_has_ended(transport: Transport, session: str) -> bool:
+    """Return whether *session* is gone, as the leader of a quorum knows it.
+
+    A server that was just restarted answers renewals before it has read its
+    log, and then knows of no session.
+
+    :raises TransportError: there is no answer.
+    """
+    response = transport.request(
+        'GET', f'/v1/session/info/{session}', [('consistent', '1')])
+    return response.status == 200 and response.json() == []
 
 
 def entries_of(response: Response) -> dict[str, dict[str, Any]]:
