@@ -75,12 +75,14 @@ def start_up(agent: Agent, rounds: int) -> None:
 def cost_of_runs(agent: Agent, runs: int = 20) -> None:
     """Print requests and Raft entries of one run."""
     print(f'\nCost of a run to Consul, {runs} runs')
-    for name, arguments in (('lock released', []),
-                            ('lock kept', ['--keep-lock'])):
+    for name, arguments, history in (
+            ('lock released', [], '100'), ('lock kept', ['--keep-lock'], '100'),
+            ('lock kept, HISTORY=0', ['--keep-lock'], '0')):
         with Proxy(agent.http_addr) as proxy, started(
                 [*arguments, '--run-interval', '0.2',
                  'benchmarks.tasks.Hello'],
-                environment(CONSUL_LOCK, proxy.addr)) as process:
+                environment(CONSUL_LOCK, proxy.addr,
+                            JOBSLIB_HISTORY=history)) as process:
             first_line(process)
             first_line(process)
             requests, index = len(proxy.requests), agent.raft_index()
