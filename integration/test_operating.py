@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from integration.proxy import Proxy
 from integration.report import allowed
 from integration.runjobs import TASKS, job, lock_environment, moments
 from integration.stamps import now
+from integration.together import together
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance.keeperconsul import Notes
 from jobslib.oneinstance.transport import Endpoint
@@ -81,12 +83,12 @@ def test_status(operator: Operator, tmp_path: pathlib.Path) -> None:
         holder.wait_for('BEGIN')
         with job(tmp_path, addr, key, *LONG) as standby:
             standby.wait_for('not run')
-            wait_until(lambda: len(operator.status()['others']) == 1, 10,
+            wait_until(lambda: len(operator.status()['standbys']) == 1, 10,
                        'the standby is seen')
             status = operator.status()
             assert status['state'] == 'running'
             assert status['holder']['pid'] == holder.pid
-            assert status['others'][0]['pid'] == standby.pid
+            assert status['standbys'][0]['pid'] == standby.pid
             [begin] = moments(holder, 'BEGIN')
             assert status['holder']['token'] == begin.token
             assert abs(status['holder']['since'] - begin.at) < 5
@@ -214,6 +216,30 @@ def test_progress(operator: Operator, tmp_path: pathlib.Path) -> None:
         program.send(signal.SIGTERM)
         assert program.wait() == ExitCode.TERMINATED
     assert operator.status()['progress'] is None
+
+
+@together
+def test_standby_that_lost_its_session(agent: Agent) -> None:
+    """A standby whose session has ended makes another, and is seen again."""
+    key = 'operating/session/lock'
+
+    def sessions() -> set[str]:
+        return {each['ID'] for each in agent.api.sessions()
+                if each['Name'].startswith(f'jobslib {key} ')}
+
+    with tempfile.TemporaryDirectory(prefix='jobslib-') as name:
+        folder = pathlib.Path(name)
+        with job(folder, agent.http_addr, key, *LONG) as holder:
+            holder.wait_for('BEGIN')
+            [held] = sessions()
+            with job(folder, agent.http_addr, key, *LONG) as standby:
+                standby.wait_for('not run')
+                [idle] = wait_until(lambda: sessions() - {held}, 20, 'a session')
+                agent.api.destroy_session(idle)
+                wait_until(lambda: sessions() - {held}, 60, 'another session')
+                assert held in sessions() and idle not in sessions()
+                holder.send(signal.SIGKILL)
+                standby.wait_for('BEGIN')
 
 
 # Pause

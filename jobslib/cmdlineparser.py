@@ -100,7 +100,8 @@ def find_command_task(
     argv: list[str], command: Any, config_class: type[Config],
 ) -> tuple[str | None, list[str]]:
     """Return the task after the command in *argv*, and what is its own."""
-    parser = _parser(add_help=False)
+    name = command.__name__.rpartition('.')[2].replace('_', '-')
+    parser = _parser(add_help=False, prog=f'runjob {name}')
     _add_command(parser, command)
     for action in parser._actions:
         # What is missing is told by the parser that knows of the help.

@@ -21,6 +21,8 @@ class BackendConfig(ConfigGroup):
     #: What the class is, and where the settings have it, for messages.
     kind = ''
     setting = ''
+    #: A method that every class of this kind has.
+    method = ''
 
     backend: Any
     raw_options: Any
@@ -29,6 +31,10 @@ class BackendConfig(ConfigGroup):
     def options(self) -> ConfigGroup:
         """The options of the backend, an instance of its ``OptionsConfig``."""
         if self.backend is None:
+            if self.raw_options:
+                raise ConfigError(
+                    f"options of {self._location or self.setting} are given, "
+                    f"and no 'backend' that they are for")
             return ConfigGroup({}, self._args_parser)
         return self.backend_class.OptionsConfig(  # type: ignore[no-any-return]
             self._options_of_backend(), self._args_parser,
@@ -37,7 +43,8 @@ class BackendConfig(ConfigGroup):
     @property
     def backend_class(self) -> Any:
         """The class of the backend."""
-        return import_class(self, 'backend', 'OptionsConfig', self.kind)
+        return import_class(
+            self, 'backend', self.kind, 'OptionsConfig', self.method)
 
     def _options_of_backend(self) -> dict[str, Any]:
         # Options in the settings belong to the backend that is named there;
@@ -52,6 +59,7 @@ class OneInstanceConfig(BackendConfig):
     """Which lock is used, and its options (``ONE_INSTANCE``)."""
 
     kind = 'a BaseLock'
+    method = 'acquire'
     setting = 'ONE_INSTANCE'
 
     backend = option(
@@ -81,6 +89,7 @@ class LivenessConfig(BackendConfig):
     """Where successful runs are noted, and its options (``LIVENESS``)."""
 
     kind = 'a BaseLiveness'
+    method = 'make_observer'
     setting = 'LIVENESS'
 
     backend = option(
@@ -96,6 +105,7 @@ class MetricsConfig(BackendConfig):
     """Where metrics go, and its options (``METRICS``)."""
 
     kind = 'a BaseMetrics'
+    method = 'push'
     setting = 'METRICS'
 
     backend = option(
@@ -208,15 +218,15 @@ class Config(ConfigGroup):
     def make_context(self) -> Any:
         """Return a new instance of the class named by ``context_class``."""
         context_class = import_class(
-            self, 'context_class', 'from_config', 'a Context')
+            self, 'context_class', 'a Context', 'from_config')
         return context_class.from_config(self)
 
 
-def import_class(group: ConfigGroup, name: str, attribute: str,
-                 kind: str) -> Any:
+def import_class(group: ConfigGroup, name: str, kind: str,
+                 *attributes: str) -> Any:
     """Return the class whose dotted path is the option *name* of *group*.
 
-    :param attribute: what a class of that *kind* has.
+    :param attributes: what a class of that *kind* has.
     :raises ConfigError: there is no such class.
     """
     try:
@@ -226,7 +236,8 @@ def import_class(group: ConfigGroup, name: str, attribute: str,
             name, f'{exc}; allowed: the dotted path of {kind}') from None
     except (Exception, SystemExit) as exc:
         raise group.error(name, 'it cannot be imported, see above') from exc
-    if not isinstance(found, type) or not hasattr(found, attribute):
+    if not isinstance(found, type) or not all(
+            hasattr(found, each) for each in attributes):
         raise group.error(
             name, f'it is not {kind}; allowed: the dotted path of {kind}')
     return found

@@ -10,8 +10,8 @@ class ExitCode(enum.IntEnum):
 
     #: The run (``--run-once``) or the command did what it should.
     DONE = 0
-    #: The run failed, or took too long (``--run-once``); FAIL
-    #: (``check-liveness``).
+    #: The run failed, or took too long (``--run-once``); the task could not
+    #: be made; FAIL (``check-liveness``).
     TASK_FAILED = 1
     #: The command line, the environment or the settings are wrong.
     USAGE = 2

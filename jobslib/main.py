@@ -167,6 +167,11 @@ def _run(config: Config) -> int:
         except Terminate as exc:
             logger.info('ended by %s', exc)
             return ExitCode.TERMINATED
+        except (ConfigError, LockError):
+            raise
+        except Exception:
+            logger.exception('the task cannot be made')
+            return ExitCode.TASK_FAILED
         try:
             runner = Runner(
                 task, config, schedule, clock, interrupts, logger,

@@ -129,6 +129,7 @@ class option:
         if self.choices is not None:
             return 'one of ' + ', '.join(map(str, self.choices))
         text = ('any value' if self.attrtype is None else
+                'a dict' if issubclass(self.attrtype, ConfigGroup) else
                 TYPE_NAMES.get(self.attrtype, self.attrtype.__name__))
         if self.minimum is not None and self.maximum is not None:
             return f'{text} from {_plain(self.minimum)} to {_plain(self.maximum)}'
@@ -241,10 +242,26 @@ class option:
 
     def error(self, given: Given, detail: str = '') -> ConfigError:
         """Return the error that says why *given* is refused."""
-        shown = '***' if self.secret else repr(given.value)
         detail = f' ({detail})' if detail else ''
-        return ConfigError(f'{self.name}: {shown} from {given.source} is not '
-                           f'allowed{detail}; allowed: {self.allowed()}')
+        allowed = self.allowed()
+        if self.attrtype is bool and given.source.startswith(TYPED_SOURCES):
+            allowed = 'True or False'
+        shown = self.show(given.value)
+        if self.attrtype in (dict, list) and given.source.startswith('env'):
+            # JSON, with whatever in it.
+            shown = '***'
+        return ConfigError(f'{self.setting or self.name}: {shown} from '
+                           f'{given.source} is not allowed{detail}; allowed: '
+                           f'{allowed}')
+
+    def show(self, value: Any) -> str:
+        """Return *value* for a message, with no secret in it."""
+        from jobslib.masking import MASK, mask
+        if self.secret:
+            return MASK
+        if isinstance(value, str | dict | list):
+            return repr(mask(value))
+        return repr(value)
 
 
 def _parse(text: str, attrtype: Any) -> Any:
@@ -327,8 +344,7 @@ class ConfigGroup:
 
     def error(self, name: str, detail: str) -> ConfigError:
         """Return an error about the value of the option *name*."""
-        shown = ('***' if self.declared()[name].secret
-                 else repr(getattr(self, name)))
+        shown = self.declared()[name].show(getattr(self, name))
         return ConfigError(
             f'{name}: {shown} from {self._sources[name]}: {detail}')
 

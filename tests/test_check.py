@@ -14,9 +14,10 @@ from support import PlainTask, make_file_lock, run_job, write_module
 from jobslib import BaseTask, Config, ConfigGroup, Context, option
 from jobslib.commands import check
 from jobslib.commands.lease import handovers, sums
-from jobslib.commands.listing import MASK, list_options, mask
+from jobslib.commands.listing import list_options
 from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
+from jobslib.masking import MASK, mask
 from jobslib.oneinstance.asking import Asker
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.diagnosis import (
@@ -73,6 +74,8 @@ def left_in(consul: ConsulStandIn) -> tuple[Any, ...]:
 
 class Backend:
     """A backend of liveness or metrics."""
+
+    make_observer = push = None
 
     class OptionsConfig(ConfigGroup):
         """Its options."""
@@ -471,6 +474,8 @@ class OwnLock(DummyLock):
 
 class BareLock:
     """A class with what a lock has to have, and no more."""
+
+    acquire = None
 
     class OptionsConfig(ConfigGroup):
         """No options."""

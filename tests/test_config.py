@@ -11,6 +11,7 @@ from support import PlainTask
 from jobslib import Config, ConfigGroup, option
 from jobslib.config import Given, OneInstanceConfig
 from jobslib.exceptions import ConfigError
+from jobslib.oneinstance.consuloptions import ConsulOptions
 
 FILE_LOCK = 'jobslib.oneinstance.file.FileLock'
 DUMMY_LOCK = 'jobslib.oneinstance.dummy.DummyLock'
@@ -218,7 +219,7 @@ def test_bad_boolean_in_the_settings(value: Any) -> None:
     """In the settings a boolean is True or False, no number and no text."""
     assert refusal(lambda: make(KEEP_LOCK=value)) == (
         f'keep_lock: {value!r} from settings, KEEP_LOCK is not allowed; '
-        f'allowed: 1/0, true/false, yes/no or on/off')
+        'allowed: True or False')
 
 
 @pytest.mark.parametrize('name', ['config_class', 'context_class'])
@@ -239,7 +240,7 @@ def test_bad_json_in_the_environment(
     """Bad JSON is refused with the place of the mistake."""
     monkeypatch.setenv('JOBSLIB_LOGGING', value)
     assert refusal(make) == (
-        f'logging: {value!r} from environment, JOBSLIB_LOGGING is not '
+        f'logging: *** from environment, JOBSLIB_LOGGING is not '
         f'allowed ({detail}); allowed: a dict (in the environment a JSON '
         f'object)')
 
@@ -250,8 +251,47 @@ def test_other_json_in_the_environment(
     """JSON that is no object is refused as logging."""
     monkeypatch.setenv('JOBSLIB_LOGGING', value)
     assert refusal(make) == (
-        f'logging: {value!r} from environment, JOBSLIB_LOGGING is not '
+        'logging: *** from environment, JOBSLIB_LOGGING is not '
         f'allowed; allowed: a dict (in the environment a JSON object)')
+
+
+@pytest.mark.parametrize('value', [
+    5, {'password': 'hunter2', 'level': 5}, 'http://ann:hunter2@there/x'])
+def test_no_secret_in_an_error(value: Any) -> None:
+    """An error shows what is wrong, and no password in it."""
+    class Group(ConfigGroup):
+        level = option(attrtype=int, maximum=4)
+
+    message = refusal(lambda: Group({'level': value}, None))
+    assert 'hunter2' not in message
+    assert ('5' if not isinstance(value, str) else 'there/x') in message
+
+
+def test_host_with_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host is a name or an address alone; a login in it is not shown."""
+    for host in ('http://ann:hunter2@there', 'there/x', 'ann@there'):
+        message = refusal(lambda: ConsulOptions({'host': host}, None))
+        assert message.startswith('host: ') and 'hunter2' not in message
+    monkeypatch.setenv('CONSUL_HTTP_ADDR', 'http://ann:hunter2@there:x/')
+    message = refusal(lambda: ConsulOptions({}, None))
+    assert '***@there:x' in message and 'hunter2' not in message
+
+
+@pytest.mark.parametrize(('setting', 'path'), [
+    ('ONE_INSTANCE', 'jobslib.liveness.dummy.DummyLiveness'),
+    ('LIVENESS', 'jobslib.metrics.dummy.DummyMetrics'),
+    ('METRICS', 'jobslib.oneinstance.dummy.DummyLock')])
+def test_backend_of_another_kind(setting: str, path: str) -> None:
+    """A class that is no such backend is refused, whatever else it is."""
+    message = refusal(lambda: make(**{setting: {'backend': path}}))
+    assert f"{setting}['backend']: it is not a Base" in message
+
+
+@pytest.mark.parametrize('setting', ['LIVENESS', 'METRICS'])
+def test_options_without_a_backend(setting: str) -> None:
+    """Options that are for nobody are refused."""
+    message = refusal(lambda: make(**{setting: {'options': {'x': 1}}}))
+    assert message.startswith(f'options of {setting} are given, and no')
 
 
 def test_both_intervals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from jobslib.oneinstance.connection import ConsulConnection
 # What works behind the names in the reference; nobody else imports it.
 INTERNAL = re.compile(r"""jobslib\.(
     bar
+    | masking
     | commands\.(asking | check_liveness | handover | jobs | pause | release
                  | resume | status)
     | oneinstance\.(asking | client | consulapi | consulpackage | consulview

@@ -205,7 +205,7 @@ def test_handover_does_as_shown(settings: pathlib.Path) -> None:
             standby.wait_for('not run')
             until(lambda: json.loads(runjob(settings, [
                 '-s', 'settings', 'status', '--json', 'tick.Tick',
-            ]).stdout)['others'], 'for the standby to be seen')
+            ]).stdout)['standbys'], 'for the standby to be seen')
             done = runjob(settings, words)
             assert done.returncode == 0, done.stderr
             standby.wait_for('the lock is acquired')

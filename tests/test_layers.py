@@ -27,6 +27,7 @@ LAYERS = [
     {'jobslib.oneinstance'},
     {'jobslib.config'},
     {'jobslib.options'},
+    {'jobslib.masking'},
     {'jobslib.bar', 'jobslib.logs', 'jobslib.progress'},
     {'jobslib.background', 'jobslib.history', 'jobslib.observers',
      'jobslib.runs'},

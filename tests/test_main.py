@@ -276,9 +276,9 @@ BAD = [
          'a number above 0'), {'JOBSLIB_ONE_INSTANCE_GRACE': '0'}),
     # Logging.
     Bad('jobs.Hello',
-        ("logging: '{' from environment, JOBSLIB_LOGGING is not allowed",
+        ('logging: *** from environment, JOBSLIB_LOGGING is not allowed',
          'line 1 column 2', 'a JSON object'), {'JOBSLIB_LOGGING': '{'}),
-    Bad('jobs.Hello', ("logging: '[]' from environment",),
+    Bad('jobs.Hello', ('logging: *** from environment',),
         {'JOBSLIB_LOGGING': '[]'}),
     Bad('jobs.Hello', ("logging: {} from environment", 'version'),
         {'JOBSLIB_LOGGING': '{}'}),
@@ -642,3 +642,19 @@ def test_garbage(tmp_path: pathlib.Path) -> None:
     ''')
     done = run_job(tmp_path, '--run-once', 'cycle.Task')
     assert done.stdout == 'True False False\ncollected'
+
+
+def test_task_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
+    """What initialize() raises is logged, and ends the process."""
+    write_module(tmp_path, 'jobs', '''
+        from jobslib import BaseTask
+        class Broken(BaseTask):
+            def initialize(self):
+                raise RuntimeError('no database')
+    ''')
+    done = run_job(tmp_path, 'jobs.Broken', JOBSLIB_LOG_FORMAT='json')
+    assert done.returncode == ExitCode.TASK_FAILED
+    [line] = done.stderr.splitlines()
+    record = json.loads(line)
+    assert record['message'] == 'the task cannot be made'
+    assert 'RuntimeError: no database' in record['exception']

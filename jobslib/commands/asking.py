@@ -31,16 +31,17 @@ def add_timeout(parser: argparse.ArgumentParser, until: str) -> None:
     """Add the arguments of a command that waits for the holder."""
     add_json(parser)
     parser.add_argument(
-        '--timeout', type=_seconds, default=TIMEOUT, metavar='SECONDS',
+        '--timeout', type=seconds, default=TIMEOUT, metavar='SECONDS',
         help=f'how long to wait until {until} (default {TIMEOUT:g}); what '
              f'was asked stands after that as well')
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < 1e9:
+def seconds(text: str) -> float:
+    """Return how long to wait; ValueError says that it is no time."""
+    found = float(text)
+    if not 0 <= found < 1e9:
         raise ValueError('not a time to wait')
-    return seconds
+    return found
 
 
 def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:

@@ -127,7 +127,7 @@ def show(report: Report) -> None:
 def _check_classes(config: Config) -> None:
     """Refuse what a run would refuse when it makes the task."""
     import argparse
-    import_class(config, 'context_class', 'from_config', 'a Context')
+    import_class(config, 'context_class', 'a Context', 'from_config')
     try:
         build_parser(config.task_cls, type(config))
     except argparse.ArgumentError as exc:

@@ -17,7 +17,7 @@ from jobslib.commands.jobs import who
 from jobslib.config import Config
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
-from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.control import PATIENCE, Control
 
 if TYPE_CHECKING:
     import argparse
@@ -60,9 +60,13 @@ def _hand_over(lock: BaseLock, to: str | None, timeout: float) -> Answer:
     found = until(lock, timeout,
                   lambda now: now.held and now.token != state.token)
     if found is None:
+        waits = ('that is done when its run has ended'
+                 if lock.look().token == state.token else
+                 f'it has released the lock, and takes part again after '
+                 f'{PATIENCE["handover"]:g} s')
         return ExitCode.LOCK_NOT_AVAILABLE, (
             f'nobody has taken over from {holder(state)} within {timeout:g} s; '
-            f'that is done when its run has ended')
+            f'{waits}')
     return ExitCode.DONE, f'{holder(found)} has taken over from {holder(state)}'
 
 

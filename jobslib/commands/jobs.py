@@ -8,7 +8,7 @@ from typing import Any
 from jobslib.history import History
 from jobslib.oneinstance import LockState
 
-__all__ = ['ago', 'describe', 'who']
+__all__ = ['ago', 'describe', 'since', 'who']
 
 
 def describe(name: str, state: LockState,
@@ -35,19 +35,18 @@ def describe(name: str, state: LockState,
         'due': due, 'runs': history.runs, 'failures': history.failures,
         'progress': (state.progress if shown else None),
         'paused': state.control.paused,
-        'others': state.others, 'history': history.newest}
+        'standbys': state.others, 'history': history.newest}
 
 
 def _due(state: LockState, history: History) -> float | None:
     """Return when the next run is due, as far as the last holder said so."""
     record = state.record or {}
-    if state.held:
-        # Known when a run of this holder has ended, and the lock is kept.
-        ended = history.acquired == record.get('timestamp')
-        due = (state.history or {}).get('due') if ended else None
-    else:
-        schedule = record.get('schedule')
-        due = schedule.get('due') if isinstance(schedule, dict) else None
+    schedule = record.get('schedule')
+    # What the holder said when it took the lock, or released it.
+    due = schedule.get('due') if isinstance(schedule, dict) else None
+    if state.held and history.acquired == record.get('timestamp'):
+        # It has ended a run since, and keeps the lock.
+        due = (state.history or {}).get('due')
     return float(due) if isinstance(due, int | float) else None
 
 
@@ -69,16 +68,20 @@ def who(process: dict[str, Any] | None) -> str:
 
 def ago(then: Any, now: float | None = None) -> str:
     """Return a UNIX time for people, and how long ago or ahead it is."""
-    if not isinstance(then, int | float):
-        return '-'
-    now = time.time() if now is None else now
     try:
         shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(then))
-    except (ValueError, OverflowError, OSError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return '-'
-    passed = now - then
-    return f'{shown} ({"in " if passed < 0 else ""}{_span(abs(passed))}' + (
-        ')' if passed < 0 else ' ago)')
+    return '-' if then is None else f'{shown} ({since(then, now)})'
+
+
+def since(then: Any, now: float | None = None) -> str:
+    """Return how long ago or ahead a UNIX time is."""
+    if not (isinstance(then, int | float) and abs(then) < 1e12):
+        return '-'
+    passed = (time.time() if now is None else now) - then
+    return (f'in {_span(-passed)}' if passed < 0
+            else f'{_span(passed)} ago')
 
 
 def _span(seconds: float) -> str:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jobslib.config import ConfigGroup, option
+from jobslib.masking import MASK, is_secret, mask
 
-__all__ = ['MASK', 'Shown', 'list_options', 'mask']
+__all__ = ['Shown', 'list_options']
 
-#: What is shown in place of a secret.
-MASK = '***'
-
-# Options that nobody has declared secret, and names in dicts.
-_SECRET = re.compile(
-    r'(^|_)(api_?key|auth|credentials?|passwd|password|secret(_?key)?|token)s?$')
-_LOGIN = re.compile(r'//[^/@\s]+@')
 # A part of the settings that is shown option by option.
 _PARTS = {'raw_options'}
 
@@ -47,19 +40,7 @@ def list_options(group: ConfigGroup, prefix: str = '') -> Iterator[Shown]:
         yield from list_options(value, f'{prefix}{name}.')
 
 
-def mask(value: Any) -> Any:
-    """Return *value* fit for JSON, with what looks like a secret masked."""
-    if isinstance(value, dict):
-        return {str(name): MASK if item and _SECRET.search(str(name).lower())
-                else mask(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [mask(item) for item in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return _LOGIN.sub(f'//{MASK}@', str(value))
-
-
 def _value(declared: option, value: Any) -> Any:
-    if value and (declared.secret or _SECRET.search(declared.name)):
+    if value and (declared.secret or is_secret(declared.name)):
         return MASK
     return mask(value)

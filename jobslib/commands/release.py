@@ -72,8 +72,8 @@ def _force(lock: BaseLock) -> Answer:
     state = lock.look()
     if not state.held:
         return ExitCode.DONE, 'nobody holds the lock'
-    print(RISK, file=sys.stderr)
     lock.force_release()
+    print(RISK, file=sys.stderr)
     return ExitCode.DONE, f'the session of {holder(state)} is ended'
 
 

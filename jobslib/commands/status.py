@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jobslib.commands.common import add_json, make_lock
-from jobslib.commands.jobs import ago, describe, who
+from jobslib.commands.jobs import ago, describe, since, who
 from jobslib.commands.output import (
     Cell,
     bad,
@@ -133,9 +133,9 @@ def tables(config: Config, jobs: list[dict[str, Any]]) -> list[Table]:
 def _overview(jobs: list[dict[str, Any]]) -> Table:
     return (('job', 'state', 'holder', 'last run', 'outcome', 'next due',
              'runs', 'failed', 'standbys'),
-            [(job['job'], _state(job), who(job['holder']),
-              ago((job['last_run'] or {}).get('started')),
-              _outcome(job['last_run']), ago(job['due']), str(job['runs']),
+            [(job['job'], _state(job), str((job['holder'] or {}).get('fqdn', '-')),
+              since((job['last_run'] or {}).get('started')),
+              _outcome(job['last_run']), since(job['due']), str(job['runs']),
               str(job['failures']), _standbys(job)) for job in jobs])
 
 
@@ -151,7 +151,7 @@ def _details(job: dict[str, Any]) -> Table:
         ('last success', ago(job['last_success'])),
         ('next due', ago(job['due'])), ('runs', str(job['runs'])),
         ('failed', str(job['failures'])),
-        ('standbys', ', '.join(map(who, job['others'] or ())) or '-')]
+        ('standbys', ', '.join(map(who, job['standbys'] or ())) or '-')]
     if job['progress']:
         rows.append(('progress', _progress(job['progress'])))
     if job['paused'] is not None:
@@ -188,7 +188,7 @@ def _duration(run: dict[str, Any] | None) -> str:
 
 
 def _standbys(job: dict[str, Any]) -> str:
-    return '-' if job['others'] is None else str(len(job['others']))
+    return '-' if job['standbys'] is None else str(len(job['standbys']))
 
 
 def _progress(progress: dict[str, Any]) -> str:

@@ -47,8 +47,9 @@ def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
             found = {'scheme': url.scheme, 'host': url.hostname,
                      'port': url.port}[part]
         except ValueError:
+            from jobslib.masking import mask
             raise ConfigError(
-                f'{part}: {text!r} from {source} is not allowed; allowed: '
+                f'{part}: {mask(text)!r} from {source} is not allowed; allowed: '
                 f'HOST:PORT, http(s)://HOST:PORT or unix:///PATH') from None
         return Given(str(found), source) if found else None
     return fallback
@@ -128,7 +129,10 @@ class ConsulConnection(ConfigGroup):
                 setattr(cls, name, named)
 
     def validate(self) -> None:
-        """Refuse half a client certificate."""
+        """Refuse what is no host, and half a client certificate."""
+        if not self.host.startswith('unix://') and set(self.host) & set('/@ '):
+            raise self.error('host', 'it is not allowed; allowed: the name or '
+                             'address alone, or unix:///PATH')
         if bool(self.client_cert) != bool(self.client_key):
             raise ConfigError(
                 'client_cert and client_key: one is given without the '

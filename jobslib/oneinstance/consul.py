@@ -381,6 +381,9 @@ class ConsulLock(BaseLock):
             # A session lets in all who share it, and this one's keeper is
             # that of the process that was forked.
             self._pid, self._lease, self._token = os.getpid(), None, None
+        if self._lease is not None and self._lease.has_ended:
+            self.logger.debug('the session was lost while idle')
+            self._drop_lease()
         if self._lease is None:
             # An interrupt raised in there would leave the session behind.
             _call_undisturbed(self._make_lease)

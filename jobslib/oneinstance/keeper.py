@@ -432,6 +432,9 @@ class Keeper:
 
     def _lose(self, loss: Loss) -> None:
         self.lost = loss
+        if self.hold is None and loss.hold is None:
+            # Nothing is lost with it, but the process needs another one.
+            self.page.set_state(Page.LOST, loss.reason)
         os.eventfd_write(self.wake_fd, 1)
 
     def _give_up(self) -> None:

@@ -111,6 +111,11 @@ class Lease:
         """Return whether the lease is certainly ours at this moment."""
         return self.page.state != Page.LOST and now() < self.page.until
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the session is known to have ended while it was idle."""
+        return self._hold is None and self.page.state == Page.LOST
+
     def beat(self) -> None:
         """The run makes progress."""
         self.page.beat = now()
