@@ -252,7 +252,7 @@ def test_other_json_in_the_environment(
     monkeypatch.setenv('JOBSLIB_LOGGING', value)
     assert refusal(make) == (
         'logging: *** from environment, JOBSLIB_LOGGING is not '
-        f'allowed; allowed: a dict (in the environment a JSON object)')
+        'allowed; allowed: a dict (in the environment a JSON object)')
 
 
 @pytest.mark.parametrize('value', [
