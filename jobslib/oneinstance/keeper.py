@@ -464,12 +464,11 @@ class Keeper:
             'unlock', self.key, json.dumps(record), self.session)
         notes = [operation('set', key, value)
                  for key, value in self.notes.pending().items()]
-
         if notes and succeeds(transport, '/v1/txn',
                               transaction(unlock, *notes), (200,)):
             return True
-        # The notes may be what was refused, with 409 too.
-        # 409: the session does not hold the key.
+        # The notes may be what was refused; without them 409 says that the
+        # session does not hold the key.
         return succeeds(
             transport, '/v1/txn', transaction(unlock), (200, 409))
 
