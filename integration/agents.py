@@ -27,6 +27,7 @@ STARTED = 60.0
 T = TypeVar('T')
 LIVE: list['Agent'] = []  # agents not closed yet, the oldest first
 _names = itertools.count(1)
+_candidates = iter(random.sample(range(12000, 32000), 20000))
 _owner = os.getpid()
 
 
@@ -55,23 +56,22 @@ def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on, neither with TCP nor with UDP.
 
     They lie below the range that systems take client ports from, so that no
-    connection settles on a port between here and its use, or during a restart.
+    connection settles on a port between here and its use, or during a restart;
+    and no port is given twice, for who has it may be down for a while.
     """
-    ports: list[int] = []
-    for port in random.sample(range(12000, 32000), 2000):
-        if _is_free(port, socket.SOCK_STREAM) and _is_free(port, socket.SOCK_DGRAM):
-            ports.append(port)
-            if len(ports) == count:
-                return ports
-    raise OSError(f'no {count} free ports')
+    ports = list(itertools.islice(filter(_is_free, _candidates), count))
+    if len(ports) < count:
+        raise OSError(f'no {count} free ports')
+    return ports
 
 
-def _is_free(port: int, kind: socket.SocketKind) -> bool:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
+def _is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                return False
     return True
 
 

@@ -14,7 +14,15 @@ import pytest
 import requests
 
 from integration import fetch_debian
-from integration.agents import LIVE, Agent, Api, Cluster, make_tls, wait_until
+from integration.agents import (
+    LIVE,
+    Agent,
+    Api,
+    Cluster,
+    free_ports,
+    make_tls,
+    wait_until,
+)
 from integration.fetch_consul import find_consul
 from integration.fetch_debian import CONSUL, FetchError, Source
 from integration.proxy import Proxy
@@ -84,6 +92,11 @@ def test_restart_keeps_data_on_disk_only(
         assert entry is not None and entry['Value'] == b'value'
     with pytest.raises(RuntimeError):
         agent.restart()
+
+
+def test_no_port_is_given_twice() -> None:
+    """The port of a server that is down is nobody else's meanwhile."""
+    assert not set(free_ports(500)) & set(free_ports(500))
 
 
 def test_raft_index_counts_entries(consul_bin: pathlib.Path) -> None:

@@ -27,3 +27,11 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 def key(request: pytest.FixtureRequest) -> str:
     """A key that no other test has."""
     return f'stand-in/{request.node.originalname}/{time.monotonic_ns()}'
+
+
+@pytest.fixture(autouse=True)
+def own_sessions(server: Server) -> Iterator[None]:
+    """No session is left that would end, and cost something, in a later test."""
+    yield
+    for session in server.api.sessions():
+        server.api.destroy_session(session['ID'])
