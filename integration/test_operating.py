@@ -260,7 +260,7 @@ def test_pause_and_resume(operator: Operator, tmp_path: pathlib.Path) -> None:
         status = operator.status()
         assert status['state'] == 'paused'
         assert status['paused']['reason'] == 'an upgrade'
-        assert 'is paused already' in operator.do('pause')
+        assert 'is already paused by' in operator.do('pause')
         time.sleep(1.0)  # the pause itself
         begins = moments(one, 'BEGIN') + moments(two, 'BEGIN')
         assert max(each.at for each in begins) < paused[1] + obeyed

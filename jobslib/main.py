@@ -289,6 +289,7 @@ def _configure_logging(config: Config) -> logging.Logger:
         try:
             logging.config.dictConfig(config.logging)
         except (ValueError, TypeError, AttributeError, ImportError) as exc:
-            raise config.error('logging', str(exc)) from None
+            causes = [str(each) for each in (exc, exc.__cause__) if each]
+            raise config.error('logging', ': '.join(causes)) from None
     install(config.task_name)
     return logging.getLogger('jobslib')

@@ -560,7 +560,7 @@ def test_as_a_command(folder: pathlib.Path, consul: ConsulStandIn) -> None:
     ('jobs.Tick', {'JOBSLIB_CONTEXT_CLASS': 'no.Such'}, 'context_class'),
     ('jobs.Conflict', {}, 'task jobs.Conflict: argument --keep-lock'),
     ('jobs.Tick', {'JOBSLIB_ONE_INSTANCE_CONSUL_LOCK_DELAY': '1'},
-     'the timings of the lease contradict each other'),
+     'lock_delay from environment, JOBSLIB_ONE_INSTANCE_CONSUL_LOCK_DELAY;'),
     ('jobs.Tick', {'JOBSLIB_ONE_INSTANCE_CONSUL_KEY': '/x'}, "key: '/x'"),
 ])
 def test_configuration_is_wrong(

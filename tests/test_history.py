@@ -139,6 +139,8 @@ def test_demands() -> None:
     """A pause is for every holder, a request for one."""
     assert Control().demand(7) is None
     assert PAUSED.demand(7) == 'paused by ann@there'
+    why = Control({'by': 'ann@there', 'reason': 'disk\nfull '})
+    assert why.demand(7) == 'paused by ann@there: disk full'
     assert asked('release').demand(7) == 'release asked for by ann@there'
     assert asked('handover').demand(7) == 'handover asked for by ann@there'
     assert asked('release').demand(8) is None

@@ -280,6 +280,10 @@ BAD = [
          'line 1 column 2', 'a JSON object'), {'JOBSLIB_LOGGING': '{'}),
     Bad('jobs.Hello', ('logging: *** from environment',),
         {'JOBSLIB_LOGGING': '[]'}),
+    Bad('jobs.Hello', ("Unable to configure handler 'h': [Errno 2]", '/none/log'),
+        {'JOBSLIB_LOGGING': json.dumps({'version': 1, 'handlers': {'h': {
+            'class': 'logging.FileHandler', 'filename': '/none/log'}},
+            'root': {'handlers': ['h']}})}),
     Bad('jobs.Hello', ("logging: {} from environment", 'version'),
         {'JOBSLIB_LOGGING': '{}'}),
     Bad('-s bad_logging jobs.Hello',

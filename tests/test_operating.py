@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import tempfile
 from typing import Any
@@ -108,6 +109,9 @@ def test_pause_and_resume(folder: pathlib.Path) -> None:
         job.wait_for('run succeeded')
         ask(folder, 'pause', 'jobs.Quick', '--reason', 'lunch')
         job.wait_for('not run: paused by')
+        assert re.search('not run: paused by .+: lunch$', job.output, re.M)
+        again = run_job(folder, 'pause', 'jobs.Quick', '--reason', 'tea')
+        assert re.fullmatch('.+: is already paused by .+: lunch\n', again.stdout)
         runs = job.output.count('BEGIN')
         done = run_job(folder, '--run-once', 'jobs.Quick')
         assert done.returncode == ExitCode.LOCK_NOT_AVAILABLE

@@ -56,8 +56,7 @@ def pause(lock: BaseLock, reason: str) -> Answer:
 
     state = ask(lock, change)
     if state.control.paused is not None:
-        by = state.control.paused.get('by', 'somebody')
-        return ExitCode.DONE, f'is paused already, by {by}'
+        return ExitCode.DONE, f'is already {state.control.demand(None)}'
     # Somebody may have taken the lock just before the pause was written.
     state = lock.look()
     if state.held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobslib.exceptions import ConfigError
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.connection import ConsulConnection
 from jobslib.oneinstance.timings import Timings
@@ -51,6 +52,12 @@ class ConsulOptions(ConsulConnection, BaseLock.OptionsConfig, env=ENV):
     def validate(self) -> None:
         """Refuse settings that contradict each other."""
         super().validate()
-        self.timings = Timings.derive(
-            self.ttl, self.lock_delay, self.grace, self.timeout,
-            self.check_ttl)
+        try:
+            self.timings = Timings.derive(
+                self.ttl, self.lock_delay, self.grace, self.timeout,
+                self.check_ttl)
+        except ConfigError as exc:
+            sources = '; '.join(
+                f'{name} from {self.source(name)}'
+                for name in ('ttl', 'lock_delay', 'grace', 'timeout'))
+            raise ConfigError(f'{exc} ({sources})') from None

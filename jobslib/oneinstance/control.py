@@ -51,7 +51,9 @@ class Control:
     def demand(self, token: int | None) -> str | None:
         """Say why the holder with *token* has to release the lock."""
         if self.paused is not None:
-            return f'paused by {self.paused.get("by", "somebody")}'
+            by = self.paused.get('by', 'somebody')
+            reason = ' '.join(str(self.paused.get('reason') or '').split())
+            return f'paused by {by}: {reason}' if reason else f'paused by {by}'
         request = self.request
         if request is not None and request.get('token') == token:
             return f'{request["do"]} asked for by {request.get("by", "somebody")}'
