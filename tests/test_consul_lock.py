@@ -3,6 +3,9 @@
 import os
 import pathlib
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -307,5 +310,38 @@ def test_history_that_was_not_written_yet(consul: ConsulStandIn) -> None:
             lock.save_history()
             lock.close()
         until(lambda: left_runs(lock) == 5, 'for the history')
+    finally:
+        lock.close()
+
+
+def start_holder(consul: ConsulStandIn, name: str,
+                 program: str) -> subprocess.Popen[str]:
+    """Start a process that takes a lock and then does what *program* says."""
+    return subprocess.Popen(
+        [sys.executable, '-c', textwrap.dedent(f'''
+            import os, signal, time
+            from jobslib.oneinstance.consul import ConsulLock
+            from jobslib.testing import make_lock
+            lock = make_lock(ConsulLock, {name!r}, **{consul.options()!r})
+            assert lock.acquire()
+            lease = lock.lease
+            ''') + textwrap.dedent(program)],
+        stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_with_an_answer_unread(consul: ConsulStandIn) -> None:
+    """A process that dies before it has read an answer frees the lock."""
+    with start_holder(consul, 'unread', '''
+            import json, select
+            lease._control.send(json.dumps({
+                'do': 'run', 'number': 0, 'max_run_time': None,
+                'heartbeat': None, 'run': None, 'elapsed': 0.0}).encode())
+            select.select([lease._control], [], [])
+            os.kill(os.getpid(), signal.SIGKILL)
+            ''') as holder:
+        assert holder.wait() == -signal.SIGKILL
+    lock = make_lock(ConsulLock, 'unread', **consul.options())
+    try:
+        until(lock.acquire, 'for the lock')
     finally:
         lock.close()

@@ -153,7 +153,12 @@ class Keeper:
     # Messages of the process; those that return True are answered.
 
     def _receive(self) -> bool:
-        data = self.control.recv(MAX_MESSAGE)
+        try:
+            data = self.control.recv(MAX_MESSAGE)
+        except ConnectionResetError:
+            # The process ended before it had read an answer.  It is said
+            # once; what the process had sent is still to be read.
+            return True
         if not data:
             return False
         message = json.loads(data)
