@@ -345,3 +345,38 @@ def test_killed_with_an_answer_unread(consul: ConsulStandIn) -> None:
         until(lock.acquire, 'for the lock')
     finally:
         lock.close()
+
+
+# The guard sees the end of the keeper before the process starts another.
+DELAY = '''import socket
+            pair = socket.socketpair
+            socket.socketpair = lambda *args: time.sleep(0.2) or pair(*args)'''
+
+
+def test_no_keeper_comes_to_work(consul: ConsulStandIn) -> None:
+    """The guard stays until another keeper is at work."""
+    with start_holder(consul, 'slow', f'''
+            {DELAY}
+            spawn = os.posix_spawn
+            os.posix_spawn = lambda path, args, *rest, **more: spawn(
+                '/bin/sleep', ['sleep', '5'], *rest, **more)
+            os.kill(lease.keeper_pid, signal.SIGKILL)
+            time.sleep(5)
+            ''') as holder:
+        assert holder.wait() == -signal.SIGKILL
+
+
+def test_no_thread_can_be_started(consul: ConsulStandIn) -> None:
+    """Without a keeper the process ends, and were it with its last thread."""
+    with start_holder(consul, 'threads', f'''
+            {DELAY}
+            import sys, threading
+            os.close(2)
+            sys.executable = '/nowhere'
+            def refuse(*args):
+                raise RuntimeError("can't start new thread")
+            threading.Thread.start = refuse
+            os.kill(lease.keeper_pid, signal.SIGKILL)
+            time.sleep(3)
+            ''') as holder:
+        assert holder.wait() == -signal.SIGKILL

@@ -3,6 +3,7 @@
 See :mod:`jobslib.oneinstance.keeper` for the other side.
 """
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -89,6 +90,8 @@ class Lease:
         self._run_begins = 0.0
         self._stopping = False
         self._restarts: list[float] = []
+        # Since when a sign of life of the keeper is waited for.
+        self._awaited = 0.0
         self._closed = False
         # Reentrant: a signal handler may have something to tell, too.
         self._lock = threading.RLock()
@@ -206,7 +209,9 @@ class Lease:
         theirs_fd = _above_standard(theirs.detach())
         environment = {processes.KEEPER_VARIABLE: '1'} | {
             name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        self.page.alive = now()
+        # Not page.alive: to write that is up to the keeper.  As long as none
+        # is at work, the guard of the last one stays.
+        self._awaited = now()
         # Sent in advance: this process may be killed the moment after.
         ours.send(json.dumps(self._config).encode())
         try:
@@ -291,7 +296,8 @@ class Lease:
         # Looked at twice: after a freeze of the whole machine the keeper is
         # as late as this thread.
         for _ in range(2):
-            if self._hold is None or now() - self.page.alive < STALLED:
+            seen = max(self.page.alive, self._awaited)
+            if self._hold is None or now() - seen < STALLED:
                 return
             time.sleep(CHECK_INTERVAL / 2)
         os.kill(self._keeper, signal.SIGKILL)
@@ -323,8 +329,13 @@ class Lease:
         """End this process, if it holds a lock that nothing keeps."""
         if self._hold is not None:
             text = f'jobslib: {reason}; ending the process\n'
-            os.write(2, text.encode())
-            self._end_children()
+            # Whatever fails of this, the process has to end.
+            with contextlib.suppress(OSError):
+                os.write(2, text.encode())
+            # Where no keeper can be started, a thread may be too much as
+            # well; then the children are left to the guard.
+            with contextlib.suppress(RuntimeError):
+                self._end_children()
             os.kill(self.pid, signal.SIGKILL)
         self._closed = True
 
