@@ -1,5 +1,6 @@
 """ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -380,3 +381,44 @@ def test_no_thread_can_be_started(consul: ConsulStandIn) -> None:
             time.sleep(3)
             ''') as holder:
         assert holder.wait() == -signal.SIGKILL
+
+
+def test_keeper_that_cannot_be_replaced(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Left without a keeper while idle, a lock makes itself another lease."""
+    lock = make_lock(ConsulLock, 'abandoned', **consul.options())
+    try:
+        assert lock.acquire()
+        assert lock.release()
+        lease = lock.lease
+        assert lease is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, 'executable', '/nowhere')
+            os.kill(lease.keeper_pid, signal.SIGKILL)
+            until(lambda: lease.has_ended, 'for the end of the lease')
+        assert lock.acquire()
+        assert lock.lease is not lease
+        assert lock.lease is not None
+        assert consul.sessions == [lock.lease.session]
+        assert lock.release()
+    finally:
+        lock.close()
+
+
+def test_keeper_that_cannot_be_started(
+    consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An attempt to start a keeper leaves no file open."""
+    lock = make_lock(ConsulLock, 'none', **consul.options())
+    monkeypatch.setattr(sys, 'executable', '/nowhere')
+    opened = []
+    try:
+        for _ in range(3):
+            with pytest.raises(LockUnavailableError, match='/nowhere'):
+                lock.acquire()
+            gc.collect()
+            opened.append(len(os.listdir('/proc/self/fd')))
+    finally:
+        lock.close()
+    assert opened[2] == opened[1]

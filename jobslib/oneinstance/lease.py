@@ -93,6 +93,8 @@ class Lease:
         # Since when a sign of life of the keeper is waited for.
         self._awaited = 0.0
         self._closed = False
+        # There is no keeper, and there will be none.
+        self._abandoned = False
         # Reentrant: a signal handler may have something to tell, too.
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
@@ -101,7 +103,12 @@ class Lease:
         os.ftruncate(self._page_fd, Page.SIZE)
         self.page = Page(self._page_fd)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
-        self._start_keeper()
+        try:
+            self._start_keeper()
+        except BaseException:
+            os.close(self._page_fd)
+            os.close(self._wake_fd)
+            raise
         threading.Thread(target=self._supervise, daemon=True,
                          name='jobslib-lease').start()
 
@@ -116,8 +123,10 @@ class Lease:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the session is known to have ended while it was idle."""
-        return self._hold is None and self.page.state == Page.LOST
+        """Whether it is known to be of no use, while nothing is held: its
+        session has ended, or nobody keeps it."""
+        return self._hold is None and (
+            self._abandoned or self.page.state == Page.LOST)
 
     def beat(self) -> None:
         """The run makes progress."""
@@ -193,7 +202,7 @@ class Lease:
         It releases the key if this process may still have it, and destroys
         the session.  It is not waited for.
         """
-        if os.getpid() != self.pid or self._closed:
+        if os.getpid() != self.pid or self._closed and not self._abandoned:
             return True
         self._closed = True
         processes.unmark()
@@ -337,7 +346,7 @@ class Lease:
             with contextlib.suppress(RuntimeError):
                 self._end_children()
             os.kill(self.pid, signal.SIGKILL)
-        self._closed = True
+        self._abandoned = self._closed = True
 
     def _end_children(self) -> None:
         """End what the task started, if the lease leaves time for it."""
@@ -349,11 +358,15 @@ class Lease:
 
     def _reap(self) -> None:
         """Wait for the keeper's end, so that it leaves no zombie."""
+        if self._keeper_fd < 0:
+            # Done before, and no other could be started.
+            return
         try:
             os.waitpid(self._keeper, 0)
         except ChildProcessError:
             pass
         os.close(self._keeper_fd)
+        self._keeper_fd = -1
         self._control.close()
 
 
