@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobslib.exceptions import LockUnavailableError
 from jobslib.oneinstance.client import history_key
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
-from jobslib.oneinstance.lease import Lease
+from jobslib.oneinstance.lease import CHECK_INTERVAL, Lease
 from jobslib.oneinstance.page import Page
 from jobslib.testing import ConsulStandIn, make_lock
 
@@ -422,3 +423,22 @@ def test_keeper_that_cannot_be_started(
     finally:
         lock.close()
     assert opened[2] == opened[1]
+
+
+def test_keeper_stopped_while_idle(consul: ConsulStandIn) -> None:
+    """Stopped while nothing was held, a keeper is replaced when it is needed."""
+    lock = make_lock(ConsulLock, 'idle', **consul.options(lock_delay=10.0))
+    assert lock.acquire()
+    assert lock.release()
+    lease = lock.lease
+    assert lease is not None
+    keeper = lease.keeper_pid
+    # The thread that sees to the keeper looks once more.
+    time.sleep(CHECK_INTERVAL + 0.1)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        assert lock.acquire()
+        assert lease.keeper_pid != keeper
+        assert lock.release()
+    finally:
+        lock.close()

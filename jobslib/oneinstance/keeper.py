@@ -140,6 +140,7 @@ class Keeper:
             self._be_alive()
             timeout = MAX_POLL if self.hold else self.ttl / 4
             ready = [fd for fd, _ in poller.poll(timeout * 1000)]
+            self._be_alive()
             if self.pidfd in ready:
                 return self._process_is_gone()
             if self.wake_fd in ready:

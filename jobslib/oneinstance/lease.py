@@ -147,10 +147,12 @@ class Lease:
         # For the processes that the task starts from here on.
         processes.mark(self.marker)
         self.page.set_state(Page.FINE)
+        # While idle, nobody looked whether the keeper is at work.
+        self._awaited = now()
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
                       'signum': signum}
-        self._ask(self._hold)
         os.eventfd_write(self._wake_fd, 1)
+        self._ask(self._hold)
 
     def start_run(self, max_run_time: float | None, heartbeat: float | None,
                   run: dict[str, Any] | None = None) -> None:
