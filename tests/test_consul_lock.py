@@ -1,6 +1,7 @@
 """ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
 
 import gc
+import json
 import os
 import pathlib
 import signal
@@ -442,3 +443,24 @@ def test_keeper_stopped_while_idle(consul: ConsulStandIn) -> None:
         assert lock.release()
     finally:
         lock.close()
+
+
+def test_killed_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
+    """What a process had is freed by a keeper that never saw it live."""
+    with start_holder(consul, 'both', '''
+            import threading
+            spawn = os.posix_spawn
+            def spawn_and_die(path, args, *rest, **more):
+                script = 'sleep 0.3; exec "$@"'
+                spawn('/bin/sh', ['sh', '-c', script, 'sh', *args], *rest, **more)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.posix_spawn = spawn_and_die
+            os.kill(lease.keeper_pid, signal.SIGKILL)
+            time.sleep(5)
+            ''') as holder:
+        assert holder.wait() == -signal.SIGKILL
+    key = make_lock(ConsulLock, 'both', **consul.options()).key
+    until(lambda: not consul.sessions, 'for the end of the session')
+    value = consul.value(key)
+    assert value is not None
+    assert 'released' in json.loads(value)

@@ -77,7 +77,7 @@ class Keeper:
     :param control: where the process sends its messages.
     :param page: shared with the process.
     :param config: ``pid, session, key, marker, endpoint, ttl, window,
-        renew_interval, grace, kill, check, check_ttl, since``.
+        renew_interval, grace, kill, check, check_ttl, since, record``.
     """
 
     def __init__(self, control: socket.socket, page: Page,
@@ -105,7 +105,7 @@ class Keeper:
         self.renew_now = threading.Event()
         self.hold_begins = threading.Event()
         # The process may have the key: what to write on its release.
-        self.record: dict[str, Any] | None = None
+        self.record: dict[str, Any] | None = config['record']
         # The run that is under way, for the history of its successors.
         self.run_begun: dict[str, Any] | None = None
         self.notes = Notes(self.endpoint, self.key)
@@ -313,6 +313,10 @@ class Keeper:
         os._exit(0)
 
     def _process_is_gone(self) -> None:
+        # What it said last: that it is about to take the key, for instance.
+        while (select.select([self.control], [], [], 0)[0]
+               and self._receive()):
+            pass
         if self.record is not None:
             count = self._end_processes(None)
             if count:

@@ -223,9 +223,10 @@ class Lease:
         # Not page.alive: to write that is up to the keeper.  As long as none
         # is at work, the guard of the last one stays.
         self._awaited = now()
-        # Sent in advance: this process may be killed the moment after.
-        ours.send(json.dumps(self._config).encode())
+        record = self._claim['record'] if self._claim else None
         try:
+            # Sent in advance: this process may be killed the moment after.
+            ours.send(json.dumps({**self._config, 'record': record}).encode())
             keeper = os.posix_spawn(
                 sys.executable,
                 [sys.executable, '-I', '-S', '-c', BOOT, ROOT], environment,
