@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from support import until
 
-from jobslib.oneinstance import keeperconsul
+from jobslib.oneinstance import keeper, keeperconsul
 from jobslib.oneinstance.keeperconsul import RETRY, Notes
 from jobslib.oneinstance.transport import Endpoint, Response
 
@@ -90,3 +90,19 @@ def test_forgotten_while_another_is_written(consul: Consul) -> None:
     goes_on.release(10)
     until(lambda: ('last', 'note') in consul.notes, 'for the last')
     assert ('history', 'of an earlier hold') not in consul.notes
+
+
+def test_no_thread_can_be_started(
+    consul: Consul, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither a note nor a report of the keeper's ends it; a later note is written."""
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    notes = make_notes()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, 'start', refuse)
+        notes.add('history', 'of run 1', 7)
+        keeper._log('killing a process')
+    notes.add('history', 'of run 2', 7)
+    until(lambda: consul.notes == [('history', 'of run 2')], 'for the note')

@@ -494,8 +494,12 @@ def _open_process(pid: int) -> int:
 def _log(text: str) -> None:
     # In a thread: a pipe that nobody reads must not hold up the keeper.
     line = f'{time.strftime("%Y-%m-%d %H:%M:%S")} jobslib keeper: {text}\n'
-    threading.Thread(target=os.write, args=(2, line.encode()),
-                     daemon=True).start()
+    try:
+        threading.Thread(target=os.write, args=(2, line.encode()),
+                         daemon=True).start()
+    except RuntimeError:
+        # There is no room for a thread.  What is reported has to be done.
+        pass
 
 
 def main() -> None:

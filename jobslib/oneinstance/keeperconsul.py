@@ -69,8 +69,13 @@ class Notes:
         with self._lock:
             self._values[key] = value, token
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # There is no room for a thread; the next note tries again.
+                return
+            self._thread = thread
         self._added.set()
 
     def clear(self) -> None:
