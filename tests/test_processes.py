@@ -121,6 +121,8 @@ def test_known_processes(
         assert (pid, begun) in processes.find(
             1 << 22, marker, {(pid, begun)})
         assert not processes.find(1 << 22, marker, {(pid, begun - 1)})
+        assert processes.still_there(
+            {(pid, begun), (pid, begun - 1), (1 << 22, 1)}) == {(pid, begun)}
     finally:
         os.kill(pid, signal.SIGKILL)
 

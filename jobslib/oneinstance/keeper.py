@@ -262,6 +262,7 @@ class Keeper:
             return
         if now() >= self.look_at:
             self.look_at = now() + LOOK
+            self.known = processes.still_there(self.known)
             self.known |= processes.children(self.pid)
         self._stop_if_due(now())
         if self.kill_at is not None:

@@ -10,7 +10,7 @@ import select
 import signal
 
 __all__ = ['KEEPER_VARIABLE', 'children', 'end', 'find', 'mark', 'start_time',
-           'unmark']
+           'still_there', 'unmark']
 
 #: Marks keepers, in their environment: they leave last, on their own.
 KEEPER_VARIABLE = 'JOBSLIB_KEEPER'
@@ -98,6 +98,11 @@ def children(root: int) -> set[tuple[int, int]]:
                 found.add((child, status[1]))
                 queue.append(child)
     return found
+
+
+def still_there(known: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Return those of *known* that have not ended."""
+    return {(pid, start) for pid, start in known if start_time(pid) == start}
 
 
 def end(root: int, pidfd: int | None, marker: str,
