@@ -310,7 +310,8 @@ def test_other_refusals_are_final(
 
 @pytest.mark.parametrize('name', sorted(set(CALLS) - {'renew', 'destroy'}))
 @pytest.mark.parametrize(
-    'body', ['<html>', 'null', '[]', '[1]', '{}', '[[]]', '{"Results": []}'])
+    'body', ['<html>', 'null', '[]', '[1]', '{}', '[[]]', '{"Results": []}',
+             pytest.param('[' * 100_000, id='nested')])
 def test_answer_that_is_not_consuls(
     client: ConsulClient, agent: Agent, name: str, body: str,
 ) -> None:

@@ -397,10 +397,13 @@ def test_long_answer_is_refused(
     assert 'longer than 10 bytes' in str(failure(transport))
 
 
-def test_answer_that_is_not_json(serve: Callable[..., Server]) -> None:
+@pytest.mark.parametrize('body', [b'<html>', b'[' * 100_000], ids=['html', 'nested'])
+def test_answer_that_is_not_json(
+    serve: Callable[..., Server], body: bytes,
+) -> None:
     """Decoding what is not JSON says what was asked of whom."""
     server = serve()
-    server.handler = scripted(server, answer(b'<html>'))
+    server.handler = scripted(server, answer(body))
     response = transport_to(server).request('GET', '/v1/kv/a')
     with pytest.raises(TransportError, match=r'^GET /v1/kv/a on http://.*not JSON'):
         response.json()

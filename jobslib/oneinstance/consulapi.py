@@ -47,10 +47,10 @@ def _reason(response: Response) -> str:
     return response.text
 
 
-#: What a call can raise; the last four are what the package makes of an answer
+#: What a call can raise; the last five are what the package makes of an answer
 #: that is not as Consul's are.
 FAILURES = (TransportError, Refused, base.ConsulException, ValueError, TypeError,
-            LookupError, AttributeError)
+            LookupError, AttributeError, RecursionError)
 
 
 class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]

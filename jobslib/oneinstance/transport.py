@@ -144,7 +144,7 @@ class Response:
         import json
         try:
             return json.loads(self.body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             message = f'{self.origin}: the answer is not JSON'
             raise TransportError(message, sent=True) from exc
 
