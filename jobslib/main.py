@@ -53,7 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     _settle()
     # What lies in the current folder is importable, as for "python -m".
-    sys.path.insert(0, os.getcwd())
+    try:
+        sys.path.insert(0, os.getcwd())
+    except FileNotFoundError:
+        # It was removed, and nothing can be in it.
+        pass
     try:
         config = _configure(sys.argv[1:] if argv is None else argv)
         command = getattr(config.args, 'runjob_command', None)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import pytest
 from support import (
     Job,
     Process,
+    environment,
     is_free,
     lock_folder,
     run_job,
@@ -621,6 +623,16 @@ def test_main_returns(shared: pathlib.Path,
     monkeypatch.setattr(sys, 'path', sys.path[:])
     assert main(['no_such_module.Task']) == 2
     assert 'no_such_module' in capsys.readouterr().err
+
+
+def test_removed_folder(tmp_path: pathlib.Path) -> None:
+    """Where the current folder was removed, nothing can be imported from it."""
+    process = subprocess.run(
+        ['sh', '-c', 'cd "$1" && rmdir "$1" && exec "$2" -m jobslib --version',
+         'sh', str(tmp_path), sys.executable],
+        env=environment(tmp_path), capture_output=True, text=True)
+    assert process.stderr == ''
+    assert process.returncode == 0
 
 
 def test_garbage(tmp_path: pathlib.Path) -> None:
