@@ -495,6 +495,26 @@ def test_deleted_folder_is_noticed(folder: pathlib.Path) -> None:
     lock.close()
 
 
+def test_folder_that_became_a_file(folder: pathlib.Path) -> None:
+    """A lock whose place is none any more is lost, without an error."""
+    lock = make_file_lock(folder)
+    assert lock.acquire()
+    folder.rename(folder.with_name('moved'))
+    folder.write_text('')
+    assert not lock.refresh()
+    assert not lock.release()
+
+
+def test_other_things_in_the_folder(folder: pathlib.Path) -> None:
+    """What is called like a lock file and is none hides no other."""
+    lock = make_file_lock(folder)
+    assert lock.acquire()
+    (folder / 'folder.lock').mkdir()
+    (folder / 'link.lock').symlink_to('/nowhere')
+    assert list(FileLock.find_all(lock.context, lock.options)) == ['plain']
+    lock.close()
+
+
 def test_deleted_between_open_and_lock(
         folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is deleted while it is being locked is not held."""

@@ -185,8 +185,12 @@ class FileLock(BaseLock):
         for name in names:
             path, extension = os.path.splitext(os.path.join(folder, name))
             if extension == '.lock':
-                state = _state(f'{path}.lock',
-                               ControlFile(f'{path}.control').read())
+                try:
+                    state = _state(f'{path}.lock',
+                                   ControlFile(f'{path}.control').read())
+                except OSError:
+                    # A folder, say, or a link: no lock is in there.
+                    continue
                 task = (state.record or {}).get('task')
                 if isinstance(task, str) and task.startswith(prefix or ''):
                     found[task] = state
@@ -282,7 +286,8 @@ class FileLock(BaseLock):
 def _same_file(fd: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
+    except OSError:
+        # Missing, or no place that anybody could open it at.
         return False
 
 
