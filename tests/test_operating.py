@@ -234,6 +234,19 @@ def test_what_others_wrote_does_not_reach_the_terminal(
     assert 'went\\x1b[31m wrong' in shown and '\x1b' not in shown
 
 
+def test_status_of_numbers_that_are_none(folder: pathlib.Path) -> None:
+    """Numbers of hundreds of digits are shown as none."""
+    run_job(folder, '--run-once', 'jobs.Quick')
+    path = lock_folder(folder) / 'quick.lock'
+    record = json.loads(path.read_bytes())
+    record['schedule']['due'] = 10 ** 400
+    record['history']['newest'][-1]['duration'] = 10 ** 400
+    path.write_text(json.dumps(record) + '\n')
+    assert ask(folder, 'status', 'jobs.Quick')['due'] is None
+    shown = run_job(folder, 'status', 'jobs.Quick')
+    assert shown.returncode == ExitCode.DONE, shown.stderr
+
+
 def test_history_survives_a_restart_of_the_lock_object(
         tmp_path: pathlib.Path) -> None:
     """A lock used without runjob keeps the history of the loop before it."""

@@ -8,7 +8,10 @@ from typing import Any
 from jobslib.history import History
 from jobslib.oneinstance import LockState
 
-__all__ = ['ago', 'describe', 'since', 'who']
+__all__ = ['LATEST', 'ago', 'describe', 'since', 'who']
+
+#: No UNIX time, nor a duration; larger integers do not fit into a float.
+LATEST = 1e12
 
 
 def describe(name: str, state: LockState,
@@ -47,7 +50,8 @@ def _due(state: LockState, history: History) -> float | None:
     if state.held and history.acquired == record.get('timestamp'):
         # It has ended a run since, and keeps the lock.
         due = (state.history or {}).get('due')
-    return float(due) if isinstance(due, int | float) else None
+    ok = isinstance(due, int | float) and abs(due) < LATEST
+    return float(due) if ok else None
 
 
 def _state(state: LockState, history: History, due: float | None,
@@ -77,7 +81,7 @@ def ago(then: Any, now: float | None = None) -> str:
 
 def since(then: Any, now: float | None = None) -> str:
     """Return how long ago or ahead a UNIX time is."""
-    if not (isinstance(then, int | float) and abs(then) < 1e12):
+    if not (isinstance(then, int | float) and abs(then) < LATEST):
         return '-'
     passed = (time.time() if now is None else now) - then
     return (f'in {_span(-passed)}' if passed < 0

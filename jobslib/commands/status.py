@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jobslib.commands.common import add_json, make_lock
-from jobslib.commands.jobs import ago, describe, since, who
+from jobslib.commands.jobs import LATEST, ago, describe, since, who
 from jobslib.commands.output import (
     Cell,
     bad,
@@ -184,7 +184,8 @@ def _outcome(run: dict[str, Any] | None) -> Cell:
 
 def _duration(run: dict[str, Any] | None) -> str:
     duration = (run or {}).get('duration')
-    return f'{duration:.3f} s' if isinstance(duration, int | float) else '-'
+    ok = isinstance(duration, int | float) and abs(duration) < LATEST
+    return f'{duration:.3f} s' if ok else '-'
 
 
 def _standbys(job: dict[str, Any]) -> str:
