@@ -151,7 +151,9 @@ class Lease:
         self._awaited = now()
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
                       'signum': signum}
-        os.eventfd_write(self._wake_fd, 1)
+        if not self._closed:
+            with contextlib.suppress(OSError):  # closed in this instant
+                os.eventfd_write(self._wake_fd, 1)
         self._ask(self._hold)
 
     def start_run(self, max_run_time: float | None, heartbeat: float | None,
