@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from support import until
 
-from jobslib.exceptions import LockUnavailableError
+from jobslib.exceptions import LockUnavailableError, OneInstanceWatchdogError
 from jobslib.oneinstance.client import history_key
-from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lease import CHECK_INTERVAL, Lease
 from jobslib.oneinstance.page import Page
@@ -464,3 +464,33 @@ def test_killed_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
     value = consul.value(key)
     assert value is not None
     assert 'released' in json.loads(value)
+
+
+@pytest.mark.parametrize('lost', ['first', 'second'])
+def test_two_locks_in_one_process(consul: ConsulStandIn, lost: str) -> None:
+    """The loss of each interrupts, whichever was made first, or closed first."""
+    def sleep() -> None:
+        # A signal that comes in the instant before a sleep does not end it.
+        for _ in range(500):
+            time.sleep(0.01)
+
+    previous = signal.getsignal(INTERRUPT_SIGNAL)
+    locks = {name: make_lock(ConsulLock, name, **consul.options())
+             for name in ('first', 'second')}
+    try:
+        for lock in locks.values():
+            assert lock.acquire()
+        with pytest.raises(OneInstanceWatchdogError):
+            consul.lose_lock(locks[lost].key)
+            sleep()
+        assert locks[lost].release() is False
+        locks[lost].close()
+        [other] = [lock for lock in locks.values() if lock.held]
+        with pytest.raises(OneInstanceWatchdogError):
+            consul.lose_lock(other.key)
+            sleep()
+        assert other.release() is False
+    finally:
+        for lock in reversed(locks.values()):
+            lock.close()
+    assert signal.getsignal(INTERRUPT_SIGNAL) == previous

@@ -263,7 +263,9 @@ class ConsulLock(BaseLock):
     def close(self) -> None:
         self._token = None
         self._drop_lease()
-        if self._handles_interrupt and _in_main_thread():
+        # The handler of a lock that came later passes on to this one.
+        if (self._handles_interrupt and _in_main_thread()
+                and signal.getsignal(INTERRUPT_SIGNAL) == self._interrupt):
             self._handles_interrupt = False
             signal.signal(INTERRUPT_SIGNAL, self._previous_handler)
         if 'client' in vars(self):
@@ -442,6 +444,9 @@ class ConsulLock(BaseLock):
         if lease is not None and self.held and lease.page.state:
             self.watchdog.interrupt(
                 OneInstanceWatchdogError(lease.page.reason))
+        elif callable(self._previous_handler):
+            # That of another lock of this process.
+            self._previous_handler(signum, frame)
 
 
 class KeeperWatchdog(Watchdog):
