@@ -50,8 +50,9 @@ def _due(state: LockState, history: History) -> float | None:
     if state.held and history.acquired == record.get('timestamp'):
         # It has ended a run since, and keeps the lock.
         due = (state.history or {}).get('due')
-    ok = isinstance(due, int | float) and abs(due) < LATEST
-    return float(due) if ok else None
+    if isinstance(due, int | float) and abs(due) < LATEST:
+        return float(due)
+    return None
 
 
 def _state(state: LockState, history: History, due: float | None,
