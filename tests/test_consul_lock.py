@@ -494,3 +494,16 @@ def test_two_locks_in_one_process(consul: ConsulStandIn, lost: str) -> None:
         for lock in reversed(locks.values()):
             lock.close()
     assert signal.getsignal(INTERRUPT_SIGNAL) == previous
+
+
+def test_run_that_closed_all_descriptors(consul: ConsulStandIn) -> None:
+    """A process that cannot reach its keeper any more ends, and frees the lock."""
+    with start_holder(consul, 'descriptors', '''
+            os.closerange(3, 256)
+            lease.end_run()
+            ''') as holder:
+        try:
+            assert holder.wait(20) == -signal.SIGKILL
+        finally:
+            holder.kill()
+    until(lambda: not consul.sessions, 'for the end of the session')

@@ -29,6 +29,7 @@ __all__ = ['Lease']
 PASSED_ON = ('LD_LIBRARY_PATH', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'TZ')
 
 REPLY_TIMEOUT = 5.0
+PAUSE = 0.01
 CHECK_INTERVAL = 1.0
 STALLED = 2.0
 MAX_RESTARTS = 5
@@ -258,11 +259,17 @@ class Lease:
         :raises LockUnavailableError: no keeper, not even a new one, did.
         """
         ends = None if timeout is None else now() + timeout
+        tries = 1
         while not self._exchange(message, reply=True, timeout=timeout):
+            if tries * PAUSE > REPLY_TIMEOUT:
+                # Each failed at once, and the keeper is not replaced: the
+                # task has closed what leads to it.
+                self._end_process('the lease keeper cannot be reached')
             if self._closed or (ends is not None and now() >= ends):
                 raise LockUnavailableError('the lease keeper does not answer')
             # The thread replaces a keeper that has died.
-            time.sleep(0.01)
+            time.sleep(PAUSE)
+            tries += 1
 
     def _exchange(self, message: dict[str, Any], reply: bool,
                   timeout: float | None) -> bool:
