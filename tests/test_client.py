@@ -174,12 +174,10 @@ RPC_ERROR: Reply = (500, 'rpc error making call: EOF')
 # Every call, and an answer that pleases it.
 CALLS: dict[str, tuple[Callable[[ConsulClient], object], Reply]] = {
     'create': (lambda c: c.create_session('job', 10, 15), (200, {'ID': SESSION})),
-    'renew': (lambda c: c.renew_session(SESSION), (200, [{'ID': SESSION}])),
     'destroy': (lambda c: c.destroy_session(SESSION), (200, 'true')),
     'read': (lambda c: c.read('a/b'), key()),
     'acquire': (lambda c: c.acquire('a/b', b'x', SESSION), locked()),
     'release': (lambda c: c.release('a/b', b'x', SESSION), locked()),
-    'leader': (lambda c: c.leader(), (200, '"127.0.0.1:8300"')),
 }
 every_call = pytest.mark.parametrize('name', CALLS)
 repeatable = pytest.mark.parametrize('name', sorted(set(CALLS) - {'create', 'acquire'}))
@@ -261,7 +259,7 @@ def test_pause_stops_growing(agent: Agent, pauses: list[float]) -> None:
     agent.replies = [NO_LEADER]
     client = make_client(agent, pauses, attempts=7)
     with pytest.raises(LockUnavailableError):
-        client.leader()
+        client.read('a/b')
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
@@ -297,18 +295,15 @@ def test_permission(
 def test_other_refusals_are_final(
     client: ConsulClient, agent: Agent, name: str, reply: Reply,
 ) -> None:
-    """Another status is final; only a renewal's 404 has a meaning of its own."""
+    """Another status is final."""
     agent.index = None
     agent.replies = [reply]
-    if (name, reply[0]) == ('renew', 404):
-        assert not client.renew_session(SESSION)
-    else:
-        with pytest.raises(LockUnavailableError):
-            CALLS[name][0](client)
+    with pytest.raises(LockUnavailableError):
+        CALLS[name][0](client)
     assert len(agent.seen) == 1
 
 
-@pytest.mark.parametrize('name', sorted(set(CALLS) - {'renew', 'destroy'}))
+@pytest.mark.parametrize('name', sorted(set(CALLS) - {'destroy'}))
 @pytest.mark.parametrize(
     'body', ['<html>', 'null', '[]', '[1]', '{}', '[[]]', '{"Results": []}',
              pytest.param('[' * 100_000, id='nested')])
@@ -407,15 +402,6 @@ def test_no_server_in_another_datacenter(client: ConsulClient, agent: Agent) -> 
         client.create_session('job', 10, 15)
 
 
-def test_renew_session(client: ConsulClient, agent: Agent) -> None:
-    """A renewal says whether the session still is."""
-    agent.replies = [(200, [{'ID': SESSION}]),
-                     (404, f"Session id '{SESSION}' not found")]
-    assert client.renew_session(SESSION)
-    assert not client.renew_session(SESSION)
-    assert [seen.path for seen in agent.seen] == [f'/v1/session/renew/{SESSION}'] * 2
-
-
 def test_destroy_session(client: ConsulClient, agent: Agent) -> None:
     """A session is destroyed by its id."""
     agent.replies = [(200, 'true')]
@@ -426,9 +412,9 @@ def test_destroy_session(client: ConsulClient, agent: Agent) -> None:
 def test_read(client: ConsulClient, agent: Agent) -> None:
     """A held, a free and a missing key are told apart."""
     agent.replies = [key(), key(None, None), MISSING]
-    assert vars(client.read('a/b')) == vars(KeyState(7, True, b'held', SESSION, 60, 2))
-    assert vars(client.read('a/b')) == vars(KeyState(7, True, None, None, 60, 2))
-    assert vars(client.read('a/b')) == vars(KeyState(7, False, None, None, 0, 0))
+    assert vars(client.read('a/b')) == vars(KeyState(7, b'held', SESSION, 60))
+    assert vars(client.read('a/b')) == vars(KeyState(7, None, None, 60))
+    assert vars(client.read('a/b')) == vars(KeyState(7, None, None, 0))
     for seen in agent.seen:
         assert seen.path == '/v1/kv/a/b'
         assert seen.query == {'dc': 'dc9', 'recurse': '1', 'consistent': '1'}
@@ -578,16 +564,9 @@ def test_release(client: ConsulClient, agent: Agent) -> None:
         'Value': base64.b64encode(b'free').decode()}}]
 
 
-def test_leader(client: ConsulClient, agent: Agent) -> None:
-    """The leader's address is returned, an empty one while there is none."""
-    agent.replies = [(200, '"127.0.0.1:8300"'), (200, '""')]
-    assert client.leader() == '127.0.0.1:8300'
-    assert client.leader() == ''
-
-
 def test_close(client: ConsulClient, agent: Agent) -> None:
     """A closed client opens a connection again when it is asked to."""
-    agent.replies = [(200, '""')]
-    client.leader()
+    agent.replies = [key()]
+    client.read('a/b')
     client.close()
-    assert client.leader() == ''
+    assert client.read('a/b').session == SESSION

@@ -81,7 +81,7 @@ class FakeAgent:
         self.reads += 1
         if self.key_down:
             raise LockUnavailableError('no leader')
-        return KeyState(1, self.key is not None, self.key, None, 1, 0)
+        return KeyState(1, self.key, None, 1)
 
     def put(self, key: str, value: bytes) -> None:
         self._answer()

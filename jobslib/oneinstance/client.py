@@ -51,21 +51,18 @@ class KeyState:
 
     *index* is what a blocking query waits on.  *record* is the value, None if
     the key is missing or empty.  *session* is the holder's, None if the key
-    is free.  A missing key has *modify_index* and *lock_index* 0; so has
-    *control*, the value of its control key, an index of 0 if that is missing.
+    is free.  A missing key has the *modify_index* 0; so has *control*, the
+    value of its control key, an index of 0 if that is missing.
     """
 
     def __init__(
-        self, index: int, exists: bool, record: bytes | None, session: str | None,
-        modify_index: int, lock_index: int, control: bytes | None = None,
-        control_index: int = 0,
+        self, index: int, record: bytes | None, session: str | None,
+        modify_index: int, control: bytes | None = None, control_index: int = 0,
     ) -> None:
         self.index = index
-        self.exists = exists
         self.record = record
         self.session = session
         self.modify_index = modify_index
-        self.lock_index = lock_index
         self.control = control
         self.control_index = control_index
 
@@ -180,18 +177,6 @@ class ConsulClient:
                     self._consul.agent.check.deregister(check)
         self._call('deregister checks', call)
 
-    def renew_session(self, session: str) -> bool:
-        """Renew *session*; False if it is gone."""
-        def call() -> bool:
-            try:
-                self._consul.session.renew(session)
-            except Refused as exc:
-                if exc.status == 404:
-                    return False
-                raise
-            return True
-        return self._call('renew the session', call)
-
     def destroy_session(self, session: str) -> None:
         """Destroy *session*, if it still is."""
         self._call('destroy the session',
@@ -305,11 +290,6 @@ class ConsulClient:
                     for each in found}
         return self._call('list the sessions', call)
 
-    def leader(self) -> str:
-        """The address of the leader, '' if there is none."""
-        return self._call(
-            'ask for the leader', lambda: _expect(str, self._consul.status.leader()))
-
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         self._transport.close()
@@ -323,7 +303,7 @@ class ConsulClient:
             # A 404 without an index is not Consul's.
             if exc.status != 404 or not exc.index:
                 raise
-            return KeyState(exc.index, False, None, None, 0, 0)
+            return KeyState(exc.index, None, None, 0)
         found = {_expect(str, item['Key']): item for item in items}
         if not found:
             raise LookupError('an empty list is no answer of Consul')
@@ -429,10 +409,10 @@ def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
         'control': control['Value'],
         'control_index': _expect(int, control['ModifyIndex'])}
     if item is None:
-        return KeyState(index, False, None, None, 0, 0, **asked)
+        return KeyState(index, None, None, 0, **asked)
     return KeyState(
-        index, True, item['Value'], item.get('Session') or None,
-        _expect(int, item['ModifyIndex']), _expect(int, item['LockIndex']), **asked)
+        index, item['Value'], item.get('Session') or None,
+        _expect(int, item['ModifyIndex']), **asked)
 
 
 def _lock(verb: str, key: str, value: bytes, session: str) -> dict[str, Any]:
