@@ -24,6 +24,10 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Let SIGTERM end the run as Ctrl-C does, with every fixture torn down."""
     stalls.start()
+    # A shell ignores SIGINT for its background jobs, and so would all that is
+    # started here.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     previous = signal.signal(signal.SIGTERM, _interrupt)
 
     def restore() -> None:

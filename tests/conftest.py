@@ -1,8 +1,15 @@
 """Fixtures of all unit tests."""
 
 import os
+import signal
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Be interrupted by SIGINT, which a shell ignores for its background jobs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
