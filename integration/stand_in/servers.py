@@ -36,7 +36,7 @@ def timed(test: Callable[..., None]) -> Callable[..., None]:
             began = now()
             try:
                 return test(**fixtures)
-            except AssertionError:
+            except (AssertionError, requests.HTTPError):
                 if number == TRIES - 1 or not stalls.since(began):
                     raise
     return done_again

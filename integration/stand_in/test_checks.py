@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,14 +17,28 @@ def test_agent(server: Server) -> None:
     assert ':' in server.api.get('status/leader').json()
 
 
-@pytest.fixture
-def check(server: Server) -> Iterator[str]:
-    """The id of a check that passes for a second at a time."""
+@contextmanager
+def registered(server: Server, ttl: str) -> Iterator[str]:
+    """Register a check; yields its id."""
     name = f'check-{time.monotonic_ns()}'
     assert told(server.api.put('agent/check/register', {
-        'ID': name, 'name': 'a check', 'TTL': '1s'})) == (200, '')
+        'ID': name, 'name': 'a check', 'TTL': ttl})) == (200, '')
     yield name
     assert told(server.api.put(f'agent/check/deregister/{name}')) == (200, '')
+
+
+@pytest.fixture
+def check(server: Server) -> Iterator[str]:
+    """The id of a check that does not expire while it is looked at."""
+    with registered(server, '60s') as name:
+        yield name
+
+
+@pytest.fixture
+def brief_check(server: Server) -> Iterator[str]:
+    """The id of a check that passes for a second at a time."""
+    with registered(server, '1s') as name:
+        yield name
 
 
 def passes(server: Server, check: str) -> None:
@@ -43,20 +58,21 @@ def test_check_that_did_not_pass(server: Server, check: str) -> None:
 
 
 @timed
-def test_check_that_expires(server: Server, key: str, check: str) -> None:
+def test_check_that_expires(server: Server, key: str, brief_check: str) -> None:
     """A session ends when its check was not passed for the check's TTL."""
-    passes(server, check)
+    passes(server, brief_check)
     session = server.api.create_session(
-        TTL='10s', LockDelay='1s', NodeChecks=['serfHealth', check])
+        TTL='10s', LockDelay='15s', NodeChecks=['serfHealth', brief_check])
     assert server.lock(key, session)
     server.elapse(0.4)
-    server.api.put(f'agent/check/pass/{check}')
+    server.api.put(f'agent/check/pass/{brief_check}')
     server.elapse(1 - LATE)
     assert server.is_alive(session)
     server.elapse(LATE)
     server.until(lambda: not server.is_alive(session))
     assert not server.lock(key, server.session())
-    assert server.api.get('agent/checks').json()[check]['Status'] == 'critical'
+    shown = server.api.get('agent/checks').json()[brief_check]
+    assert shown['Status'] == 'critical'
 
 
 @pytest.mark.parametrize('how', ['fail', 'deregister'])
@@ -121,7 +137,7 @@ def test_text_of_check(server: Server, check: str) -> None:
         assert api.put(f'agent/check/{verb}/{check}').ok
         assert state(server, check) == (status, '')
     api.put(f'agent/check/pass/{check}', note='kept')
-    api.put('agent/check/register', {'ID': check, 'Name': 'n', 'TTL': '1s',
+    api.put('agent/check/register', {'ID': check, 'Name': 'n', 'TTL': '60s',
                                      'Notes': 'some notes'})
     shown = api.get('agent/checks').json()[check]
     assert shown['Notes'] == 'some notes'
@@ -172,11 +188,11 @@ def test_update_that_is_refused(server: Server, check: str) -> None:
     ('', 'TTL expired'),
     ('mine', 'TTL expired (last output before timeout follows): mine'),
 ])
-def test_text_of_check_that_expires(server: Server, check: str, note: str,
+def test_text_of_check_that_expires(server: Server, brief_check: str, note: str,
                                     shown: str) -> None:
     """A check that was not passed in time shows its last text, too."""
-    server.api.put(f'agent/check/pass/{check}', note=note)
-    server.until(lambda: state(server, check) == ('critical', shown))
+    server.api.put(f'agent/check/pass/{brief_check}', note=note)
+    server.until(lambda: state(server, brief_check) == ('critical', shown))
 
 
 def test_cost_of_text(server: Server, check: str) -> None:

@@ -117,20 +117,18 @@ def test_no_delay(server: Server, key: str) -> None:
     assert server.lock(key, server.session())
 
 
-@timed
 def test_key_deleted_with_its_session(server: Server, key: str) -> None:
     """A session can take its keys with it, and the lock-delay stays."""
-    session = server.session(Behavior='delete')
+    session = server.session(Behavior='delete', LockDelay='15s')
     assert server.lock(key, session)
     server.api.destroy_session(session)
     assert server.api.kv(key) is None
     assert not server.lock(key, server.session())
 
 
-@timed
 def test_delete_in_delay(server: Server, key: str) -> None:
     """Deleting a key does not end its lock-delay."""
-    session = server.session()
+    session = server.session(LockDelay='15s')
     assert server.lock(key, session)
     server.api.destroy_session(session)
     server.api.delete(f'kv/{key}')

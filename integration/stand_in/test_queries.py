@@ -6,7 +6,8 @@ from integration.stand_in.servers import LATE, UNKNOWN, Server, timed, told
 
 def test_raft_entries(server: Server, key: str) -> None:
     """The same requests write to the Raft log."""
-    api, session, other = server.api, server.session(), server.session()
+    api, other = server.api, server.session()
+    session = server.session(LockDelay='15s')
     server.lock(key, session)
     assert server.cost(lambda: api.put(f'session/renew/{session}')) == 0
     assert server.cost(lambda: api.get(f'kv/{key}', consistent='')) == 0

@@ -155,7 +155,8 @@ def test_cas_in_transaction(server: Server, key: str) -> None:
 
 def test_taking_a_key_on_conditions(server: Server, key: str) -> None:
     """A key is taken if others are as expected, which are then read."""
-    session, pause, tree = server.session(), f'{key}/pause', f'{key}/tree/'
+    session, pause, tree = (
+        server.session(LockDelay='15s'), f'{key}/pause', f'{key}/tree/')
     server.api.put(f'kv/{tree}a', 'v')
     index = server.index(f'{tree}a')
     lock = [operation('check-not-exists', pause),
