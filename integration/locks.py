@@ -51,9 +51,10 @@ def held_record(**fields: Any) -> bytes:
     return json.dumps({'fqdn': 'elsewhere', 'pid': 1, **fields}).encode()
 
 
-def hold(api: Api, key: str, record: bytes, lock_delay: str = '15s') -> str:
+def hold(api: Api, key: str, record: bytes, lock_delay: str = '15s',
+         ttl: str = '60s') -> str:
     """Take the key as somebody else; returns the session."""
-    session = api.create_session(TTL='60s', Checks=[], LockDelay=lock_delay)
+    session = api.create_session(TTL=ttl, Checks=[], LockDelay=lock_delay)
     assert api.put(f'kv/{key}', record, acquire=session).json() is True
     return session
 

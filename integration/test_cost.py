@@ -12,31 +12,44 @@ from integration.agents import Agent, wait_until
 from integration.locks import held_record, hold
 from integration.proxy import Proxy
 from integration.runjobs import job, moments
+from integration.stamps import now
 from integration.together import together
 
 KEY = 'cost/lock'
 
 #: Consul itself writes an entry every 60 s, the first a minute after its start.
+OWN_ENTRY = 60.0
+#: How long an idle standby is watched.
 MEASURED = 40.0
 
 
 @contextmanager
 def quiet() -> Iterator[tuple[Agent, Proxy, pathlib.Path]]:
-    """A server that writes nothing on its own, a way to it, and a folder."""
+    """A server that writes next to nothing on its own, a way to it, and a folder."""
     with (Agent(config={'disable_coordinates': True}) as agent,
           Proxy(agent.http_addr) as proxy,
           tempfile.TemporaryDirectory(prefix='jobslib-') as folder):
         yield agent, proxy, pathlib.Path(folder)
 
 
+def wait_for_quiet(agent: Agent, started: float, seconds: float) -> None:
+    """Wait until a server, started at a time, writes nothing for some seconds."""
+    if now() - started + seconds > OWN_ENTRY - 1.0:
+        index = agent.raft_index()
+        wait_until(lambda: agent.raft_index() > index, OWN_ENTRY + 10,
+                   "Consul's own entry")
+
+
 @together
 def test_standby(_: Agent) -> None:
     """An idle standby makes at most 12 requests a minute, and writes nothing."""
+    started = now()
     with quiet() as (agent, proxy, folder):
-        hold(agent.api, KEY, held_record())
+        hold(agent.api, KEY, held_record(), ttl='600s')
         with job(folder, proxy.addr, KEY, '--keep-lock') as standby:
             standby.wait_for('not run')
-            wait_until(lambda: waits(proxy), 10, 'a standby that waits')
+            wait_until(lambda: waits(proxy), 20, 'a standby that waits')
+            wait_for_quiet(agent, started, MEASURED)
             before, entries = len(proxy.requests), agent.raft_index()
             time.sleep(MEASURED)
             requests = proxy.requests[before:]
@@ -57,7 +70,9 @@ def waits(proxy: Proxy) -> bool:
 @together
 def test_run(_: Agent) -> None:
     """A run costs two entries: one to acquire the lock, one to release it."""
+    started = now()
     with quiet() as (agent, proxy, folder):
+        wait_for_quiet(agent, started, 30.0)
         with job(folder, proxy.addr, KEY, '--run-interval', '0.25') as program:
             program.wait_for('BEGIN', 3)
             before = len(proxy.requests)
@@ -72,42 +87,40 @@ def test_run(_: Agent) -> None:
 @together
 def test_run_with_the_lock_kept(_: Agent) -> None:
     """With the lock kept a run costs one entry, its history."""
+    started = now()
     with quiet() as (agent, proxy, folder):
         with job(folder, proxy.addr, KEY, '--keep-lock', '--run-interval',
                  '0.25') as program:
             program.wait_for('BEGIN', 3)
-            noted, entries = runs_and_entries(agent)
-            wait_until(lambda: runs(agent) >= noted + 9, 30, 'nine runs noted')
-            noted_then, entries_then = runs_and_entries(agent)
-    assert entries_then - entries == noted_then - noted
+            wait_until(lambda: noted(agent)[0] > 0, 30, 'a run noted')
+            wait_for_quiet(agent, started, 20.0)
+            runs, entry = noted(agent)
+            wait_until(lambda: noted(agent)[0] >= runs + 9, 30, 'nine runs noted')
+            runs_then, entry_then = noted(agent)
+    assert entry_then - entry == runs_then - runs
 
 
-def runs_and_entries(agent: Agent) -> tuple[int, int]:
-    """How many runs the history has counted, and the entries at that moment."""
-    def look() -> tuple[int, int] | None:
-        before, entries, after = runs(agent), agent.raft_index(), runs(agent)
-        return (before, entries) if before == after else None
-    return wait_until(look, 5, 'no run noted meanwhile')
-
-
-def runs(agent: Agent) -> int:
-    """How many runs the history has counted."""
+def noted(agent: Agent) -> tuple[int, int]:
+    """How many runs the history has counted, and the entry that wrote the last."""
     document = agent.api.kv('cost/history/lock')
-    count: int = json.loads(document['Value'])['runs'] if document else 0
-    return count
+    if document is None:
+        return 0, 0
+    return json.loads(document['Value'])['runs'], document['ModifyIndex']
 
 
 @together
 def test_run_without_history(_: Agent) -> None:
     """Without a history it costs none, and renewals write nothing."""
+    started = now()
     with quiet() as (agent, proxy, folder):
         with job(folder, proxy.addr, KEY, '--keep-lock', '--run-interval',
                  '0.25', env={'JOBSLIB_HISTORY': '0'}) as program:
             program.wait_for('BEGIN', 3)
+            wait_for_quiet(agent, started, 30.0)
             before, entries = len(proxy.requests), agent.raft_index()
-            started = time.monotonic()
-            program.wait_for('BEGIN', 43)
-            took = time.monotonic() - started
+            began, count = now(), program.output.count('BEGIN')
+            program.wait_for('BEGIN', count + 40)
+            took = now() - began
             requests = proxy.requests[before:]
             assert agent.raft_index() == entries
     renewals = [path for _, _, path in requests if '/session/renew/' in path]
