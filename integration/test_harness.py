@@ -148,15 +148,16 @@ def test_cluster_elects_another_leader(consul_bin: pathlib.Path) -> None:
     """A killed leader is replaced, its data stays, and it can come back."""
     with Cluster(binary=consul_bin) as cluster:
         leader = cluster.leader()
-        assert leader.api.put('kv/kept', 'value').json() is True
+        wait_until(lambda: leader.api.put('kv/kept', 'value').ok, 20, 'a key')
         leader.kill()
         replaced = cluster.leader()
         assert replaced is not leader and leader not in cluster.followers()
         cluster.wait_ready()
-        entry = replaced.api.kv('kept')
-        assert entry is not None and entry['Value'] == b'value'
+        entry = wait_until(lambda: replaced.api.kv('kept'), 20, 'the key')
+        assert entry['Value'] == b'value'
         leader.restart()
-        assert leader in cluster.followers()
+        assert leader in cluster.alive() and cluster.leader()
+        cluster.wait_ready()
         folders = [each.folder for each in cluster]
     assert not any(processes_of(folder) for folder in folders)
 
@@ -240,23 +241,16 @@ def test_blackhole_swallows_an_answer_that_is_waited_for(
     agent.api.put('kv/harness/watch', '1')
     entry = agent.api.kv('harness/watch')
     assert entry is not None
-    outcome: list[object] = []
-
-    def watch() -> None:
-        try:
-            outcome.append(Api(proxy.url, timeout=3.0).get(
-                'kv/harness/watch', index=entry['ModifyIndex'], wait='10s'))
-        except requests.RequestException as exc:
-            outcome.append(exc)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    wait_until(lambda: proxy.requests, 5, 'the query at the proxy')
-    proxy.blackhole()
-    agent.api.put('kv/harness/watch', '2')
-    thread.join()
-    assert isinstance(outcome[0], requests.ReadTimeout)
-    wait_for_faults(proxy, 1)
+    query = f'/v1/kv/harness/watch?index={entry["ModifyIndex"]}&wait=60s'
+    with socket.create_connection(proxy.addr) as client:
+        client.sendall(f'GET {query} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
+        wait_until(lambda: proxy.requests, 5, 'the query at the proxy')
+        proxy.blackhole()
+        agent.api.put('kv/harness/watch', '2')
+        wait_for_faults(proxy, 1)  # the answer is there
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
 
 
 def test_hold(agent: Agent, proxy: Proxy, api: Api) -> None:
@@ -307,10 +301,10 @@ def test_dead_target_resets(proxy: Proxy) -> None:
 
 def test_delay(proxy: Proxy, api: Api) -> None:
     """An answer is late by the time given, once, and complete."""
-    proxy.delay(0.3)
+    proxy.delay(0.5)
     begin = now()
     assert api.get('agent/self').json()['Config']
-    assert 0.3 <= now() - begin < allowed(0.3, 0.2, since=begin)
+    assert 0.5 <= now() - begin < allowed(0.5, 0.45, since=begin)
     assert proxy.faulted == 1
 
 
@@ -391,7 +385,7 @@ def test_closed_proxy_leaves_no_thread(
     agent: Agent, mode: Callable[[Proxy], None],
 ) -> None:
     """Closing ends the thread and the connections, in whatever mode."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with Proxy(agent.http_addr) as proxy:
         api = Api(proxy.url)
         api.get('status/leader')
@@ -401,7 +395,7 @@ def test_closed_proxy_leaves_no_thread(
             api.get('status/leader')
         except LOST:
             pass
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(proxy.addr)
 
