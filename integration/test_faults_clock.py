@@ -99,6 +99,7 @@ def test_clock_is_shifted(agent: Agent) -> None:
             pair.a.kill()
             pair.timeline.wait_for_begin('b')
             for name in ('jobslib:', 'jobslib keeper:'):
+                pair.a.wait_for_log(name)
                 lines = [line for line in pair.a.log_text().splitlines()
                          if name in line]
                 assert lines and all(line.startswith(year) for line in lines)

@@ -2,7 +2,7 @@
 
 import signal
 
-from integration import jobs, stamps
+from integration import jobs, stalls, stamps
 from integration.agents import Agent, wait_until
 from integration.report import judge
 from integration.together import together
@@ -17,11 +17,12 @@ def stuck_without_keeper(agent: Agent, signum: signal.Signals, state: str) -> No
               env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
         keeper = pair.a.keeper()
         at = pair.a.signal_keeper(signum)
-        wait_until(lambda: process_state(keeper) == state, 5, 'a keeper away')
+        # When the process has ended, it is nobody's any more.
+        wait_until(lambda: process_state(keeper) in (state, ''), 5, 'a keeper away')
         assert pair.a.wait() == -signal.SIGKILL
         gone = pair.timeline.wait_for(
             lambda stamp: stamp.event == stamps.GONE, 5, 'the stamp of its end')
-        assert 2 <= gone.at - at <= LOCK_DELAY  # the window
+        assert 2 <= gone.at - at <= LOCK_DELAY + stalls.since(at)  # the window
         assert stamps.LEAVE not in [stamp.event for stamp in pair.timeline.of('a')]
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
         judge(f'C call, and {signum.name} to the keeper', pair, at, ALL_LOST)
@@ -47,7 +48,7 @@ def test_process_and_keeper_killed_with_daemon(agent: Agent) -> None:
         keeper = pair.a.keeper()
         at = pair.a.signal_keeper(signal.SIGKILL)
         pair.a.kill()
-        wait_until(lambda: not process_state(keeper), 5, 'the keeper gone')
-        wait_until(lambda: not process_state(daemon), 5, 'the daemon gone')
+        wait_until(lambda: not process_state(keeper), 20, 'the keeper gone')
+        wait_until(lambda: not process_state(daemon), 20, 'the daemon gone')
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
         judge('SIGKILL of process and keeper, with a daemon', pair, at, ALL_LOST)

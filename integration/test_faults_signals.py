@@ -131,7 +131,7 @@ def test_killed_with_children(agent: Agent, task: str, begins: str) -> None:
     with Pair([agent.http_addr], task, begins=begins) as pair:
         at = pair.a.kill()
         pair.timeline.wait_for_begin('b', after=at)
-        assert 'that it left running' in pair.a.log_text()
+        pair.a.wait_for_log('that it left running')
         judge(f'SIGKILL, with a child: {begins}', pair, at, KILLED)
 
 
@@ -205,7 +205,7 @@ def test_process_stopped_that_has_a_heartbeat(agent: Agent) -> None:
         at = pair.a.stop()
         pair.timeline.wait_for_begin('b', timeout=20.0, after=at)
         assert pair.a.wait() == -signal.SIGKILL
-        assert 'the run was silent for 3 s' in pair.a.log_text()
+        pair.a.wait_for_log('the run was silent for 3 s')
         judge('SIGSTOP of the process, with a heartbeat of 3 s', pair, at,
               heartbeat + grace + KILLED, noise=COMPANY)
 

@@ -113,8 +113,8 @@ class Timeline:
     def takeover(self, after: float) -> float:
         """The seconds from a time until a run began that holds a new token."""
         known = {stamp.token for stamp in self.stamps if stamp.at <= after}
-        return min(stamp.at for stamp in self.stamps
-                   if stamp.token not in known) - after
+        return min(stamp.at for stamp in self.stamps if stamp.token not in known
+                   and stamp.event != stamps.GONE) - after
 
     def _intervals(
         self, condition: Callable[[Stamp], bool], join: float = JOIN,

@@ -10,7 +10,7 @@ from integration import workers
 from integration.agents import Agent
 
 Scenario = Callable[[Agent], None]
-TIMEOUT = 150.0
+TIMEOUT = 400.0
 
 #: So many run at the same time: what two processors carry with ease.
 AT_ONCE = 16
