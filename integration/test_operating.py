@@ -83,7 +83,7 @@ def test_status(operator: Operator, tmp_path: pathlib.Path) -> None:
         holder.wait_for('BEGIN')
         with job(tmp_path, addr, key, *LONG) as standby:
             standby.wait_for('not run')
-            wait_until(lambda: len(operator.status()['standbys']) == 1, 10,
+            wait_until(lambda: len(operator.status()['standbys']) == 1, 30,
                        'the standby is seen')
             status = operator.status()
             assert status['state'] == 'running'
@@ -124,7 +124,7 @@ def test_history(operator: Operator, tmp_path: pathlib.Path) -> None:
             assert program.wait() == code
     with job(tmp_path, addr, key, *KEPT, 'tasks.Task', '--seconds', '0') as kept:
         kept.wait_for('run succeeded', 3)
-        wait_until(lambda: operator.status()['runs'] >= 5, 10, 'five runs noted')
+        wait_until(lambda: operator.status()['runs'] >= 5, 30, 'five runs noted')
         status = operator.status()
     outcomes = [run['outcome'] for run in status['history'][:5]]
     assert outcomes == ['succeeded', 'failed'] + ['succeeded'] * 3
@@ -210,7 +210,7 @@ def test_progress(operator: Operator, tmp_path: pathlib.Path) -> None:
     addr, key = operator.agent.http_addr, operator.key
     with job(tmp_path, addr, key, '--run-once', 'tasks.Counting') as program:
         program.wait_for('BEGIN')
-        first = wait_until(lambda: operator.status()['progress'], 20, 'progress')
+        first = wait_until(lambda: operator.status()['progress'], 30, 'progress')
         assert first['total'] == 10_000 and first['message'] == 'counted'
         assert 0 < first['done'] < 10_000
         program.send(signal.SIGTERM)
@@ -324,11 +324,11 @@ def test_release_waits_for_the_run(operator: Operator,
     """A run that is under way is not disturbed by a release."""
     addr, key = operator.agent.http_addr, operator.key
     with job(tmp_path, addr, key, '--keep-lock', 'tasks.Task', '--seconds',
-             '5') as holder:
+             '8') as holder:
         holder.wait_for('BEGIN')
         code, answer, _ = operator.run('release', '--timeout', '0.5')
         assert code == ExitCode.LOCK_NOT_AVAILABLE and not answer['done']
-        wait_until(operator.is_free, 10, 'the lock is free')
+        wait_until(operator.is_free, 30, 'the lock is free')
         assert 'run succeeded' in holder.output
 
 
@@ -349,13 +349,16 @@ def test_handover(operator: Operator, tmp_path: pathlib.Path) -> None:
             code, answer, _ = operator.run('handover', '--to', 'nowhere')
             assert code == ExitCode.LOCK_NOT_AVAILABLE
             assert 'on nowhere' in answer['message']
+            # The very first run is late by what connecting takes.
+            holder.wait_for('BEGIN', 3)
             message = operator.do('handover')
             assert f'(pid {standby.pid}) has taken over' in message
-            standby.wait_for('BEGIN')
+            standby.wait_for('BEGIN', 3)
             assert 'handover asked for' in holder.output
-            first = moments(holder, 'BEGIN')[0].at
-            late = (moments(standby, 'BEGIN')[0].at - first) % 0.5
-            assert min(late, 0.5 - late) < 0.2
+            # Any one of the others can be late as well.
+            lates = [(begin.at - first.at) % 0.5 for begin in moments(standby, 'BEGIN')
+                     for first in moments(holder, 'BEGIN')[1:]]
+            assert min(min(late, 0.5 - late) for late in lates) < 0.05
 
 
 def test_forced_release(operator: Operator, tmp_path: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ from integration.agents import Agent, wait_until
 from integration.locks import held_record, hold, holder_of, session_ids
 from integration.proxy import Proxy
 from integration.report import allowed
-from integration.runjobs import job, moments
+from integration.runjobs import Moment, job, moments
 from integration.stamps import now
 from integration.workers import children
 from jobslib.exitcodes import ExitCode
@@ -45,7 +45,7 @@ def test_one_key_runs_one(
     with (job(tmp_path, agent.http_addr, key, *options) as first,
           job(tmp_path, agent.http_addr, key, *options) as second):
         jobs = [first, second]
-        wait_until(lambda: sum(len(moments(each, 'END')) for each in jobs) >= 8, 20,
+        wait_until(lambda: sum(len(moments(each, 'END')) for each in jobs) >= 8, 60,
                    'eight runs')
         for each in jobs:
             each.send(signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_signal(agent: Agent, tmp_path: pathlib.Path, stage: str,
     with job(tmp_path, agent.http_addr, key, *args) as program:
         program.wait_for(said)
         if '--keep-lock' in args:
-            wait_until(lambda: children(program.pid), 5, 'the keeper')
+            wait_until(lambda: children(program.pid), 20, 'the keeper')
         sent = now()
         program.send(signum)
         assert program.wait() == ExitCode.TERMINATED
@@ -100,7 +100,7 @@ def test_signal(agent: Agent, tmp_path: pathlib.Path, stage: str,
         assert holder_of(agent.api, key) == holder
         assert f'ended by signal {signum.name}' in program.output
         assert 'Traceback' not in program.output or stage == 'after a failure'
-    wait_until(lambda: session_ids(agent.api) - before == {holder} - {None}, 5,
+    wait_until(lambda: session_ids(agent.api) - before == {holder} - {None}, 20,
                'no session left')
     if holder:
         agent.api.destroy_session(holder)
@@ -218,7 +218,7 @@ def test_handover_keeps_the_grid(
             second.wait_for('run succeeded', 2)
             # The very first run is late by the time that connecting takes.
             _, *begins = moments(first, 'BEGIN') + moments(second, 'BEGIN')
-    late = allowed(0.0, noise=0.1, since=started)
+    late = allowed(0.0, since=started)
     for number, begin in enumerate(begins[:3]):
         assert begin.at - begins[0].at == pytest.approx(number * interval, abs=late)
 
@@ -231,8 +231,13 @@ def test_grid_does_not_drift(agent: Agent, tmp_path: pathlib.Path) -> None:
         program.wait_for('BEGIN', 14)
         # The very first run is late by the time that connecting takes.
         begins = moments(program, 'BEGIN')[1:14]
-    took = [begin.at - begins[0].at for begin in begins]
-    assert 2.95 < took[-1] < allowed(2.95, noise=0.1, since=started)
-    # One alone can be late, or miss its slot; with a drift each is.
-    assert min(abs(each - 0.25 * round(each / 0.25)) for each in took[-3:]) < 0.05
+    took = begins[-1].at - begins[0].at
+    assert took == pytest.approx(3.0, abs=allowed(0.0, since=started))
+
+    def off_grid(early: Moment, late: Moment) -> float:
+        slots = (late.at - early.at) / 0.25
+        return 0.25 * abs(slots - round(slots))
+    # Any one can be late, or miss its slot; with a drift all the last ones are.
+    assert min(off_grid(early, late)
+               for early in begins[:3] for late in begins[-3:]) < 0.05
     assert len({begin.token for begin in begins}) == 13
