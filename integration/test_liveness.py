@@ -25,6 +25,8 @@ KEY_BACKEND = 'jobslib.liveness.consul.ConsulLiveness'
 CHECK_BACKEND = 'jobslib.liveness.consul_check.ConsulCheckLiveness'
 TTL = 3.0
 SOON = 10.0
+#: How long is waited for what is no measurement, in seconds.
+DEADLINE = 30.0
 
 
 def liveness(backend: str, **options: object) -> dict[str, str]:
@@ -42,7 +44,7 @@ def checks(api: Api, service: str) -> list[tuple[str, str]]:
 
 
 def wait_for_checks(api: Api, service: str, *expected: tuple[str, str],
-                    timeout: float = SOON) -> None:
+                    timeout: float = DEADLINE) -> None:
     """Wait until the checks are these: status and a part of the note."""
     def are_there() -> bool:
         found = checks(api, service)
@@ -145,6 +147,7 @@ def test_consul_down_during_runs(
         program.wait_for('run succeeded', times=5)
         program.wait_for('noting the success fails, and is tried again: '
                          'LivenessError: cannot write')
+        program.wait_for('updating the check fails')
         begun = time.monotonic()
         program.send(signal.SIGTERM)
         assert program.wait() == ExitCode.TERMINATED
@@ -207,7 +210,7 @@ def test_service_in_catalog_and_dns(
                             ('passing', ' succeeded after '),
                             ('passing', 'standby: the lock is held by '))
             wait_until(lambda: len(on_disk.api.get(
-                'health/service/live-Both', passing='').json()) == 2, SOON,
+                'health/service/live-Both', passing='').json()) == 2, DEADLINE,
                 'both in the health API')
             # One node has both, and DNS names a node once.
             assert lookup(dns_port, 'live-both.service.consul') == 1
@@ -217,7 +220,7 @@ def test_service_in_catalog_and_dns(
         first.send(signal.SIGTERM)
         assert first.wait() == ExitCode.TERMINATED
     assert checks(on_disk.api, 'live-Both') == []
-    wait_until(lambda: lookup(dns_port, 'live-both.service.consul') == 0, SOON,
+    wait_until(lambda: lookup(dns_port, 'live-both.service.consul') == 0, DEADLINE,
                'nobody in DNS')
 
 
@@ -237,18 +240,19 @@ def test_agent_restarted(on_disk: Agent, tmp_path: pathlib.Path) -> None:
 def test_failure_and_success(agent: Agent, tmp_path: pathlib.Path) -> None:
     """A failed run is a warning with its error; nobody's success critical."""
     with checked(tmp_path, agent, 'live/fails', '--run-interval', '0.5',
-                 'tasks.Task', '--fail', max_age=1):
+                 'tasks.Task', '--fail', max_age=5):
+        # Until it is critical; so long that it can be seen.
         wait_for_checks(agent.api, 'live-fails',
                         ('warning', ': RuntimeError: went wrong'))
         wait_for_checks(agent.api, 'live-fails',
-                        ('critical', 'nobody succeeded for 1 s'))
+                        ('critical', 'nobody succeeded for 5 s'))
 
         def beta_succeeds() -> bool:
             agent.api.put('kv/live/fails-alive', {
                 'timestamp': time.time(), 'fqdn': 'beta', 'time_local': 'x'})
             [(status, _)] = checks(agent.api, 'live-fails')
             return status == 'warning'
-        wait_until(beta_succeeds, SOON, 'no longer critical')
+        wait_until(beta_succeeds, DEADLINE, 'no longer critical')
 
 
 # Access control
@@ -267,10 +271,10 @@ def test_least_policy(
         with job(tmp_path, denying.http_addr, 'live/least', '--sleep-interval',
                  '60', env=env, token=token) as program:
             wait_for_checks(denying.api, 'live-least', ('passing', 'succeeded'))
-            wait_until(lambda: denying.api.kv('live/least-alive'), SOON, 'a key')
+            wait_until(lambda: denying.api.kv('live/least-alive'), DEADLINE, 'a key')
             # The agent passes it on to the servers with the same token.
             wait_until(lambda: denying.api.get(
-                'health/service/live-least', passing='').json(), SOON,
+                'health/service/live-least', passing='').json(), DEADLINE,
                 'the service in the health API')
             [service] = denying.api.get('agent/services').json()
             assert denying.api.put(
