@@ -8,7 +8,7 @@ import requests
 
 from integration.agents import HOST, free_ports, wait_until
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 PROMETHEUS_CONFIG = '''\
 global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
