@@ -292,6 +292,8 @@ def read_stamps(path: pathlib.Path) -> Iterator[Stamp]:
     """All stamps of tasks and their children."""
     with path.open('rb') as file:
         for line in file:
+            if not line.endswith(b'\n'):
+                break  # it is being written
             stamp = Stamp.parse(line)
             if stamp.event != stamps.GONE:
                 yield stamp

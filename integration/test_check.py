@@ -223,4 +223,4 @@ main(['check', 'tasks.Task'])
             agent.http_addr, KEY)) as program:
         assert program.wait() == -signal.SIGKILL
     assert leftovers(agent) != before
-    wait_until(lambda: leftovers(agent) == before, 40, 'all of it gone')
+    wait_until(lambda: leftovers(agent) == before, 60, 'all of it gone')

@@ -41,7 +41,7 @@ def near(consul_bin: pathlib.Path) -> Iterator[Agent]:
     with joined(consul_bin, ports, 0) as near, joined(consul_bin, ports, 1) as far:
         near.wait_ready()
         far.wait_ready()
-        wait_until(lambda: near.api.get('kv/any', dc='dc2').status_code == 404, 20,
+        wait_until(lambda: near.api.get('kv/any', dc='dc2').status_code == 404, 60,
                    'the datacenters joined')
         yield near
 
@@ -100,11 +100,11 @@ def denying(consul_bin: pathlib.Path) -> Iterator[Agent]:
           joined(consul_bin, ports, 1, **config, acl={**acl, 'tokens': tokens})):
         near.api.close()
         near.api = near.new_api(MANAGEMENT)
-        wait_until(lambda: near.api.put('kv/any', '', dc='dc2').ok, 30,
+        wait_until(lambda: near.api.put('kv/any', '', dc='dc2').ok, 60,
                    'the datacenters joined')
         # A server can answer before it is in its own catalogue.
         wait_until(lambda: near.api.get('catalog/service/consul', dc='dc2').json(),
-                   30, 'server-2 in the catalogue')
+                   60, 'server-2 in the catalogue')
         yield near
 
 
@@ -123,7 +123,7 @@ def test_least_policy(denying: Agent, left_out: str | None) -> None:
                 and 'ACL not found' not in answer.text)
 
     # Tokens and policies are copied from one datacenter to the other.
-    wait_until(is_known, 20, 'token and policy known in dc2')
+    wait_until(is_known, 60, 'token and policy known in dc2')
     api.close()
     with lock_on(denying.http_addr, 'jobs/lock', dc='dc2', token=token) as lock:
         denied = {each.what for each in ConsulLock.diagnose(

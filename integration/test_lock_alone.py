@@ -151,9 +151,11 @@ def ignore_the_loss(agent: Agent, folder: pathlib.Path) -> None:
         program.wait_for('lost:')
         assert program.wait() == -signal.SIGKILL
         assert 1.9 < now() - lost < allowed(2.0, COMPANY, since=lost)
-        assert not is_alive(int(words[3]))
+        # Killed in the same moment, but one is gone before the other.
+        wait_until(lambda: not is_alive(int(words[3])), 5, 'its child gone')
         assert not contender.acquire() or now() - lost > 9.9
-        assert 'keeper: killing process' in program.output
+        wait_until(lambda: 'keeper: killing process' in program.output, 5,
+                   'the word of the keeper')
 
 
 def test_loss_in_a_thread_kills(agent: Agent, tmp_path: pathlib.Path) -> None:
@@ -181,8 +183,8 @@ def test_death_frees_the_lock(
         killed = now()
         contender.wait(10)
         assert contender.acquire()
-        assert now() - killed < allowed(0.1, noise=0.1, since=killed)
-        wait_until(lambda: words[2] not in session_ids(agent.api), 5, 'session gone')
+        assert now() - killed < allowed(0.2, since=killed)
+        wait_until(lambda: words[2] not in session_ids(agent.api), 20, 'session gone')
 
 
 def test_exit_frees_the_lock(agent: Agent, tmp_path: pathlib.Path) -> None:
@@ -212,10 +214,10 @@ lock.wait(60)
     before = session_ids(agent.api)
     program, _ = start(tmp_path, agent, text, key)
     with program:
-        wait_until(lambda: children(program.pid), 5, 'a keeper')
-        wait_until(lambda: session_ids(agent.api) - before, 5, 'a session')
+        wait_until(lambda: children(program.pid), 20, 'a keeper')
+        wait_until(lambda: session_ids(agent.api) - before, 20, 'a session')
         program.send(signal.SIGTERM)
         assert program.wait() == -signal.SIGTERM
-    wait_until(lambda: not session_ids(agent.api) - before, 5, 'no session left')
+    wait_until(lambda: not session_ids(agent.api) - before, 20, 'no session left')
     assert holder_of(agent.api, key) == holder
     agent.api.destroy_session(holder)

@@ -33,7 +33,7 @@ def test_run_once(agent: Agent, tmp_path: pathlib.Path, args: list[str],
         assert program.wait() == code
         assert holder_of(agent.api, key) is None
         # Those of tests before may be ending just now.
-        wait_until(lambda: session_ids(agent.api) <= before, 5, 'no session left')
+        wait_until(lambda: session_ids(agent.api) <= before, 20, 'no session left')
 
 
 def test_run_once_with_the_lock_held(agent: Agent, tmp_path: pathlib.Path) -> None:
@@ -114,7 +114,7 @@ def test_unix_socket(consul_bin: pathlib.Path, socket_path: pathlib.Path,
         with job(tmp_path, None, 'where/socket', '--keep-lock', 'tasks.Task',
                  '--seconds', '60', host=f'unix://{socket_path}') as program:
             program.wait_for('BEGIN')
-            wait_until(lambda: agent.log_text().count('/v1/session/renew/') > 2, 10,
+            wait_until(lambda: agent.log_text().count('/v1/session/renew/') > 2, 30,
                        'the session renewed')
             program.send(signal.SIGKILL)
-            wait_until(lambda: not agent.api.sessions(), 5, 'everything given up')
+            wait_until(lambda: not agent.api.sessions(), 20, 'everything given up')
