@@ -17,6 +17,10 @@ from jobslib.oneinstance.file import FileLock
 
 DEADLINE = 15.0
 
+#: Options of a lock that this process holds: a lease that no pause of the machine
+#: ends, for its keeper would end the tests with it.
+STEADY: dict[str, Any] = {'ttl': 60.0, 'lock_delay': 60.0, 'grace': 20.0}
+
 
 class FakeClock(Clock):
     """A clock that stands still but in :meth:`sleep`.

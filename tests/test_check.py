@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import PlainTask, make_file_lock, run_job, write_module
+from support import STEADY, PlainTask, make_file_lock, run_job, write_module
 
 from jobslib import BaseTask, Config, ConfigGroup, Context, option
 from jobslib.commands import check
@@ -212,7 +212,7 @@ def test_fewer_without(consul: ConsulStandIn) -> None:
 
 def test_holder_is_not_disturbed(consul: ConsulStandIn) -> None:
     """A held key keeps its session and its index; the holder is named."""
-    lock = make_lock(ConsulLock, 'plain', **consul.options())
+    lock = make_lock(ConsulLock, 'plain', **consul.options(**STEADY))
     try:
         assert lock.acquire()
         before = consul._state.keys[KEY]
@@ -230,7 +230,7 @@ def test_holder_is_not_disturbed(consul: ConsulStandIn) -> None:
 
 def test_a_free_key_is_not_written(consul: ConsulStandIn) -> None:
     """A key that is free stays as it is."""
-    lock = make_lock(ConsulLock, 'plain', **consul.options())
+    lock = make_lock(ConsulLock, 'plain', **consul.options(**STEADY))
     assert lock.acquire() and lock.release()
     lock.close()
     before = consul._state.keys[KEY]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import until
+from support import STEADY, until
 
 from jobslib.exceptions import LockUnavailableError, OneInstanceWatchdogError
 from jobslib.oneinstance.client import history_key
@@ -22,6 +22,7 @@ from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lease import CHECK_INTERVAL, Lease
 from jobslib.oneinstance.page import Page
+from jobslib.oneinstance.record import parse
 from jobslib.testing import ConsulStandIn, make_lock
 
 
@@ -48,7 +49,7 @@ def test_lost_in_the_instant_of_acquiring(
         hold(lease, *args)
         lease.page.set_state(Page.LOST, 'lost at once')
 
-    lock = make_lock(ConsulLock, 'instant', **consul.options())
+    lock = make_lock(ConsulLock, 'instant', **consul.options(**STEADY))
     try:
         with monkeypatch.context() as patch:
             patch.setattr(Lease, 'hold', lose)
@@ -61,7 +62,7 @@ def test_lost_in_the_instant_of_acquiring(
 
 def test_closed_by_another_thread(consul: ConsulStandIn) -> None:
     """A lock can be closed by a thread that may handle no signals."""
-    lock = make_lock(ConsulLock, 'thread', **consul.options())
+    lock = make_lock(ConsulLock, 'thread', **consul.options(**STEADY))
     assert lock.acquire()
     errors: list[BaseException] = []
 
@@ -102,7 +103,7 @@ def test_control_of_a_new_hold(tmp_path: pathlib.Path) -> None:
 
 def test_keeper_without_tls(consul: ConsulStandIn) -> None:
     """A keeper that needs no TLS does not load it."""
-    lock = make_lock(ConsulLock, 'plain', **consul.options())
+    lock = make_lock(ConsulLock, 'plain', **consul.options(**STEADY))
     try:
         assert lock.acquire()
         assert lock.lease is not None
@@ -128,7 +129,7 @@ def test_keeper_that_ends_at_once(
         return told
 
     monkeypatch.setattr(Lease, '_exchange', exchange_slowly)
-    lock = make_lock(ConsulLock, 'fast', **consul.options())
+    lock = make_lock(ConsulLock, 'fast', **consul.options(**STEADY))
     assert lock.acquire()
     lock.close()
 
@@ -144,7 +145,7 @@ def test_pause_in_the_instant_after_acquiring(
         assert lock.ask(Control({'by': 'ann'}), Control())
         hold(lease, *args)
 
-    lock = make_lock(ConsulLock, 'paused', **consul.options())
+    lock = make_lock(ConsulLock, 'paused', **consul.options(**STEADY))
     try:
         assert lock.acquire()
         assert lock.lease is not None
@@ -167,7 +168,7 @@ def test_pause_in_the_instant_after_acquiring(
 
 def test_pause_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
     """What is asked while there is no keeper is known to the next."""
-    lock = make_lock(ConsulLock, 'replaced', **consul.options())
+    lock = make_lock(ConsulLock, 'replaced', **consul.options(**STEADY))
     try:
         assert lock.acquire()
         lease = lock.lease
@@ -188,18 +189,18 @@ def test_interrupted_in_the_instant_of_acquiring(
     consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who interrupts acquire() and goes on is not locked out by itself."""
-    def interrupt(data: bytes | None) -> None:
-        raise KeyboardInterrupt
+    def interrupt(data: bytes | None) -> dict[str, Any] | None:
+        if data == b'{}':
+            raise KeyboardInterrupt
+        return parse(data)
 
-    lock = make_lock(ConsulLock, 'interrupted', **consul.options())
+    lock = make_lock(ConsulLock, 'interrupted', **consul.options(**STEADY))
     try:
         assert lock.acquire()
         lock.release()
         lock.client.put(history_key(lock.key), b'{}')
         with monkeypatch.context() as patch:
-            parse = 'jobslib.oneinstance.consul.parse'
-            patch.setattr(parse, lambda data: (
-                interrupt(data) if data == b'{}' else None))
+            patch.setattr('jobslib.oneinstance.consul.parse', interrupt)
             with pytest.raises(KeyboardInterrupt):
                 lock.acquire()
         assert not lock.held
@@ -210,7 +211,7 @@ def test_interrupted_in_the_instant_of_acquiring(
 
 def test_history_of_an_earlier_hold(consul: ConsulStandIn) -> None:
     """A history that this process left before is not written once more."""
-    lock = make_lock(ConsulLock, 'again', **consul.options())
+    lock = make_lock(ConsulLock, 'again', **consul.options(**STEADY))
     try:
         for runs in (5, None, 7, None):
             assert lock.acquire()
@@ -227,7 +228,7 @@ def test_history_of_an_earlier_hold(consul: ConsulStandIn) -> None:
 
 def test_who_is_ready(consul: ConsulStandIn) -> None:
     """Who is ready are those of this lock; not known where not all are seen."""
-    locks = [make_lock(ConsulLock, 'ready', **consul.options(key=key))
+    locks = [make_lock(ConsulLock, 'ready', **consul.options(key=key, **STEADY))
              for key in ('some', 'some', 'some job')]
     one, two, three = locks
     try:
@@ -252,7 +253,7 @@ def test_wait_while_paused(
 ) -> None:
     """A pause is waited out with one query, and its end is seen at once."""
     monkeypatch.setattr('jobslib.oneinstance.consul.BARRED_WAIT', 0.1)
-    lock = make_lock(ConsulLock, 'waiting', **consul.options())
+    lock = make_lock(ConsulLock, 'waiting', **consul.options(**STEADY))
     try:
         assert lock.acquire()
         lock.release()
@@ -265,7 +266,7 @@ def test_wait_while_paused(
                        for request in consul.requests)
 
         before = reads()
-        operator = make_lock(ConsulLock, 'waiting', **consul.options())
+        operator = make_lock(ConsulLock, 'waiting', **consul.options(**STEADY))
         resume = threading.Timer(1, operator.ask, (Control(), paused))
         resume.start()
         lock.wait(20)
@@ -276,16 +277,16 @@ def test_wait_while_paused(
         lock.close()
 
 
-def left_runs(lock: ConsulLock) -> object:
-    """Return how many runs are in the history of a lock that is free."""
+def is_left(lock: ConsulLock, runs: int) -> bool:
+    """Return whether a lock is free, which it never is without its history."""
     state = lock.look()
-    assert not state.held or state.history is None
-    return not state.held and (state.history or {}).get('runs')
+    assert state.held or (state.history or {}).get('runs') == runs
+    return not state.held
 
 
 def test_history_of_a_release_that_failed(consul: ConsulStandIn) -> None:
     """What the keeper releases in place of its process is left complete."""
-    options = consul.options(retry_max_attempts=1)
+    options = consul.options(retry_max_attempts=1, **STEADY)
     lock = make_lock(ConsulLock, 'failed', **options)
     try:
         assert lock.acquire()
@@ -295,7 +296,7 @@ def test_history_of_a_release_that_failed(consul: ConsulStandIn) -> None:
         with consul.partition(refuse=True):
             with pytest.raises(LockUnavailableError):
                 lock.release()
-        until(lambda: left_runs(lock) == 5, 'for the history')
+        until(lambda: is_left(lock, 5), 'for the release')
         record = lock.look().record or {}
         assert record['token'] == token
         assert record['schedule'] == {'origin': 1.0, 'due': 2.0}
@@ -305,14 +306,14 @@ def test_history_of_a_release_that_failed(consul: ConsulStandIn) -> None:
 
 def test_history_that_was_not_written_yet(consul: ConsulStandIn) -> None:
     """A note that is under way when the process ends is not lost."""
-    lock = make_lock(ConsulLock, 'under-way', **consul.options())
+    lock = make_lock(ConsulLock, 'under-way', **consul.options(**STEADY))
     try:
         assert lock.acquire()
         with consul.partition(refuse=True):
             lock.history = {'runs': 5}
             lock.save_history()
             lock.close()
-        until(lambda: left_runs(lock) == 5, 'for the history')
+        until(lambda: is_left(lock, 5), 'for the release')
     finally:
         lock.close()
 

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
+from support import STEADY
 
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.consul import ConsulLock
@@ -77,4 +78,4 @@ class TestConsulLock(LockContract):
         self.consul = consul
 
     def make_lock(self, name: str) -> BaseLock:
-        return make_lock(ConsulLock, name, **self.consul.options())
+        return make_lock(ConsulLock, name, **self.consul.options(**STEADY))

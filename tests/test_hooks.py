@@ -10,7 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import DEADLINE, FakeClock, is_free, run_job, write_module
+from support import (
+    DEADLINE,
+    STEADY,
+    FakeClock,
+    is_free,
+    run_job,
+    write_module,
+)
 from support import Job as Process
 
 from jobslib import BaseTask, Config, OneInstanceWatchdogError, TaskError
@@ -392,7 +399,7 @@ def consul_job(consul: ConsulStandIn, **kwargs: Any) -> Job:
     """Return a job whose lock has a keeper."""
     return Job(succeed, lock={
         'backend': 'jobslib.oneinstance.consul.ConsulLock',
-        'options': consul.options()}, KEEP_LOCK=True, **kwargs)
+        'options': consul.options(**STEADY)}, KEEP_LOCK=True, **kwargs)
 
 
 def test_lease_lost_in_a_hook(caplog: pytest.LogCaptureFixture) -> None:

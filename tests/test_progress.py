@@ -403,7 +403,7 @@ class Thread(Steps):
 
 class Beat(Steps):
     def task(self):
-        ends = time.monotonic() + 3
+        ends = time.monotonic() + 5
         while time.monotonic() < ends:
             self.progress(1)
 
@@ -444,7 +444,7 @@ def test_process_that_fails(folder: pathlib.Path) -> None:
 def test_progress_is_a_heartbeat(folder: pathlib.Path) -> None:
     """A run that reports is not silent."""
     done = run_job(folder, 'jobs.Beat', '--run-once',
-                   JOBSLIB_ONE_INSTANCE_HEARTBEAT='2')
+                   JOBSLIB_ONE_INSTANCE_HEARTBEAT='4')
     assert done.returncode == ExitCode.DONE, done.stderr
 
 

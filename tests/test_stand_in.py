@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import DEADLINE, PlainTask, until
+from support import DEADLINE, STEADY, PlainTask, until
 
 from jobslib import Config, OneInstanceWatchdogError
 from jobslib.exceptions import LockUnavailableError
@@ -34,7 +34,7 @@ def consul() -> Iterator[ConsulStandIn]:
 @pytest.fixture
 def lock(consul: ConsulStandIn) -> Iterator[ConsulLock]:
     """A lock that uses it."""
-    lock = make_lock(ConsulLock, 'plain', **consul.options())
+    lock = make_lock(ConsulLock, 'plain', **consul.options(**STEADY))
     yield lock
     lock.close()
 
@@ -60,11 +60,12 @@ def create_session(consul: ConsulStandIn, **fields: object) -> str:
 
 def test_settings(consul: ConsulStandIn) -> None:
     """The setting that it returns makes a lock that uses it."""
-    settings = SimpleNamespace(ONE_INSTANCE=consul.one_instance(ttl=20))
+    settings = SimpleNamespace(ONE_INSTANCE=consul.one_instance(**STEADY))
     context = Config(settings, None, PlainTask).make_context()
     lock = context.one_instance_lock
     assert isinstance(lock, ConsulLock)
-    assert (lock.options.port, lock.options.ttl) == (consul.address[1], 20)
+    assert (lock.options.port, lock.options.ttl) == (
+        consul.address[1], STEADY['ttl'])
     try:
         assert lock.acquire()
         assert consul.holder(KEY) in consul.sessions
@@ -140,13 +141,13 @@ def test_advance_loses_a_lock(consul: ConsulStandIn, lock: ConsulLock) -> None:
     """More than twice the TTL in one step ends a session that is renewed."""
     assert lock.acquire()
     with pytest.raises(OneInstanceWatchdogError):
-        consul.advance(21)
+        consul.advance(2 * STEADY['ttl'] + 1)
         time.sleep(10)
 
 
 def test_check(consul: ConsulStandIn) -> None:
     """A lock with a check of the agent works, and is lost with the check."""
-    lock = make_lock(ConsulLock, 'plain', **consul.options(check_ttl=5.0))
+    lock = make_lock(ConsulLock, 'plain', **consul.options(check_ttl=5.0, **STEADY))
     try:
         assert lock.acquire()
         with pytest.raises(OneInstanceWatchdogError):
@@ -158,20 +159,25 @@ def test_check(consul: ConsulStandIn) -> None:
 
 # Faults of the line.
 
-def test_partition(consul: ConsulStandIn, lock: ConsulLock) -> None:
+def test_partition(consul: ConsulStandIn) -> None:
     """A run whose lease cannot be renewed is stopped, and can be resumed."""
-    assert lock.acquire()
-    with consul.partition():
-        with pytest.raises(OneInstanceWatchdogError):
-            time.sleep(10)
-        # A renewal that was under way may have been answered after all; then
-        # there is a lock to release, and nobody to release it with.
-        with contextlib.suppress(LockUnavailableError):
-            assert lock.release() is False
-    assert not lock.held
-    # The keeper gives up the key when it reaches Consul again.
-    until(lambda: consul.holder(KEY) is None)
-    assert lock.acquire()
+    # A lease that ends soon, and time to stop in spite of a pause of the machine.
+    lock = make_lock(ConsulLock, 'plain', **consul.options(lock_delay=10.0, grace=5.0))
+    try:
+        assert lock.acquire()
+        with consul.partition():
+            with pytest.raises(OneInstanceWatchdogError):
+                time.sleep(DEADLINE)
+            # A renewal that was under way may have been answered after all; then
+            # there is a lock to release, and nobody to release it with.
+            with contextlib.suppress(LockUnavailableError):
+                assert lock.release() is False
+        assert not lock.held
+        # The keeper gives up the key when it reaches Consul again.
+        until(lambda: consul.holder(KEY) is None)
+        assert lock.acquire()
+    finally:
+        lock.close()
 
 
 @pytest.mark.parametrize('refuse', [False, True])

@@ -59,7 +59,7 @@ class EndContract(ContractBase):
 
         thread = threading.Thread(target=take_over)
         thread.start()
-        assert refused.wait(self.slack)
+        assert refused.wait(20 * self.slack)
         lock.release()
         released = time.monotonic()
         thread.join()
