@@ -82,6 +82,20 @@ def test_beats_do_not_lengthen_a_run(
     assert str(caught.value) == 'the run took longer than 0.1 s'
 
 
+def test_told_once(make: Callable[..., ProcessWatchdog]) -> None:
+    """A run is told once to stop, also in the midst of a heartbeat."""
+    told: list[Interrupt] = []
+    watchdog = make(10)
+    watchdog.interrupt = told.append
+    watchdog.start(0.01)
+    until(lambda: told)
+    # What a heartbeat does that began before.
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    until(lambda: timer() == 0)
+    time.sleep(0.01)
+    assert len(told) == 1
+
+
 def test_the_nearer_limit_counts(
         make: Callable[..., ProcessWatchdog]) -> None:
     """Of heartbeat and longest run the nearer one counts."""

@@ -124,6 +124,10 @@ class ProcessWatchdog(Watchdog):
         self._end_process_in(left + self.grace)
 
     def _expired(self, signum: int, frame: FrameType | None) -> None:
+        if self._stopping:
+            # Told already: a heartbeat that was under way then has set the
+            # timer once more.
+            return
         self.stopping()
         if self._run_ends is not None and _now() >= self._run_ends:
             reason = f'the run took longer than {self._max_run_time:g} s'
