@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 
 from jobslib.exceptions import Interrupt, Terminate
@@ -55,31 +54,34 @@ class Interrupts:
         if self.pending is not None:
             return
         self.pending = interrupt
-        if self._deliver is not None:
-            self._deliver(interrupt)
+        self._tell(interrupt)
 
-    @contextmanager
     def guard(
         self, deliver: Callable[[Interrupt], None] | None = None,
-    ) -> Iterator[None]:
+    ) -> _Guard:
         """Let interrupts reach the code inside.
 
         :param deliver: called, in a signal handler, with the interrupt; by
             default it is raised.
         """
-        outer = self._deliver
-        self._deliver = deliver or _raise
-        try:
-            if self.pending is not None and outer is None:
-                self._deliver(self.pending)
-            yield
-        finally:
-            self._deliver = outer
+        return _Guard(self, deliver or _raise)
 
     def clear(self) -> None:
         """Forget an interrupt that has been dealt with, but no signal."""
         if not isinstance(self.pending, Terminate):
             self.pending = None
+
+    def _tell(self, interrupt: Interrupt) -> None:
+        """Deliver *interrupt*, if the code is under guard."""
+        if self._deliver is None:
+            return
+        try:
+            self._deliver(interrupt)
+        except BaseException:
+            # What is raised leaves the guard; the end of that may not be
+            # reached, when it is raised in the very instant of it.
+            self._deliver = None
+            raise
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         # The kernel sees to a second signal, even if Python is stuck.
@@ -93,6 +95,29 @@ class Interrupts:
             return
         self.pending = None
         self.interrupt(terminate)
+
+
+class _Guard:
+    """What :meth:`Interrupts.guard` returns.
+
+    No generator: one that an interrupt was raised past would end when it is
+    forgotten, and with it the guard of that time.
+    """
+
+    def __init__(self, interrupts: Interrupts,
+                 deliver: Callable[[Interrupt], None]) -> None:
+        self._interrupts = interrupts
+        self._deliver = deliver
+        self._outer: Callable[[Interrupt], None] | None = None
+
+    def __enter__(self) -> None:
+        interrupts = self._interrupts
+        self._outer, interrupts._deliver = interrupts._deliver, self._deliver
+        if interrupts.pending is not None and self._outer is None:
+            interrupts._tell(interrupts.pending)
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._interrupts._deliver = self._outer
 
 
 def _raise(interrupt: Interrupt) -> None:

@@ -1,5 +1,6 @@
 """Signals: recorded always, raised only where it is safe."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -113,6 +114,26 @@ def test_delivered_once(interrupts: Interrupts) -> None:
         interrupts.interrupt(OneInstanceWatchdogError())
     assert len(told) == 1
     assert isinstance(interrupts.pending, Terminate)
+
+
+def test_guard_that_was_left_in_its_last_instant(interrupts: Interrupts) -> None:
+    """An interrupt that is raised where the guard ends, or begins, ends it."""
+    guard = interrupts.guard()
+    with pytest.raises(Terminate) as caught:
+        # Raised when it has begun, and before the block it is for.
+        guard.__enter__()
+        os.kill(os.getpid(), signal.SIGTERM)
+    # It is raised again, as behind any guard; nothing is raised between.
+    for _ in range(2):
+        with pytest.raises(Terminate), interrupts.guard():
+            raise AssertionError('not reached')
+    told: list[Interrupt] = []
+    interrupts.pending = None
+    with interrupts.guard(told.append):
+        del guard, caught
+        gc.collect()
+        interrupts.interrupt(OneInstanceWatchdogError('lost'))
+    assert len(told) == 1
 
 
 def test_other_interrupt(interrupts: Interrupts) -> None:
