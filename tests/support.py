@@ -18,8 +18,9 @@ from jobslib.oneinstance.file import FileLock
 DEADLINE = 15.0
 
 #: Options of a lock that this process holds: a lease that no pause of the machine
-#: ends, for its keeper would end the tests with it.
-STEADY: dict[str, Any] = {'ttl': 60.0, 'lock_delay': 60.0, 'grace': 20.0}
+#: ends, for its keeper would end the tests with it; but no longer, since a keeper
+#: whose Consul is gone goes on for twice that time.
+STEADY: dict[str, Any] = {'ttl': 15.0, 'lock_delay': 15.0, 'grace': 6.0}
 
 
 class FakeClock(Clock):
