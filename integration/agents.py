@@ -485,7 +485,12 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, _cls: object, exc: BaseException | None, _tb: object) -> None:
+        if exc is not None:
+            for agent in self.agents:
+                lines = [line for line in agent.log_text().splitlines()
+                         if 'agent.http' not in line]
+                exc.add_note('\n'.join([agent.name, *lines[-40:]]))
         self.close()
 
 

@@ -90,7 +90,8 @@ class ConsulStandIn:
 
         The lease is about as short as can be, so that tests need not wait: a
         lock-delay of 2 s, and half a second from the interrupt of a run to
-        its kill.
+        its kill.  Where the machine may stand still for that long, a test
+        that only holds the lock needs a longer *lock_delay*.
 
         :param options: further options, or others instead of these.
         """
