@@ -74,7 +74,21 @@ class Run:
 
 
 def describe(error: BaseException) -> str:
-    """Return type and message of *error*, the first line of it."""
-    text = str(error).strip().splitlines()
+    """Return type and message of *error*, the first line of it.
+
+    It can be encoded, and nothing that the error does makes this fail.
+    """
     name = type(error).__name__
-    return (f'{name}: {text[0]}' if text else name)[:MAX_ERROR]
+    try:
+        text = str(error).strip().splitlines()
+    except Exception:
+        text = ['(the message cannot be shown)']
+    return encodable(f'{name}: {text[0]}' if text else name)[:MAX_ERROR]
+
+
+def encodable(text: str) -> str:
+    """Return *text* with what no encoding has, lone surrogates, escaped.
+
+    They come from names of files, for instance, that are no UTF-8.
+    """
+    return text.encode('utf-8', 'backslashreplace').decode()

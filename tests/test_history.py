@@ -44,6 +44,12 @@ def test_runs_are_kept_newest_last() -> None:
         'pid': 5}
 
 
+def test_error_that_cannot_be_encoded() -> None:
+    """What no encoding has, of a file's name for instance, is escaped."""
+    run = ended(1, Outcome.FAILED, ValueError('no \udcff'))
+    assert run.error == 'ValueError: no \\udcff'
+
+
 def test_no_history() -> None:
     """With a limit of 0 nothing is kept, and nothing is read."""
     history = History.read({'runs': 5, 'newest': [{}]}, {'killed': {}}, NOW, 0)

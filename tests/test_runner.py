@@ -412,9 +412,17 @@ def test_task_error_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert record.exc_info is None
 
 
+class UnspeakableError(Exception):
+    """An error that has no message."""
+
+    def __str__(self) -> str:
+        raise ValueError('no message')
+
+
 @pytest.mark.parametrize('error', [
     KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(),
-    MemoryError(), Exception()], ids=lambda error: type(error).__name__)
+    MemoryError(), Exception(), UnspeakableError()],
+    ids=lambda error: type(error).__name__)
 def test_whatever_a_task_raises(error: BaseException) -> None:
     """Whatever a task raises is a failed run, and the loop goes on."""
     job = Job(raising(error), succeed)
