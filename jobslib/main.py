@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -137,6 +138,12 @@ def _find_class(path: str | None, unknown: list[str]) -> type[BaseTask] | None:
 def _command(name: str, config: Config) -> int:
     import signal
     config.hide_secrets()
+    if sys.stdout is None:
+        # Closed by who started this; the exit code says enough.
+        sys.stdout = open(os.devnull, 'w')
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        # What others wrote may have what this terminal does not.
+        sys.stdout.reconfigure(errors='backslashreplace')
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code: int = load_command(name).run(config)

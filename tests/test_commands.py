@@ -324,6 +324,59 @@ def test_print_json(capsys: pytest.CaptureFixture[str]) -> None:
         'a': [1, None, 'ä'], 'b': 'x'}
 
 
+def test_json_without_numbers_that_json_lacks(
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """What others wrote may have what only Python takes for JSON."""
+    output.print_json({'a': [float('nan'), 1.5], 'b': float('-inf')})
+
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
+        'a': ['NaN', 1.5], 'b': '-Infinity'}
+
+
+@pytest.mark.parametrize(('encoding', 'shown'), [
+    ('ascii', r'\xe4'), ('utf-8', 'ä')])
+def test_any_encoding(tmp_path: pathlib.Path, encoding: str,
+                      shown: str) -> None:
+    """What the terminal's encoding lacks is escaped."""
+    write_module(tmp_path, 'tell', '''
+        import sys
+        from jobslib.commands import output
+        from jobslib.main import main
+        class Module:
+            @staticmethod
+            def run(config):
+                print('ä')
+                output.print_json(['ä', '\\udcff'], None)
+                return 0
+        import jobslib.main
+        jobslib.main.load_command = lambda name: Module
+        class Config:
+            def hide_secrets(self): pass
+        sys.exit(jobslib.main._command('tell', Config()))
+        ''')
+    done = subprocess.run(
+        [sys.executable, 'tell.py'], cwd=tmp_path, capture_output=True,
+        env=environment(tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8='0'),
+        timeout=DEADLINE)
+    assert done.stderr == b''
+    first, document = done.stdout.decode().splitlines()
+    assert first == shown
+    assert json.loads(document) == ['ä', '\udcff']
+
+
+@pytest.mark.parametrize('args', ['check', 'status', 'check --json'])
+def test_closed_output(folder: pathlib.Path, args: str) -> None:
+    """Where standard output is closed, the exit code is the answer."""
+    done = subprocess.run(
+        ['sh', '-c', f'exec "$0" -m jobslib {args} >&-', sys.executable],
+        cwd=folder, env=environment(folder), stderr=subprocess.PIPE,
+        timeout=DEADLINE)
+    assert (done.returncode, done.stderr) == (ExitCode.DONE, b'')
+
+
 def on_terminal(code: str, **extra: str) -> str:
     """Return what Python writes to a terminal of 40 columns."""
     ours, theirs = pty.openpty()

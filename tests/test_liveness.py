@@ -290,6 +290,15 @@ def test_fail(age: float | None, says: str,
     assert says in capsys.readouterr().out
 
 
+def test_what_others_noted_is_escaped(
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """What stands in the record cannot move the cursor."""
+    make_liveness().write()
+    ListLiveness.records[0]['fqdn'] = 'a\x1b[2Jb\nc'
+    assert ask('--max-age', '60') is ExitCode.DONE
+    assert r'a\x1b[2Jb\nc' in capsys.readouterr().out
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     """Programs get the same."""
     assert ask('--max-age', '60', '--json') is ExitCode.TASK_FAILED

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from typing import Any
 
+from jobslib.commands.output import print_json, printable
 from jobslib.config import Config
 from jobslib.context import Context
 from jobslib.exceptions import ConfigError, LivenessError
@@ -45,13 +45,16 @@ def run(config: Config) -> ExitCode:
         report = _check(liveness, config.args.max_age)
     except LivenessError as exc:
         if config.args.json:
-            print(json.dumps({'passed': None, 'error': str(exc)}))
+            print_json({'passed': None, 'error': str(exc)}, None)
         print(f'runjob: error: {exc}', file=sys.stderr)
         return ExitCode.LOCK_SERVICE_UNAVAILABLE
     finally:
         liveness.close()
     report = {'task': config.task_name, **report}
-    print(json.dumps(report) if config.args.json else _describe(report))
+    if config.args.json:
+        print_json(report, None)
+    else:
+        print(printable(_describe(report)))
     return ExitCode.DONE if report['passed'] else ExitCode.TASK_FAILED
 
 

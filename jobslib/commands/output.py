@@ -52,11 +52,25 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, indent: int | None = 2) -> None:
     """Print *value*, one JSON document; what JSON lacks becomes a text."""
     import json
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str),
-          flush=True)
+
+    def dump(value: Any, ascii_only: bool = False) -> str:
+        return json.dumps(value, indent=indent, ensure_ascii=ascii_only,
+                          default=str, allow_nan=False)
+
+    try:
+        text = dump(value)
+    except ValueError:
+        # Python writes and reads numbers that JSON lacks: NaN, Infinity.
+        value = json.loads(json.dumps(value, default=str), parse_constant=str)
+        text = dump(value)
+    try:
+        text.encode(sys.stdout.encoding or 'utf-8')
+    except UnicodeEncodeError:
+        text = dump(value, ascii_only=True)
+    print(text, flush=True)
 
 
 def print_heading(text: str) -> None:

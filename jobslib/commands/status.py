@@ -95,10 +95,8 @@ def _show(config: Config, jobs: list[dict[str, Any]]) -> None:
 def _watch(config: Config) -> None:
     """Show it again and again, until interrupted."""
     if config.args.json:
-        import json
         while True:
-            print(json.dumps({'time': time.time(), 'jobs': look(config)}),
-                  flush=True)
+            print_json({'time': time.time(), 'jobs': look(config)}, None)
             time.sleep(INTERVAL)
     if not is_terminal():
         while True:
