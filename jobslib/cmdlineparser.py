@@ -23,6 +23,8 @@ TASK_HELP = 'dotted path of the task, a subclass of jobslib.BaseTask'
 EPILOG = (
     'Options stand before the task or after it; the task has arguments of '
     'its own, shown by "runjob TASK --help".')
+# In columns; nothing can be folded to less.
+NARROWEST = 10
 
 
 class Argument:
@@ -223,10 +225,11 @@ def _terminal_width() -> int:
     # Each argument that is added makes a formatter, and one that is not told
     # the width imports shutil, and with it every compression library.
     try:
-        return (int(os.environ.get('COLUMNS', 0))
-                or os.get_terminal_size().columns or 80)
+        width = (int(os.environ.get('COLUMNS', 0))
+                 or os.get_terminal_size().columns or 80)
     except (OSError, ValueError):
         return 80
+    return max(width, NARROWEST)
 
 
 def _add_settings(parser: argparse._ActionsContainer) -> None:

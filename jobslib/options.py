@@ -214,7 +214,7 @@ class option:
                 and not given.source.startswith(TYPED_SOURCES)):
             try:
                 value = _parse(value, attrtype)
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 detail = str(exc) if attrtype in (dict, list) else ''
                 raise self.error(given, detail) from None
         if attrtype is float and type(value) is int:

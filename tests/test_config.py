@@ -245,6 +245,14 @@ def test_bad_json_in_the_environment(
         f'object)')
 
 
+def test_json_nested_too_deeply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON that Python cannot read is bad JSON."""
+    monkeypatch.setenv('JOBSLIB_LOGGING', 60_000 * '[')
+    assert refusal(make).startswith(
+        'logging: *** from environment, JOBSLIB_LOGGING is not allowed '
+        '(maximum recursion depth exceeded')
+
+
 @pytest.mark.parametrize('value', ['[]', '1', '"x"', 'null', 'true'])
 def test_other_json_in_the_environment(
         value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from support import (
+    DEADLINE,
     Job,
     Process,
     environment,
@@ -399,6 +400,27 @@ def test_help_with_bad_settings(shared: pathlib.Path) -> None:
     done = run_job(shared, '--help', JOBSLIB_SETTINGS_MODULE='no_such')
     assert done.returncode == ExitCode.DONE
     assert done.stdout.startswith('usage: runjob')
+
+
+@pytest.mark.parametrize('columns', ['1', '2', '20', '-5'])
+def test_help_on_a_narrow_terminal(shared: pathlib.Path,
+                                   columns: str) -> None:
+    """Help works however narrow the terminal is."""
+    for args in ['--help'], ['status', '--help']:
+        done = run_job(shared, *args, COLUMNS=columns)
+        assert (done.returncode, done.stderr) == (ExitCode.DONE, '')
+
+
+def test_current_folder_is_deleted(shared: pathlib.Path,
+                                   tmp_path: pathlib.Path) -> None:
+    """A current folder that is gone matters only if the task was in it."""
+    done = subprocess.run(
+        ['sh', '-c', 'rmdir "$PWD"; exec "$0" -m jobslib --run-once jobs.Hello',
+         sys.executable], cwd=tmp_path, capture_output=True, text=True,
+        env=environment(shared / 'run', PYTHONPATH=str(shared)),
+        timeout=DEADLINE)
+    assert done.stdout == 'hello world\n'
+    assert done.returncode == ExitCode.DONE
 
 
 def test_help_of_a_task(shared: pathlib.Path) -> None:
