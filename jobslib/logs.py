@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 
@@ -135,6 +136,15 @@ class JsonFormatter(logging.Formatter):
                 if value is not None}
 
 
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """A handler that does not fail when the task has closed the stream."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        # Which is reported to standard error, the same stream.
+        with contextlib.suppress(ValueError):
+            super().handleError(record)
+
+
 def handlers() -> Iterator[logging.Handler]:
     """Return the handlers of all loggers."""
     root = logging.getLogger()
@@ -164,7 +174,7 @@ def make_handler(log_format: str) -> logging.Handler:
 
     :param log_format: ``text`` or ``json``.
     """
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(JsonFormatter() if log_format == 'json'
                          else logging.Formatter(TEXT_FORMAT))
     return handler

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import run_job, write_module
+from support import Job, run_job, write_module
 
 from jobslib import logs
 from jobslib.exitcodes import ExitCode
@@ -397,3 +397,22 @@ def test_format_that_there_is_not(tmp_path: pathlib.Path) -> None:
     assert done.stderr == (
         "runjob: error: log_format: 'xml' from environment, "
         "JOBSLIB_LOG_FORMAT is not allowed; allowed: one of text, json\n")
+
+
+CLOSING = '''
+import sys
+from jobslib import BaseTask
+
+class Closing(BaseTask):
+    def task(self):
+        print('BEGIN', flush=True)
+        if not sys.stderr.closed:
+            sys.stderr.close()
+'''
+
+
+def test_stream_that_the_task_closes(tmp_path: pathlib.Path) -> None:
+    """A task that closes standard error is not heard of, and runs on."""
+    write_module(tmp_path, 'closing', CLOSING)
+    with Job(tmp_path, '--sleep-interval', '0.01', 'closing.Closing') as job:
+        job.wait_for('BEGIN', 3)

@@ -273,10 +273,17 @@ watchdog.start(0.1)
 sum(range(10 ** 12))
 '''
 
+CLOSED_STDERR = '''
+sys.stderr.close()
+watchdog.start(0.1)
+sum(range(10 ** 12))
+'''
+
 
 @pytest.mark.parametrize('script', [
-    SWALLOW, SWALLOW_AND_BEAT, STUCK, TOLD_TO_STOP, THREAD, NO_STDERR],
-    ids=['swallow', 'beat', 'stuck', 'told', 'thread', 'no stderr'])
+    SWALLOW, SWALLOW_AND_BEAT, STUCK, TOLD_TO_STOP, THREAD, NO_STDERR,
+    CLOSED_STDERR], ids=['swallow', 'beat', 'stuck', 'told', 'thread',
+                         'no stderr', 'closed stderr'])
 def test_process_ends(script: str) -> None:
     """A run that does not stop in its grace time loses its process."""
     process, _ = run_python(script)

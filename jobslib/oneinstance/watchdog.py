@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,9 @@ __all__ = ['ProcessWatchdog', 'Watchdog']
 
 # More, in seconds, than timers take.
 TOO_LONG = 1e9
+
+# The file descriptor.
+STDERR = 2
 
 
 class Watchdog:
@@ -136,8 +138,9 @@ class ProcessWatchdog(Watchdog):
         self.interrupt(OneInstanceWatchdogError(reason))
 
     def _end_process_in(self, seconds: float) -> None:
+        # Not sys.stderr, which the task may have closed.
         faulthandler.dump_traceback_later(
-            min(seconds, TOO_LONG), exit=True, file=sys.__stderr__ or 2)
+            min(seconds, TOO_LONG), exit=True, file=STDERR)
 
 
 def _raise(interrupt: Interrupt) -> None:
