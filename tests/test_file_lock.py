@@ -727,6 +727,18 @@ def test_file_that_is_a_folder(folder: pathlib.Path) -> None:
     assert refused(lock) == f'lock file {lock.path}: Is a directory'
 
 
+def test_relative_folder(tmp_path: pathlib.Path,
+                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock stays where it is when the task changes its folder."""
+    monkeypatch.chdir(tmp_path)
+    lock = make_file_lock(pathlib.Path('locks'))
+    assert lock.acquire()
+    os.chdir('/')
+    assert lock.refresh()
+    assert lock.release()
+    assert (tmp_path / 'locks' / 'plain.lock').exists()
+
+
 def test_announced_once(folder: pathlib.Path,
                         caplog: pytest.LogCaptureFixture) -> None:
     """The log says once how far the lock reaches."""

@@ -67,7 +67,8 @@ class FileLock(BaseLock):
 
     def __init__(self, context: Context, options: Any) -> None:
         super().__init__(context, options)
-        folder = options.folder or default_folder()
+        # Absolute, because a task may change its current folder.
+        folder = os.path.abspath(options.folder or default_folder())
         name = file_name(context.config.task_name)
         self.path = os.path.join(folder, f'{name}.lock')
         self._control = ControlFile(os.path.join(folder, f'{name}.control'))
