@@ -607,6 +607,30 @@ def test_no_space(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
         f'File too large; held: False')
 
 
+NO_ROOM = '''
+import os, resource
+lock.history = {'runs': 5, 'newest': [{'run': 5}]}
+lock.save_history()
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+lock.history = {'runs': 90, 'newest': [{'error': 'x' * 200}] * 90}
+lock.save_history()
+try:
+    lock.release()
+except Exception as exc:
+    print(f'{type(exc).__name__}: {exc}; held: {lock.held}', flush=True)
+'''
+
+
+def test_no_space_for_a_longer_record(folder: pathlib.Path) -> None:
+    """What stands in the file stays there when there is no room for more."""
+    with holder(folder, NO_ROOM) as process:
+        process.wait_for('File too large; held: False')
+    lock = make_file_lock(folder)
+    assert lock.acquire()
+    assert lock.previous_history == {'runs': 5, 'newest': [{'run': 5}]}
+    assert lock.release()
+
+
 def test_wait_for_a_free_lock(folder: pathlib.Path) -> None:
     """Waiting for a free lock takes no time."""
     lock = make_file_lock(folder)

@@ -273,7 +273,9 @@ class FileLock(BaseLock):
             record = record | {'progress': self._progress}
         data = json.dumps(record).encode() + b'\n'
         try:
-            os.pwrite(fd, data, 0)
+            _reserve(fd, len(data))
+            if os.pwrite(fd, data, 0) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.ftruncate(fd, len(data))
         except OSError as exc:
             raise self._unavailable(exc) from exc
@@ -296,6 +298,20 @@ def _is_locked(fd: int) -> bool:
     asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
     return bool(FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Make room for *size* bytes.
+
+    Without it, what a full disk cannot take would be cut off, and what was
+    there before would be half overwritten.
+    """
+    if os.fstat(fd).st_size < size:
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as exc:
+            if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
 def _read(fd: int) -> dict[str, Any] | None:
