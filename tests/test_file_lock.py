@@ -15,12 +15,14 @@ import pytest
 from support import DEADLINE, Process, environment, make_file_lock, until
 
 from jobslib.exceptions import (
+    ConfigError,
     LockAlreadyHeldError,
     LockNotHeldError,
     LockUnavailableError,
 )
 from jobslib.oneinstance.file import FileLock
-from jobslib.oneinstance.lockfolder import default_folder
+from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.lockfolder import MAX_NAME, default_folder
 
 HOLDER = '''
 import pathlib, sys
@@ -749,6 +751,31 @@ def test_file_that_is_a_folder(folder: pathlib.Path) -> None:
     lock = make_file_lock(folder)
     os.makedirs(lock.path, 0o700)
     assert refused(lock) == f'lock file {lock.path}: Is a directory'
+
+
+def test_other_things_in_the_folder(folder: pathlib.Path) -> None:
+    """What is no lock file does not hide those that are."""
+    lock = make_file_lock(folder)
+    assert lock.acquire()
+    (folder / 'folder.lock').mkdir()
+    os.symlink('elsewhere', folder / 'link.lock')
+    assert list(FileLock.find_all(lock.context, lock.options)) == ['plain']
+    lock.close()
+
+
+def test_names_that_no_file_can_have(folder: pathlib.Path) -> None:
+    """A name that is too long is refused; others are escaped."""
+    longest = 'x' * MAX_NAME
+    for name in longest, 'no \udcff', 'ä' * 40:
+        lock = make_file_lock(folder, name)
+        assert lock.ask(Control({'by': 'me'}), Control())
+        assert not lock.acquire()
+        assert lock.ask(Control(), Control({'by': 'me'}))
+        assert lock.acquire() and lock.release()
+    for name in f'{longest}x', 'ä' * 41:
+        with pytest.raises(ConfigError) as caught:
+            make_file_lock(folder, name)
+        assert str(caught.value).startswith(f'name: {name!r} is not allowed')
 
 
 def test_relative_folder(tmp_path: pathlib.Path,

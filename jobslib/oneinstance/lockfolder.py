@@ -9,13 +9,15 @@ import os
 import pwd
 import stat
 
-from jobslib.exceptions import LockUnavailableError
+from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.oneinstance.control import Control
 
 __all__ = ['ControlFile', 'default_folder', 'file_name',
            'make_private_folder', 'refuse_folder']
 
 MAX_SIZE = 1 << 16
+# What Linux allows, without the longest extension.
+MAX_NAME = 255 - len('.control.new')
 
 
 class ControlFile:
@@ -108,8 +110,17 @@ def refuse_folder(folder: str) -> None:
 
 
 def file_name(task_name: str) -> str:
-    """Return *task_name* as the name of a file."""
-    return ''.join(
+    """Return *task_name* as the name of a file, without an extension.
+
+    :raises ConfigError: it is too long for one.
+    """
+    name = ''.join(
         c if c.isascii() and (c.isalnum() or c in '._-')
-        else ''.join(f'%{byte:02X}' for byte in c.encode())
+        else ''.join(f'%{byte:02X}' for byte in c.encode('utf-8', 'surrogatepass'))
         for c in task_name)
+    if len(name) > MAX_NAME:
+        raise ConfigError(
+            f'name: {task_name!r} is not allowed; allowed for a lock file: at '
+            f'most {MAX_NAME} characters, where each byte that is no ASCII '
+            f'letter, digit, dot, hyphen or underscore takes three')
+    return name
