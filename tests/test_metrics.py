@@ -88,11 +88,20 @@ def number(value: float) -> Metrics:
 
 @pytest.mark.parametrize('entry', [
     1, {}, {'value': '1'}, {'value': None}, {'tags': {}},
-    {'value': 1, 'tag': {}}])
+    {'value': 1, 'tag': {}}, {'value': 10 ** 400},
+    {'value': 1, 'tags': ['a']}])
 def test_other_forms_are_refused(context: Context, entry: Any) -> None:
     """A push of something else fails at once, and says which metric it is."""
     with pytest.raises(ValueError, match="metric 'n'"):
         context.metrics.push({'n': entry})
+
+
+def test_texts_that_cannot_be_encoded() -> None:
+    """A tag that no encoding has does not keep others from being sent."""
+    [((name, tags), value)] = samples_of(
+        {'no \udcff': {'value': 1, 'tags': {'file': 'a\udcff'}}})
+    assert (name, tags, value) == (r'no \udcff', (('file', r'a\udcff'),), 1.0)
+    f'{name}{tags}'.encode()
 
 
 def test_series_are_packed_into_few_batches() -> None:
@@ -309,6 +318,19 @@ def test_interval_pushes_what_changes_by_itself(context: Context) -> None:
     context.metrics.interval = 0.01
     context.metrics.watch(lambda: [{'loop': {'value': 1}}])
     until(lambda: len(fake.pushed) > 3)
+
+
+def test_interval_beyond_all_timers() -> None:
+    """An interval may be as long as it likes; events are pushed."""
+    context = make_context({'METRICS': {
+        **SETTINGS['METRICS'], 'options': {'interval': 1e12}}})
+    assert isinstance(context.metrics, BackgroundMetrics)
+    context.metrics.watch(lambda: [{'loop': {'value': 1}}])
+    fake = fake_of(context)
+    until(lambda: len(fake.pushed) == 1)
+    context.metrics.push(number(2))
+    until(lambda: 2 in fake.values('n'))
+    context.metrics.close()
 
 
 def test_observer_pushes_to_the_backend(context: Context) -> None:

@@ -260,7 +260,8 @@ def test_bucket(server: Server) -> None:
 
 @pytest.mark.parametrize(('options', 'header'), [
     ({}, None), ({'token': 'geheim'}, 'Token geheim'),
-    ({'user': 'me', 'password': 'geheim'}, basic('me', 'geheim'))])
+    ({'user': 'me', 'password': 'geheim'}, basic('me', 'geheim')),
+    ({'user': 'žena', 'password': 'žluť'}, basic('žena', 'žluť'))])
 def test_database(server: Server, options: dict[str, str],
                   header: str | None) -> None:
     """A database is written to by the interface of InfluxDB 1."""

@@ -17,6 +17,7 @@ from functools import cached_property
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import ConfigError, ImportNameError
 from jobslib.imports import import_module
+from jobslib.runs import encodable
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -106,10 +107,18 @@ def samples_of(metrics: Metrics) -> Iterator[tuple[Series, float]]:
                 f"metric {name!r}: {entry!r} is not of the form "
                 f"{{'value': NUMBER, 'tags': {{NAME: TEXT}}}}")
         value, tags = entry['value'], entry.get('tags') or {}
+        if not isinstance(tags, dict):
+            raise ValueError(f'metric {name!r}: tags {tags!r} are no dict')
         if not isinstance(value, int | float):
             raise ValueError(f'metric {name!r}: value {value!r} is no number')
-        yield (name, tuple(sorted(
-            (str(tag), str(text)) for tag, text in tags.items()))), float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f'metric {name!r}: value is too large') from None
+        # One text that cannot be sent would keep all others from being sent.
+        yield (encodable(name), tuple(sorted(
+            (encodable(str(tag)), encodable(str(text)))
+            for tag, text in tags.items()))), value
 
 
 def batches_of(samples: Iterable[tuple[Series, float]]) -> list[Metrics]:

@@ -26,6 +26,8 @@ PAUSE = 1.0
 LONGEST_PAUSE = 15.0
 #: How many series can wait; further ones are dropped.
 MOST_WAITING = 1000
+#: More, in seconds, than a queue can wait.
+TOO_LONG = 1e9
 #: How long the end waits for the last push.
 CLOSE_TIMEOUT = 2.0
 
@@ -44,7 +46,8 @@ class BackgroundMetrics(BaseMetrics):
     def __init__(self, backend: BaseMetrics) -> None:
         super().__init__(backend.context, backend.options)
         self.backend = backend
-        self.interval: float = getattr(backend.options, 'interval', 10.0)
+        self.interval: float = min(
+            getattr(backend.options, 'interval', 10.0), TOO_LONG)
         self._reset()
         reset = weakref.WeakMethod(self._reset)
         os.register_at_fork(

@@ -139,8 +139,9 @@ class InfluxDBMetrics(BaseMetrics):
             params={'db': options.database}, headers=headers,
             data='\n'.join(
                 point.to_line_protocol() for point in points).encode(),
-            auth=(None if options.user is None
-                  else (options.user, options.password)),
+            # Bytes, because requests takes texts for Latin-1.
+            auth=(None if options.user is None else
+                  (options.user.encode(), options.password.encode())),
             verify=options.ca_cert or True, timeout=options.timeout)
         if not response.ok:
             raise OSError(f'{response.status_code} {response.reason}: '
