@@ -14,9 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import STEADY, until
+from support import STEADY, PlainTask, make_context, until
 
-from jobslib.exceptions import LockUnavailableError, OneInstanceWatchdogError
+from jobslib.exceptions import (
+    ConfigError,
+    LockUnavailableError,
+    OneInstanceWatchdogError,
+)
 from jobslib.oneinstance.client import history_key
 from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
 from jobslib.oneinstance.control import Control
@@ -31,6 +35,18 @@ def consul() -> Iterator[ConsulStandIn]:
     """A stand-in of Consul."""
     with ConsulStandIn() as stand_in:
         yield stand_in
+
+
+@pytest.mark.parametrize('name', [
+    '/a', 'a//b', '../a', 'a/./b', 'a\nb', 'a\xa0b', 'a\udcff'])
+def test_names_that_no_key_can_have(name: str) -> None:
+    """A key that Consul has no URL for is refused before anything is asked."""
+    task_cls = type('Task', (PlainTask,), {'name': name})
+    context = make_context(
+        {'ONE_INSTANCE': {'backend': 'jobslib.oneinstance.consul.ConsulLock'}},
+        task_cls)
+    with pytest.raises(ConfigError, match='^key: .* is not allowed'):
+        print(context.one_instance_lock)
 
 
 def lease_threads() -> set[threading.Thread]:

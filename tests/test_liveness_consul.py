@@ -116,7 +116,7 @@ def test_close_before_use() -> None:
     assert 'client' not in vars(liveness)
 
 
-@pytest.mark.parametrize('key', ['/a', 'a//b'])
+@pytest.mark.parametrize('key', ['/a', 'a//b', 'a/../b', './a', 'a\nb'])
 def test_key_is_refused(key: str) -> None:
     """A key is a path as Consul has them."""
     with pytest.raises(ConfigError, match='key: '):

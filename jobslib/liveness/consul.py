@@ -8,9 +8,9 @@ import threading
 import time
 from functools import cached_property
 
-from jobslib.exceptions import ConfigError, LivenessError, LockError
+from jobslib.exceptions import LivenessError, LockError
 from jobslib.liveness import BaseLiveness
-from jobslib.oneinstance.connection import ConsulConnection
+from jobslib.oneinstance.connection import ConsulConnection, refuse_key
 from jobslib.options import option
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -52,10 +52,7 @@ class ConsulLiveness(BaseLiveness):
     def __init__(self, context: Context, options: Any) -> None:
         super().__init__(context, options)
         self.key = options.key or f'jobs/{context.config.task_name}/liveness'
-        if self.key.startswith('/') or '//' in self.key:
-            raise ConfigError(
-                f'key: {self.key!r} is not allowed; allowed: a path without '
-                f'a leading slash or empty parts')
+        refuse_key(self.key)
         self._endpoint = options.endpoint_like(
             context.config.one_instance.options)
         # A client is for one thread at a time.

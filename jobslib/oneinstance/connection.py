@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from jobslib.oneinstance.transport import Endpoint
 
-__all__ = ['ConsulConnection']
+__all__ = ['ConsulConnection', 'refuse_key']
 
 
 def _variable(name: str) -> Callable[[ConfigGroup], Given | None]:
@@ -64,6 +64,22 @@ def _token(group: ConfigGroup) -> Given | None:
 
 def _is_on(text: str | None) -> bool:
     return BOOLEANS.get((text or '').strip().lower(), False)
+
+
+def refuse_key(key: str) -> None:
+    """Refuse a key that Consul has no URL for.
+
+    Its server takes the parts ``.`` and ``..`` of a path for folders, and no
+    character that is not printable.
+
+    :raises ConfigError: it is such a one.
+    """
+    if (key.startswith('/') or '//' in key or not key.isprintable()
+            or {'.', '..'} & set(key.split('/'))):
+        raise ConfigError(
+            f'key: {key!r} is not allowed; allowed: a path of printable '
+            f'characters, without a leading slash or parts that are empty, '
+            f'"." or ".."')
 
 
 class ConsulConnection(ConfigGroup):

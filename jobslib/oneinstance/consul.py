@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from jobslib.clock import now
 from jobslib.exceptions import (
-    ConfigError,
     LockError,
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
 from jobslib.history import encode
 from jobslib.oneinstance import BaseLock, LockState
+from jobslib.oneinstance.connection import refuse_key
 from jobslib.oneinstance.consuloptions import MAX_LOCK_DELAY, ConsulOptions
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
@@ -72,10 +72,7 @@ class ConsulLock(BaseLock):
         super().__init__(context, options)
         self.timings: Timings = options.timings
         self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
-        if self.key.startswith('/') or '//' in self.key:
-            raise ConfigError(
-                f'key: {self.key!r} is not allowed; allowed: a path without '
-                f'a leading slash or empty parts')
+        refuse_key(self.key)
         self._pid = os.getpid()
         self._token: int | None = None
         self._record: dict[str, Any] = {}
