@@ -159,6 +159,13 @@ def test_from_start_to_end(agent: FakeAgent) -> None:
     assert agent.services == {}
 
 
+def test_note_that_cannot_be_encoded(agent: FakeAgent) -> None:
+    """Whatever the reason of a pause is, the agent can be told of it."""
+    liveness = make_liveness(agent)
+    liveness.update(('passing', 'standby: paused by me: \udcff'))
+    assert agent.says()[1] == r'standby: paused by me: \udcff'
+
+
 def test_outcome_stays_while_the_next_run_goes_on(agent: FakeAgent) -> None:
     """A run that begins does not make up for one that failed."""
     listening = make_liveness(agent).make_observer()

@@ -9,6 +9,7 @@ import time
 from jobslib.exceptions import ConfigError, LockError
 from jobslib.liveness.consul import ENV, ConsulLiveness, parse
 from jobslib.options import option
+from jobslib.runs import encodable
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -180,7 +181,9 @@ class ServiceCheck:
             self._registered = False
 
     def _set(self, client: ConsulClient, status: str, note: str) -> bool:
-        return client.update_check(f'service:{self.id}', status, note)
+        # A note is a part of a URL.
+        return client.update_check(
+            f'service:{self.id}', status, encodable(note))
 
 
 def service_name(task_name: str) -> str:
