@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -141,6 +142,20 @@ def test_own_options_win() -> None:
                      timeout=1.0)
     assert (found.socket_path, found.timeout, found.dc) == (
         '/consul', 1.0, 'east')
+
+
+def test_relative_files(tmp_path: pathlib.Path,
+                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files stay the same when the task changes its folder."""
+    monkeypatch.chdir(tmp_path)
+    found = endpoint(token_file='token', ca_cert='ca/cert', client_cert='a',
+                     client_key='../b')
+    assert (found.token_file, found.ca_cert) == (
+        f'{tmp_path}/token', f'{tmp_path}/ca/cert')
+    assert (found.client_cert, found.client_key) == (
+        f'{tmp_path}/a', f'{tmp_path.parent}/b')
+    assert endpoint(host='unix://run/socket').socket_path == (
+        f'{tmp_path}/run/socket')
 
 
 @pytest.mark.parametrize(('lock', 'own'), [

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ['ConsulConnection', 'refuse_key']
 
+FILES = ('socket_path', 'token_file', 'ca_cert', 'client_cert', 'client_key')
+
 
 def _variable(name: str) -> Callable[[ConfigGroup], Given | None]:
     """Fall back on the environment variable *name*."""
@@ -187,7 +189,10 @@ class ConsulConnection(ConfigGroup):
                   for name in ConsulConnection.declared()} | replaced
         del values['retry_max_attempts']
         is_socket = values['host'].startswith('unix://')
+        values['socket_path'] = (
+            values['host'][len('unix://'):] if is_socket else None)
+        for name in FILES:
+            # Absolute, because a task may change its current folder.
+            values[name] = values[name] and os.path.abspath(values[name])
         return Endpoint(
-            socket_path=(values['host'][len('unix://'):] if is_socket
-                         else None),
             server_name=os.environ.get('CONSUL_TLS_SERVER_NAME'), **values)
