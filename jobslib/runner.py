@@ -358,7 +358,14 @@ class Runner:
                 self.lock.close()
             finally:
                 self.observers.closed()
-                self.task.context.close()
+                self._close_context()
+
+    def _close_context(self) -> None:
+        try:
+            self.task.context.close()
+        except Exception:
+            # The runs are what the exit code is about.
+            self.logger.exception('the context was not closed')
 
     def _report_held_elsewhere(self) -> None:
         # A standby says so once; a slot that is skipped says so each time.

@@ -107,12 +107,15 @@ class ScriptedContext(Context):
     """A context that says when it is closed."""
 
     closed = 0
+    close_error: Exception | None = None
 
     def close(self) -> None:
         lock = self.one_instance_lock
         assert isinstance(lock, ScriptedLock)
         lock.events.append('closed' if not lock.held else 'closed too soon')
         self.closed += 1
+        if self.close_error is not None:
+            raise self.close_error
 
 
 class ScriptedTask(BaseTask):
@@ -441,6 +444,17 @@ def test_system_exit(code: Any, outcome: ExitCode,
     if outcome is not ExitCode.DONE:
         assert list(messages) == [
             f'ERROR run failed after 0.000 s: exit with {code}']
+
+
+@pytest.mark.parametrize(('once', 'outcome'), [
+    (True, ExitCode.DONE), (False, ExitCode.TERMINATED)])
+def test_context_that_cannot_be_closed(
+        once: bool, outcome: ExitCode, messages: list[str]) -> None:
+    """The exit code is that of the run, whatever comes after it."""
+    job = Job(succeed, RUN_ONCE=once)
+    job.task.context.close_error = ZeroDivisionError()
+    assert job.run() is outcome
+    assert list(messages)[-1] == 'ERROR the context was not closed'
 
 
 def test_exit_does_not_end_the_loop() -> None:
