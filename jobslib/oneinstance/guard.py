@@ -7,7 +7,6 @@ ends it before the lease does.  Standard library only, see ``keeper``.
 
 from __future__ import annotations
 
-import os
 import select
 
 from jobslib.clock import now
@@ -23,22 +22,23 @@ class Guard:
     """Watches one keeper, and the process that it keeps the lease of.
 
     :param page: shared by all three.
-    :param keeper: process id of the keeper.
+    :param keeper_fd: a pidfd of the keeper.
+    :param pidfd: one of the holder.
     :param pid: process id of the holder.
     :param marker: of what the holder starts.
     :param since: when the holder started.
     :param kill: allowance for a kill to be done, in seconds.
     """
 
-    def __init__(self, page: Page, keeper: int, pid: int, marker: str,
-                 since: int, kill: float) -> None:
+    def __init__(self, page: Page, keeper_fd: int, pidfd: int, pid: int,
+                 marker: str, since: int, kill: float) -> None:
         self.page = page
+        self.keeper_fd = keeper_fd
+        self.pidfd = pidfd
         self.pid = pid
         self.marker = marker
         self.since = since
         self.kill = kill
-        self.keeper_fd = os.pidfd_open(keeper)
-        self.pidfd = os.pidfd_open(pid)
 
     def run(self) -> None:
         """Guard until there is nothing to guard, or another who does."""

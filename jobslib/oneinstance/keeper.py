@@ -521,12 +521,14 @@ def main() -> None:
 
 def _fork_guard(keeper: Keeper) -> None:
     """Start the guard; before any thread, since it is a fork."""
-    pid = os.getpid()
+    # Not opened by the guard: until it gets to that, the keeper may be gone.
+    keeper_fd = os.pidfd_open(os.getpid())
     if os.fork() == 0:
         # Whatever happens, this must never go on as a keeper.
         try:
             keeper.control.close()
-            Guard(keeper.page, pid, keeper.pid, keeper.marker,
-                  keeper.since, keeper.kill).run()
+            Guard(keeper.page, keeper_fd, keeper.pidfd, keeper.pid,
+                  keeper.marker, keeper.since, keeper.kill).run()
         finally:
             os._exit(0)
+    os.close(keeper_fd)

@@ -1,0 +1,28 @@
+"""What ends a process whose lease keeper was killed."""
+
+import os
+import signal
+import subprocess
+
+from jobslib.clock import now
+from jobslib.oneinstance.guard import Guard
+from jobslib.oneinstance.page import Page
+from jobslib.oneinstance.processes import start_time
+
+
+def test_keeper_that_is_gone_already() -> None:
+    """A guard that comes to work after the keeper's end still guards."""
+    page_fd = os.memfd_create('page')
+    os.ftruncate(page_fd, Page.SIZE)
+    page = Page(page_fd)
+    page.held, page.until = True, now() + 0.5
+    keeper = subprocess.Popen(['true'])
+    keeper_fd = os.pidfd_open(keeper.pid)
+    keeper.wait()
+    with subprocess.Popen(['sleep', '60']) as holder:
+        pidfd = os.pidfd_open(holder.pid)
+        Guard(page, keeper_fd, pidfd, holder.pid, 'f' * 32,
+              start_time(holder.pid), 0.5).run()
+        assert holder.wait(5) == -signal.SIGKILL
+    for fd in (page_fd, keeper_fd, pidfd):
+        os.close(fd)
