@@ -16,8 +16,9 @@ MASK = '***'
 
 # Options that nobody has declared secret, and names in dicts.
 _SECRET = re.compile(
-    r'(^|_)(api_?key|auth|credentials?|passwd|password|secret(_?key)?|token)s?$')
-_LOGIN = re.compile(r'//[^/@\s]+@')
+    r'(^|_)((api|access|private|secret)_?key|auth|credential|pass(wd|word|phrase)'
+    r'|pwd|secret|token)s?$')
+_LOGIN = re.compile(r'//[^/\s]+@')
 
 
 def is_secret(name: str) -> bool:

@@ -154,7 +154,12 @@ def test_no_secret(capsys: pytest.CaptureFixture[str],
     ({'token_file': '/x', 'key': 'jobs/x', 'a': [{'auth': 'x'}]},
      {'token_file': '/x', 'key': 'jobs/x', 'a': [{'auth': MASK}]}),
     ('http://me:pw@there:80/x', f'http://{MASK}@there:80/x'),
+    ('x://me:p@ss@there/x', f'x://{MASK}@there/x'),
     ('http://there/@x', 'http://there/@x'),
+    ({'aws_secret_access_key': 'x', 'private_key': 'x', 'passphrase': 'x',
+      'DB_PWD': 'x', 'credentials': 'x', 'passage': 'y'},
+     {'aws_secret_access_key': MASK, 'private_key': MASK, 'passphrase': MASK,
+      'DB_PWD': MASK, 'credentials': MASK, 'passage': 'y'}),
     (pathlib.Path('/x'), '/x'),
 ])
 def test_mask(value: object, shown: object) -> None:

@@ -753,16 +753,6 @@ def test_file_that_is_a_folder(folder: pathlib.Path) -> None:
     assert refused(lock) == f'lock file {lock.path}: Is a directory'
 
 
-def test_other_things_in_the_folder(folder: pathlib.Path) -> None:
-    """What is no lock file does not hide those that are."""
-    lock = make_file_lock(folder)
-    assert lock.acquire()
-    (folder / 'folder.lock').mkdir()
-    os.symlink('elsewhere', folder / 'link.lock')
-    assert list(FileLock.find_all(lock.context, lock.options)) == ['plain']
-    lock.close()
-
-
 def test_names_that_no_file_can_have(folder: pathlib.Path) -> None:
     """A name that is too long is refused; others are escaped."""
     longest = 'x' * MAX_NAME

@@ -252,6 +252,7 @@ def ask(*args: str, settings: dict[str, Any] | None = None,
     """Return what the command returns."""
     parser = argparse.ArgumentParser()
     check_liveness.add_arguments(parser)
+    parser.set_defaults(runjob_command='check-liveness')
     given = SimpleNamespace(**(SETTINGS if settings is None else settings))
     return check_liveness.run(
         Config(given, parser.parse_args(args), task_cls))
@@ -326,7 +327,7 @@ def test_no_answer(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize(('settings', 'task_cls', 'says'), [
     ({}, PlainTask, 'no liveness is configured'),
-    (SETTINGS, None, 'name the task class')])
+    (SETTINGS, None, 'check-liveness: name a task')])
 def test_command_is_refused(
         settings: dict[str, Any], task_cls: Any, says: str) -> None:
     """Without a liveness, or a task, there is nothing to ask."""

@@ -7,6 +7,7 @@ import math
 import sys
 from typing import Any
 
+from jobslib.commands.common import add_json, require_task
 from jobslib.commands.output import print_json, printable
 from jobslib.config import Config
 from jobslib.context import Context
@@ -24,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--max-age', type=_seconds, required=True, metavar='SECONDS',
         help='How old the last success may be.')
-    parser.add_argument(
-        '--json', action='store_true', help='Write JSON.')
+    add_json(parser)
 
 
 def run(config: Config) -> ExitCode:
@@ -33,8 +33,7 @@ def run(config: Config) -> ExitCode:
 
     :raises ConfigError: no task is named, or no liveness is configured.
     """
-    if config.task_cls is None:
-        raise ConfigError('check-liveness: name the task class')
+    require_task(config)
     if config.liveness.backend is None:
         raise ConfigError(
             'check-liveness: no liveness is configured; set '

@@ -73,11 +73,13 @@ def who(process: dict[str, Any] | None) -> str:
 
 def ago(then: Any, now: float | None = None) -> str:
     """Return a UNIX time for people, and how long ago or ahead it is."""
+    if then is None:
+        return '-'
     try:
         shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(then))
     except (TypeError, ValueError, OverflowError, OSError):
         return '-'
-    return '-' if then is None else f'{shown} ({since(then, now)})'
+    return f'{shown} ({since(then, now)})'
 
 
 def since(then: Any, now: float | None = None) -> str:

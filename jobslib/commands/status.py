@@ -158,11 +158,10 @@ def _details(job: dict[str, Any]) -> Table:
 
 
 def _runs(job: dict[str, Any]) -> Table:
-    newest = [run for run in job['history'] if isinstance(run, dict)]
     return (('run', 'started', 'duration', 'outcome', 'on', 'error'),
             [(str(run.get('run')), ago(run.get('started')), _duration(run),
               _outcome(run), who(run), str(run.get('error') or ''))
-             for run in reversed(newest[-SHOWN_RUNS:])])
+             for run in reversed(job['history'][-SHOWN_RUNS:])])
 
 
 def _state(job: dict[str, Any]) -> Cell:
