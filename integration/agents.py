@@ -29,6 +29,9 @@ LIVE: list['Agent'] = []  # agents not closed yet, the oldest first
 _names = itertools.count(1)
 _candidates = iter(random.sample(range(12000, 32000), 20000))
 _owner = os.getpid()
+# Servers gossip with whoever has the port of one that they know; those of another
+# run of the tests on this machine are kept out by it.
+_gossip_key = base64.b64encode(os.urandom(32)).decode()
 
 
 def wait_until(
@@ -272,6 +275,7 @@ class Agent:
             },
             'performance': {'raft_multiplier': 1}, 'retry_interval': '1s',
             'disable_update_check': True, 'disable_host_node_id': True,
+            'encrypt': _gossip_key,
         }
         if self.on_disk:
             config['data_dir'] = str(self.folder / 'data')

@@ -218,7 +218,7 @@ def test_blackhole(agent: Agent, proxy: Proxy, api: Api) -> None:
 
 def test_blackhole_closes_nothing(proxy: Proxy) -> None:
     """A connection in the black hole sees neither data nor an end."""
-    with socket.create_connection(proxy.addr) as client:
+    with socket.create_connection(proxy.addr, 30) as client:
         client.settimeout(10)
         client.sendall(b'GET /v1/agent/self HTTP/1.1\r\nHost: x\r\n\r\n')
         assert client.recv(12) == b'HTTP/1.1 200'
@@ -242,7 +242,7 @@ def test_blackhole_swallows_an_answer_that_is_waited_for(
     entry = agent.api.kv('harness/watch')
     assert entry is not None
     query = f'/v1/kv/harness/watch?index={entry["ModifyIndex"]}&wait=60s'
-    with socket.create_connection(proxy.addr) as client:
+    with socket.create_connection(proxy.addr, 30) as client:
         client.sendall(f'GET {query} HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
         wait_until(lambda: proxy.requests, 5, 'the query at the proxy')
         proxy.blackhole()
@@ -276,7 +276,7 @@ def test_mute(agent: Agent, proxy: Proxy, api: Api) -> None:
 
 def test_refuse(proxy: Proxy, api: Api) -> None:
     """Old connections are reset, new ones refused, until others are welcome."""
-    with socket.create_connection(proxy.addr) as client:
+    with socket.create_connection(proxy.addr, 30) as client:
         client.sendall(b'GET /v1/agent/self HTTP/1.1\r\nHost: x\r\n\r\n')
         assert client.recv(12) == b'HTTP/1.1 200'
         proxy.refuse()
@@ -284,7 +284,7 @@ def test_refuse(proxy: Proxy, api: Api) -> None:
             while client.recv(65536):
                 pass
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(proxy.addr)
+        socket.create_connection(proxy.addr, 30)
     with pytest.raises(requests.ConnectionError):
         api.get('status/leader')
     assert proxy.faulted == 2
@@ -323,7 +323,7 @@ def test_cut(agent: Agent, proxy: Proxy, api: Api, after_bytes: int) -> None:
     key = f'harness/cut-{after_bytes}'
     agent.api.put(f'kv/{key}', os.urandom(1000))  # Consul compresses answers
     proxy.cut(after_bytes)
-    with socket.create_connection(proxy.addr) as client:
+    with socket.create_connection(proxy.addr, 30) as client:
         client.sendall(f'GET /v1/kv/{key}?raw HTTP/1.1\r\nHost: x\r\n\r\n'.encode())
         got = b''
         while data := client.recv(65536):
@@ -397,7 +397,7 @@ def test_closed_proxy_leaves_no_thread(
             pass
     assert set(threading.enumerate()) <= before
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(proxy.addr)
+        socket.create_connection(proxy.addr, 30)
 
 
 # Getting a Consul
