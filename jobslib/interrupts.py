@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from jobslib.exceptions import Interrupt, Terminate
@@ -58,7 +59,7 @@ class Interrupts:
 
     def guard(
         self, deliver: Callable[[Interrupt], None] | None = None,
-    ) -> _Guard:
+    ) -> AbstractContextManager[None]:
         """Let interrupts reach the code inside.
 
         :param deliver: called, in a signal handler, with the interrupt; by
