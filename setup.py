@@ -1,5 +1,6 @@
 """Packaging of jobslib."""
 
+import os
 import pathlib
 import re
 
@@ -16,6 +17,16 @@ def read_version() -> str:
     return found[1]
 
 
+def project_urls() -> dict[str, str]:
+    """Return the links of the packages, by what the environment calls home."""
+    home = os.environ.get('PROJECT_HOME', '').rstrip('/')
+    if not home:
+        return {}
+    return {'Source': home, 'Issues': f'{home}/issues',
+            'Changelog': f'{home}/blob/HEAD/CHANGELOG.md',
+            'Documentation': f'{home}/blob/HEAD/docs/index.rst'}
+
+
 setup(
     name='jobslib',
     version=read_version(),
@@ -23,6 +34,7 @@ setup(
                 'several machines.',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    project_urls=project_urls(),
     license='BSD-3-Clause',
     license_files=['LICENSE'],
     packages=find_packages(include=['jobslib', 'jobslib.*']),
@@ -30,12 +42,18 @@ setup(
     python_requires='>=3.11',
     # rich: tables of the commands and progress bars, in colour on a terminal,
     # which it knows the width and the abilities of; loaded when one is shown.
-    install_requires=['py-consul>=1.7', 'requests>=2.31', 'rich>=13'],
+    # cronsim: cron expressions; tzdata: the time zones, where the system has
+    # none; both are loaded when a job has a calendar.
+    install_requires=['cronsim>=2.6', 'py-consul>=1.7', 'requests>=2.31',
+                      'rich>=13', 'tzdata'],
     # The clients of their makers; influxdb-client is the one of InfluxDB's
     # that is kept up and writes to 1.8, 2, 3 and the cloud.
     extras_require={
         'prometheus': ['prometheus-client>=0.20'],
         'influxdb': ['influxdb-client>=1.44'],
+        # The script for the shell, made from the parser; a run knows nothing
+        # of it.
+        'completion': ['shtab>=1.6'],
     },
     entry_points={'console_scripts': ['runjob = jobslib.main:main']},
     classifiers=[

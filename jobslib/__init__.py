@@ -27,4 +27,4 @@ __all__ = [
     'option',
 ]
 
-__version__ = '1.0.0'
+__version__ = '4.0.0'

@@ -10,29 +10,50 @@ from jobslib.config import Config, ConfigGroup, option
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Container, Iterable
     from typing import Any
 
     from jobslib.tasks import BaseTask
 
 __all__ = ['Argument', 'argument', 'build_command_parser', 'build_parser',
-           'find_command_task', 'find_settings', 'find_task', 'join_numbers']
+           'find_command_task', 'find_settings', 'find_task', 'flags',
+           'join_numbers']
 
 DESCRIPTION = (
     'Run a task, once or for ever, on exactly one of several machines.')
 TASK_HELP = 'dotted path of the task, a subclass of jobslib.BaseTask'
+NAME_HELP = 'in place of a task: the name of a job of "runjob exec"'
 EPILOG = (
     'Options stand before the task or after it; the task has arguments of '
     'its own, shown by "runjob TASK --help".')
+USAGE = """runjob [options] package.module.Task [arguments of the task]
+       runjob COMMAND [options] [package.module.Task]
+       runjob exec --name NAME [options] -- PROGRAM [arguments of it]"""
 # In columns; nothing can be folded to less.
 NARROWEST = 10
 
 
-class Argument:
-    """What ``argparse.ArgumentParser.add_argument`` is called with."""
+class Argument(tuple):  # type: ignore[type-arg]
+    """What ``argparse.ArgumentParser.add_argument`` is called with.
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args = args
-        self.kwargs = kwargs
+    It equals ``(args, kwargs)``, which is what it was in jobslib 3.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, args: tuple[Any, ...],
+                kwargs: dict[str, Any]) -> Argument:
+        return super().__new__(cls, (args, kwargs))
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The names, or the one name."""
+        return self[0]  # type: ignore[no-any-return]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """All the rest."""
+        return self[1]  # type: ignore[no-any-return]
 
 
 def argument(*args: Any, **kwargs: Any) -> Argument:
@@ -46,28 +67,32 @@ def argument(*args: Any, **kwargs: Any) -> Argument:
 def build_parser(
     task_cls: type[BaseTask] | None = None,
     config_class: type[Config] = Config,
-    commands: dict[str, str] | None = None,
+    commands: dict[str, str] | None = None, words: Iterable[str] = (),
 ) -> argparse.ArgumentParser:
     """Return the parser of ``runjob``.
 
     :param task_cls: adds the description and arguments of this task.
     :param config_class: the configuration whose flags are offered.
     :param commands: what the help says of each command.
+    :param words: the names of all commands, for messages.
     :raises argparse.ArgumentError: an argument of the task has the name of
         one of jobslib's own.
     """
-    parser = _parser(description=DESCRIPTION, epilog=EPILOG)
+    parser = _parser(description=DESCRIPTION, epilog=EPILOG,
+                     commands=commands or words)
     if commands:
         _list_commands(parser, commands)
+        parser.usage = USAGE
     parser.add_argument('--version', action='version', version=_version())
-    _add_runner_arguments(parser, config_class)
+    _add_runner_arguments(parser, config_class, without_v=_has(task_cls, '-v'))
     parser.add_argument('task_cls', metavar='task_cls', help=TASK_HELP)
     if task_cls is not None:
-        parser.description = task_cls.description or DESCRIPTION
+        parser.description = _describe(task_cls)
         group = parser.add_argument_group(
             f'arguments of {task_cls.__qualname__}')
-        for declared in task_cls.arguments:
-            group.add_argument(*declared.args, **declared.kwargs)
+        for args, kwargs in task_cls.arguments:
+            group.add_argument(*args, **kwargs)
+        _put_first(parser)
     return parser
 
 
@@ -86,13 +111,17 @@ def build_command_parser(
     :raises argparse.ArgumentError: an argument of the command has the name
         of a flag of the configuration.
     """
-    parser = _parser(prog=f'runjob {name}', description=command.DESCRIPTION)
-    _add_command(parser, command)
-    parser.add_argument(
-        'task_cls', metavar='task_cls', help=TASK_HELP,
-        nargs=None if task_cls else '?')
-    _add_runner_arguments(parser.add_argument_group(
-        'options as for a run'), config_class)
+    parser = _parser(prog=f'runjob {name}', description=command.DESCRIPTION,
+                     usage=getattr(command, 'USAGE', None))
+    _add_command(parser, command, without_name=_has(task_cls, '--name'))
+    if getattr(command, 'TAKES_TASK', True):
+        parser.add_argument(
+            'task_cls', metavar='task_cls', help=TASK_HELP,
+            nargs=None if task_cls else '?')
+    _add_runner_arguments(
+        parser.add_argument_group('options as for a run'), config_class,
+        None if getattr(command, 'SHOWS_OPTIONS', False) else (),
+        _has(task_cls, '-v'))
     if task_cls is not None:
         _add_optional_arguments(parser, task_cls, demanding)
     return parser
@@ -163,6 +192,8 @@ def _parser(**kwargs: Any) -> argparse.ArgumentParser:
     # Imported late: who only writes tasks needs no parser.
     import argparse
 
+    from jobslib.parsing import Parser
+
     width = _terminal_width() - 2
 
     def formatter(prog: str) -> argparse.HelpFormatter:
@@ -170,7 +201,25 @@ def _parser(**kwargs: Any) -> argparse.ArgumentParser:
 
     given: dict[str, Any] = {
         'prog': 'runjob', 'formatter_class': formatter, **kwargs}
-    return argparse.ArgumentParser(allow_abbrev=False, **given)
+    return Parser(**given)
+
+
+def _has(task_cls: type[BaseTask] | None, flag: str) -> bool:
+    """Return whether the task has an argument *flag* of its own."""
+    return task_cls is not None and any(
+        flag in args for args, _ in task_cls.arguments)
+
+
+def _describe(task_cls: type[BaseTask]) -> str:
+    """Return what a task does: its description, or else its docstring."""
+    text = task_cls.description or vars(task_cls).get('__doc__') or ''
+    return ' '.join(str(text).split()) or DESCRIPTION
+
+
+def _put_first(parser: argparse.ArgumentParser) -> None:
+    """Have the help show the group that was added last before all others."""
+    groups = parser._action_groups
+    groups.insert(0, groups.pop())
 
 
 def _list_commands(parser: argparse.ArgumentParser,
@@ -194,8 +243,17 @@ def _list_commands(parser: argparse.ArgumentParser,
         textwrap.fill(EPILOG, width)])
 
 
-def _add_command(parser: argparse.ArgumentParser, command: Any) -> None:
+def _add_command(parser: argparse.ArgumentParser, command: Any,
+                 without_name: bool = False) -> None:
+    """Add the arguments of a command.
+
+    :param without_name: whether ``--name`` is an argument of the task.
+    """
     import argparse
+    if not without_name:
+        parser.add_argument(
+            '--name', dest='runjob_name', metavar='NAME',
+            help=getattr(command, 'NAME_HELP', NAME_HELP))
     command.add_arguments(parser)
     # Named so that no argument of a task is likely to be named alike.
     parser.add_argument('runjob_command', help=argparse.SUPPRESS)
@@ -208,9 +266,9 @@ def _add_optional_arguments(
     """Add the task's own arguments, which a command can do without."""
     import argparse
     group = parser.add_argument_group(f'arguments of {task_cls.__qualname__}')
-    for declared in task_cls.arguments:
+    for args, kwargs in task_cls.arguments:
         try:
-            action = group.add_argument(*declared.args, **declared.kwargs)
+            action = group.add_argument(*args, **kwargs)
         except argparse.ArgumentError:
             # The command has one of that name, and it is the one meant.
             continue
@@ -240,15 +298,33 @@ def _add_settings(parser: argparse._ActionsContainer) -> None:
 
 
 def _add_runner_arguments(parser: argparse._ActionsContainer,
-                          config_class: type[Config]) -> None:
+                          config_class: type[Config],
+                          shown: Container[str] | None = None,
+                          without_v: bool = False) -> None:
+    """Add the options of a run.
+
+    :param shown: those that the help shows, by default all of them.
+    :param without_v: whether ``-v`` is for something else.
+    """
+    import argparse
     _add_settings(parser)
     for declared in flags(config_class):
         kind: dict[str, Any] = (
             {'action': 'store_const', 'const': True}
             if declared.attrtype is bool else {'metavar': declared.metavar})
+        if declared.repeatable:
+            kind['action'] = 'append'
         parser.add_argument(
             str(declared.flag), dest=declared.dest, default=None,
-            help=_help(declared), **kind)
+            help=(_help(declared) if shown is None or declared.flag in shown
+                  else argparse.SUPPRESS), **kind)
+        if declared.flag == '--log-level' and not without_v:
+            parser.add_argument('-v', dest=declared.dest, action='store_const',
+                                const='debug', help=argparse.SUPPRESS)
+        if declared.attrtype is bool:
+            parser.add_argument(
+                declared.negative, dest=declared.dest, action='store_const',
+                const=False, help=argparse.SUPPRESS)
 
 
 def flags(group: type[ConfigGroup]) -> list[option]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobslib.exceptions import ConfigError, ImportNameError
 from jobslib.imports import import_object
 from jobslib.options import ConfigGroup, Given, option
+from jobslib.scheduleoptions import ScheduleOptions
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -13,6 +14,33 @@ if TYPE_CHECKING:
 
 __all__ = ['BackendConfig', 'Config', 'ConfigGroup', 'Given', 'LivenessConfig',
            'MetricsConfig', 'OneInstanceConfig', 'option']
+
+
+#: The classes of jobslib that settings name, for who has another path.
+CLASSES = {path.rpartition('.')[2]: path for path in (
+    'jobslib.oneinstance.file.FileLock',
+    'jobslib.oneinstance.consul.ConsulLock',
+    'jobslib.oneinstance.dummy.DummyLock',
+    'jobslib.liveness.consul.ConsulLiveness',
+    'jobslib.liveness.consul_check.ConsulCheckLiveness',
+    'jobslib.liveness.dummy.DummyLiveness',
+    'jobslib.metrics.prometheus.PrometheusMetrics',
+    'jobslib.metrics.influxdb.InfluxDBMetrics',
+    'jobslib.metrics.dummy.DummyMetrics',
+    'jobslib.config.Config', 'jobslib.context.Context')}
+
+
+class class_option(option):
+    """An option that names a class by its dotted path, read as that class.
+
+    It is imported when it is read, not when the configuration is made;
+    :meth:`ConfigGroup.raw_value` returns the path.
+    """
+
+    def __get__(self, group: Any, owner: type) -> Any:
+        if group is None or self.read(group) is None:
+            return super().__get__(group, owner)
+        return group.find_class()
 
 
 class BackendConfig(ConfigGroup):
@@ -30,7 +58,7 @@ class BackendConfig(ConfigGroup):
     @option
     def options(self) -> ConfigGroup:
         """The options of the backend, an instance of its ``OptionsConfig``."""
-        if self.backend is None:
+        if self.raw_value('backend') is None:
             if self.raw_options:
                 raise ConfigError(
                     f"options of {self._location or self.setting} are given, "
@@ -46,11 +74,21 @@ class BackendConfig(ConfigGroup):
         return import_class(
             self, 'backend', self.kind, 'OptionsConfig', self.method)
 
+    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+        # Of the class that the backend says; the values come before.
+        if self.raw_value('backend') is None:
+            return ConfigGroup.restore(exported)
+        return self.backend_class.OptionsConfig.restore(exported)
+
+    def find_class(self) -> Any:
+        """Return the class that ``backend`` is."""
+        return self.backend_class
+
     def _options_of_backend(self) -> dict[str, Any]:
         # Options in the settings belong to the backend that is named there;
         # another one, named elsewhere, would not know them.
         named = (self._settings or {}).get('backend')
-        if named and named != self.backend:
+        if named and named != self.raw_value('backend'):
             return {}
         return dict(self.raw_options)
 
@@ -62,9 +100,9 @@ class OneInstanceConfig(BackendConfig):
     method = 'acquire'
     setting = 'ONE_INSTANCE'
 
-    backend = option(
+    backend = class_option(
         attrtype=str, default='jobslib.oneinstance.file.FileLock',
-        env='JOBSLIB_ONE_INSTANCE_BACKEND', metavar='PATH',
+        env='JOBSLIB_ONE_INSTANCE_BACKEND', metavar='PATH', kind='a dotted path',
         help='Dotted path of the lock, a subclass of BaseLock.')
     disabled = option(
         attrtype=bool, default=False, flag='--disable-one-instance',
@@ -92,8 +130,9 @@ class LivenessConfig(BackendConfig):
     method = 'make_observer'
     setting = 'LIVENESS'
 
-    backend = option(
+    backend = class_option(
         attrtype=str, env='JOBSLIB_LIVENESS_BACKEND', metavar='PATH',
+        kind='a dotted path',
         help='Dotted path of the liveness, a subclass of BaseLiveness '
              '(default: none).')
     raw_options = option(
@@ -108,8 +147,9 @@ class MetricsConfig(BackendConfig):
     method = 'push'
     setting = 'METRICS'
 
-    backend = option(
+    backend = class_option(
         attrtype=str, env='JOBSLIB_METRICS_BACKEND', metavar='PATH',
+        kind='a dotted path',
         help='Dotted path of the metrics, a subclass of BaseMetrics '
              '(default: none).')
     raw_options = option(
@@ -117,7 +157,7 @@ class MetricsConfig(BackendConfig):
         help='The options of the metrics, by name.')
 
 
-class Config(ConfigGroup):
+class Config(ScheduleOptions):
     """The configuration of one job; subclass it to add options.
 
     :param settings: settings module, any object with attributes, or ``None``.
@@ -128,24 +168,16 @@ class Config(ConfigGroup):
 
     config_class = option(
         attrtype=str, default='jobslib.config.Config',
-        env='JOBSLIB_CONFIG_CLASS', metavar='PATH',
+        env='JOBSLIB_CONFIG_CLASS', metavar='PATH', kind='a dotted path',
         help='Dotted path of the subclass of Config to use.')
-    context_class = option(
+    context_class = class_option(
         attrtype=str, default='jobslib.context.Context',
-        env='JOBSLIB_CONTEXT_CLASS', metavar='PATH',
+        env='JOBSLIB_CONTEXT_CLASS', metavar='PATH', kind='a dotted path',
         help='Dotted path of the subclass of Context to use.')
     run_once = option(
         attrtype=bool, default=False, flag='--run-once',
         env='JOBSLIB_RUN_ONCE',
         help='Run the task once and exit with its outcome.')
-    sleep_interval = option(
-        attrtype=float, minimum=0, flag='--sleep-interval',
-        metavar='SECONDS', env='JOBSLIB_SLEEP_INTERVAL',
-        help='Pause from the end of a run to the start of the next.')
-    run_interval = option(
-        attrtype=float, above=0, flag='--run-interval',
-        metavar='SECONDS', env='JOBSLIB_RUN_INTERVAL',
-        help='Start runs on a grid of this many seconds, without drift.')
     keep_lock = option(
         attrtype=bool, default=False, flag='--keep-lock',
         env='JOBSLIB_KEEP_LOCK',
@@ -162,6 +194,11 @@ class Config(ConfigGroup):
         attrtype=float, above=0, default=60.0,
         env='JOBSLIB_MAX_HOOK_TIME', metavar='SECONDS',
         help='Stop a hook of the task that takes longer while the lock is held.')
+    cold_standby = option(
+        attrtype=bool, default=False, flag='--cold-standby',
+        env='JOBSLIB_COLD_STANDBY',
+        help='Start the process of the task when the lock is taken, not '
+             'before: a standby needs less memory, and takes over later.')
     logging = option(
         attrtype=dict, env='JOBSLIB_LOGGING', metavar='JSON',
         help='Logging, as logging.config.dictConfig takes it.')
@@ -170,9 +207,16 @@ class Config(ConfigGroup):
         env='JOBSLIB_LOG_FORMAT', metavar='FORMAT',
         help='How lines of the log are written; not used when LOGGING is '
              'set.')
+    log_level = option(
+        attrtype=str, choices=('debug', 'info', 'warning', 'error',
+                               'critical'),
+        default='info', flag='--log-level', env='JOBSLIB_LOG_LEVEL',
+        metavar='LEVEL',
+        help='The least level that is logged; -v is --log-level debug; not '
+             'used when LOGGING is set.')
     history = option(
         attrtype=int, minimum=0, maximum=1000, default=100,
-        env='JOBSLIB_HISTORY', metavar='RUNS',
+        env='JOBSLIB_HISTORY', metavar='RUNS', unit='runs',
         help='How many of the newest runs are kept beside the lock, 0 for '
              'none.')
     one_instance = option(
@@ -190,10 +234,18 @@ class Config(ConfigGroup):
         self.task_cls = task_cls
         super().__init__(settings, args_parser)
 
+    #: In the run's process, what connects it with its supervisor.
+    link: Any = None
+
     @property
     def args(self) -> Any:
         """The parsed command line, the task's own arguments included."""
         return self._args_parser
+
+    @property
+    def task_class(self) -> type[Any] | None:
+        """The task class, by the name that it had in jobslib 3."""
+        return self.task_cls
 
     @property
     def task_name(self) -> str:
@@ -206,20 +258,25 @@ class Config(ConfigGroup):
             raise ConfigError('no task is named, and this needs one')
         return task_cls.name or f'{task_cls.__module__}.{task_cls.__qualname__}'
 
-    def validate(self) -> None:
-        """Refuse two kinds of interval at once."""
-        if self.sleep_interval is not None and self.run_interval is not None:
-            raise ConfigError(
-                f'sleep_interval ({self.sleep_interval:g} from '
-                f'{self.source("sleep_interval")}) and run_interval '
-                f'({self.run_interval:g} from {self.source("run_interval")}) '
-                f'exclude each other; give one of them')
-
     def make_context(self) -> Any:
         """Return a new instance of the class named by ``context_class``."""
-        context_class = import_class(
-            self, 'context_class', 'a Context', 'from_config')
-        return context_class.from_config(self)
+        return self.context_class.from_config(self)
+
+    def find_class(self) -> Any:
+        """Return the class that ``context_class`` is."""
+        return import_class(self, 'context_class', 'a Context', 'from_config')
+
+    def _initialize(self) -> None:
+        self.initialize()
+
+
+def _guess_class(path: str, said: str) -> str:
+    """Return the class of jobslib that may be meant, unless *said* has it."""
+    if 'did you mean' in said:
+        return ''
+    from jobslib.slips import nearest
+    near = nearest(path.rpartition('.')[2], CLASSES)
+    return f' (did you mean {CLASSES[near]!r}?)' if near else ''
 
 
 def import_class(group: ConfigGroup, name: str, kind: str,
@@ -230,10 +287,11 @@ def import_class(group: ConfigGroup, name: str, kind: str,
     :raises ConfigError: there is no such class.
     """
     try:
-        found = import_object(getattr(group, name))
+        found = import_object(group.raw_value(name))
     except ImportNameError as exc:
         raise group.error(
-            name, f'{exc}; allowed: the dotted path of {kind}') from None
+            name, f'{exc}{_guess_class(str(group.raw_value(name)), str(exc))}; '
+                  f'allowed: the dotted path of {kind}') from None
     except (Exception, SystemExit) as exc:
         raise group.error(name, 'it cannot be imported, see above') from exc
     if not isinstance(found, type) or not all(

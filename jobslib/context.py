@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
+
+from jobslib.machine import fqdn
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -47,15 +48,20 @@ class Context:
     @cached_property
     def fqdn(self) -> str:
         """The full name of this machine."""
-        import socket
-        name = socket.getfqdn()
-        # What some machines call themselves tells nobody which they are.
-        return os.uname().nodename if name.startswith('localhost') else name
+        return fqdn()
 
     @cached_property
     def one_instance_lock(self) -> BaseLock:
-        """The lock that keeps the task to one instance."""
+        """The lock that keeps the task to one instance.
+
+        In a run it says and reads everything; ``runjob`` acquires and
+        releases it.
+        """
         one_instance = self.config.one_instance
+        if self.config.link is not None:
+            supervised: BaseLock = self.config.link.make_lock(
+                one_instance.backend_class, self, one_instance.options)
+            return supervised
         lock: BaseLock = one_instance.backend_class(
             self, one_instance.options)
         return lock
@@ -64,7 +70,7 @@ class Context:
     def liveness(self) -> BaseLiveness:
         """Where successful runs are noted."""
         configured = self.config.liveness
-        if configured.backend is None:
+        if configured.raw_value('backend') is None:
             from jobslib.liveness.dummy import DummyLiveness
             return DummyLiveness(self, configured.options)
         liveness: BaseLiveness = configured.backend_class(
@@ -79,8 +85,12 @@ class Context:
         backend in the settings, what is pushed is forgotten.
         """
         metrics = self.config.metrics
-        if metrics.backend is None:
+        if metrics.raw_value('backend') is None:
             from jobslib.metrics.dummy import DummyMetrics
             return DummyMetrics(self, metrics.options)
+        if self.config.link is not None:
+            supervised: BaseMetrics = self.config.link.make_metrics(
+                self, metrics.options)
+            return supervised
         from jobslib.metrics.background import BackgroundMetrics
         return BackgroundMetrics(metrics.backend_class(self, metrics.options))

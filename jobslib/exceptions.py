@@ -17,6 +17,7 @@ __all__ = [
     'LockAlreadyHeldError',
     'LockUnavailableError',
     'OneInstanceWatchdogError',
+    'SupervisedLockError',
     'TaskError',
     'Terminate',
 ]
@@ -62,6 +63,13 @@ class LockUnavailableError(LockError):
     """The service that keeps the lock did not answer, or refused."""
 
 
+class SupervisedLockError(LockError):
+    """A task tried to acquire or release the lock that it runs under.
+
+    The lock is the supervisor's, which gives it up when the run is over.
+    """
+
+
 class LivenessError(JobsLibError):
     """The service that keeps the liveness did not answer, or refused."""
 
@@ -79,7 +87,8 @@ class Terminate(Interrupt):
 
 
 class OneInstanceWatchdogError(Interrupt):
-    """The run must stop now: the lock is lost, or the run took too long.
+    """The run must stop now: the lock is lost, the run took too long, or an
+    operator asked for it.
 
     Raised in the main thread of a running task, which has the lock's grace
     time to stop before its process is killed.

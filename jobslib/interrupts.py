@@ -35,13 +35,20 @@ class Interrupts:
         #: under guard has been told of; ``None`` when there is none.
         self.pending: Interrupt | None = None
         self._deliver: Callable[[Interrupt], None] | None = None
+        # What delivered the interrupt that is on its way out of the guard.
+        self._raised: Callable[[Interrupt], None] | None = None
+        # Whether a signal was passed on that may still come by itself.
+        self._expected = False
         # One for each time it was entered.
         self._previous: list[dict[int, Any]] = []
 
     def __enter__(self) -> Self:
+        # What was ignored when we were started, by nohup or by a shell that
+        # put us into the background, stays ignored.
         self._previous.append({
             signum: signal.signal(signum, self._handle)
-            for signum in SIGNALS})
+            for signum in SIGNALS
+            if signal.getsignal(signum) is not signal.SIG_IGN})
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -56,6 +63,29 @@ class Interrupts:
             return
         self.pending = interrupt
         self._tell(interrupt)
+
+    def interrupt_again(self, interrupt: Interrupt) -> None:
+        """Raise *interrupt*, also if it is raised already and was lost."""
+        if self.pending is None:
+            self.pending = interrupt
+        self._tell(interrupt)
+
+    def raise_dropped(self, interrupt: Interrupt) -> None:
+        """Raise *interrupt*, which was raised and has left no guard."""
+        self.pending = interrupt
+        self._deliver = self._deliver or self._raised
+        self._tell(interrupt)
+
+    def terminate(self, signum: int) -> None:
+        """Treat a signal that another process passed on as one of our own.
+
+        It is the first one, or the same as that; a second one has to come
+        by itself.
+        """
+        if self.signum is None:
+            # It may have been sent to the whole group, and be on its way.
+            self._expected = True
+            self._terminate(signum)
 
     def guard(
         self, deliver: Callable[[Interrupt], None] | None = None,
@@ -72,6 +102,17 @@ class Interrupts:
         if not isinstance(self.pending, Terminate):
             self.pending = None
 
+    def clear_all(self) -> None:
+        """Forget whatever came, in a process that signals do not end."""
+        self.pending = None
+        self._deliver = self._raised = None
+
+    def leave_all(self) -> None:
+        """Have the handlers of before, in a forked child."""
+        self.clear_all()
+        while self._previous:
+            self.__exit__()
+
     def _tell(self, interrupt: Interrupt) -> None:
         """Deliver *interrupt*, if the code is under guard."""
         if self._deliver is None:
@@ -81,13 +122,19 @@ class Interrupts:
         except BaseException:
             # What is raised leaves the guard; the end of that may not be
             # reached, when it is raised in the very instant of it.
-            self._deliver = None
+            self._raised, self._deliver = self._deliver, None
             raise
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         # The kernel sees to a second signal, even if Python is stuck.
-        for each in SIGNALS:
+        for each in self._previous[-1] if self._previous else SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        if self._expected:
+            self._expected = False
+        else:
+            self._terminate(signum)
+
+    def _terminate(self, signum: int) -> None:
         self.signum = signum
         terminate = Terminate(f'signal {signal.Signals(signum).name}')
         if self.pending is not None and self._deliver is not None:
@@ -114,11 +161,13 @@ class _Guard:
     def __enter__(self) -> None:
         interrupts = self._interrupts
         self._outer, interrupts._deliver = interrupts._deliver, self._deliver
+        interrupts._raised = None
         if interrupts.pending is not None and self._outer is None:
             interrupts._tell(interrupts.pending)
 
     def __exit__(self, *exc_info: object) -> None:
         self._interrupts._deliver = self._outer
+        self._interrupts._raised = None
 
 
 def _raise(interrupt: Interrupt) -> None:

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import time
 
+from jobslib.machine import fqdn
 from jobslib.observers import Observer
+from jobslib.runs import describe
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
     from jobslib.runs import Run
 
 __all__ = ['FIELDS', 'JsonFormatter', 'RunFields', 'RunFilter', 'handlers',
-           'install', 'make_handler']
+           'install', 'make_handler', 'set_run', 'with_traceback']
 
 #: The attributes that log records have beyond those of :mod:`logging`.
-FIELDS = ('task', 'run', 'outcome', 'duration', 'fencing_token')
+FIELDS = ('task', 'run', 'outcome', 'duration', 'fencing_token', 'error')
 
 TEXT_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 
@@ -28,8 +30,8 @@ TEXT_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     'message', 'asctime', 'taskName'}
 # Keys of a JSON line that a record's own fields must not take.
-TAKEN = frozenset({'timestamp', 'level', 'logger', 'message', 'exception',
-                   'stack'})
+TAKEN = frozenset({'timestamp', 'level', 'logger', 'fqdn', 'pid', 'message',
+                   'exception', 'stack'})
 
 # The run that the process is in: one at a time, whichever thread logs.
 # Replaced as a whole, never changed, so that threads see all or nothing.
@@ -75,6 +77,17 @@ class RunFields(Observer):
         _current = {'task': self._task, 'fencing_token': self._token} | fields
 
 
+def set_run(token: int | None, run: int | None = None) -> None:
+    """Have records say which run this process is in.
+
+    :param token: the fencing token.
+    :param run: its number, ``None`` between two runs.
+    """
+    global _current
+    fields = {} if run is None else {'run': run}
+    _current = {'task': _current.get('task'), 'fencing_token': token} | fields
+
+
 class RunFilter(logging.Filter):
     """Gives records the attributes :data:`FIELDS`; lets all of them pass.
 
@@ -93,11 +106,12 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one line of JSON.
 
     The keys are ``timestamp`` (UTC, ISO 8601 with milliseconds), ``level``,
-    ``logger``, ``message``, the :data:`FIELDS`, ``exception`` and ``stack``
-    (texts of several lines), then the fields of the record's own ``extra``;
-    one of those that has the name of a key gets the prefix ``extra_``.  What
-    is ``None`` is left out.  What does not fit into JSON is a text.  Nothing
-    that a record contains makes it fail.
+    ``logger``, ``fqdn`` and ``pid`` of the process, ``message``, the
+    :data:`FIELDS`, ``exception`` and ``stack`` (texts of several lines), then
+    the fields of the record's own ``extra``; one of those that has the name of
+    a key gets the prefix ``extra_``.  What is ``None`` is left out.  What does
+    not fit into JSON is a string.  Nothing that a record contains makes it
+    fail.
     """
 
     def __init__(self) -> None:
@@ -120,11 +134,15 @@ class JsonFormatter(logging.Formatter):
             'timestamp': _timestamp(record.created),
             'level': record.levelname,
             'logger': record.name,
+            'fqdn': fqdn(),
+            'pid': record.process,
             'message': _message(record)}
         for name in FIELDS:
             found[name] = record.__dict__.get(name, current.get(name))
         if record.exc_info and record.exc_info[0] is not None:
             found['exception'] = self.formatException(record.exc_info)
+            if found['error'] is None and record.exc_info[1] is not None:
+                found['error'] = describe(record.exc_info[1])
         elif record.exc_text:
             found['exception'] = record.exc_text
         if record.stack_info:
@@ -167,6 +185,21 @@ def install(task: str) -> None:
     for handler in handlers():
         if not any(isinstance(each, RunFilter) for each in handler.filters):
             handler.addFilter(RunFilter())
+
+
+def with_traceback(logger: logging.Logger, traceback: str | None, message: str,
+                   *args: Any, **extra: Any) -> None:
+    """Log an error with the *traceback* of another process.
+
+    :param extra: fields of the record.
+    """
+    if not logger.isEnabledFor(logging.ERROR):
+        return
+    record = logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 0, message, args, None,
+        extra=extra)
+    record.exc_text = traceback
+    logger.handle(record)
 
 
 def make_handler(log_format: str) -> logging.Handler:

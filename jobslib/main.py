@@ -12,6 +12,7 @@ from jobslib.cmdlineparser import (
     find_command_task,
     find_settings,
     find_task,
+    flags,
     join_numbers,
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
@@ -21,24 +22,33 @@ from jobslib.exceptions import (
     ImportNameError,
     LockError,
     LockUnavailableError,
-    Terminate,
 )
 from jobslib.exitcodes import ExitCode
+from jobslib.folding import folded
 from jobslib.imports import import_module, import_object
+from jobslib.legacy import describe, translate
+from jobslib.slips import guess
+from jobslib.strictness import refuse_class, refuse_slips, remarks
 from jobslib.tasks import BaseTask
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import logging
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from jobslib.interrupts import Interrupts
-    from jobslib.observers import Observer
+    from jobslib.options import option
+    from jobslib.run.channel import Channel
+    from jobslib.run.memory import Memory
+    from jobslib.run.process import RunProcess
 
 __all__ = ['main']
 
 SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
+# By which a process manager watches the supervisor.
+MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
+# The command that is a run.
+EXEC = 'exec'
 # What is answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
 
@@ -59,17 +69,55 @@ def main(argv: list[str] | None = None) -> int:
     except FileNotFoundError:
         # It was removed, and nothing can be in it.
         pass
+    argv = sys.argv[1:] if argv is None else argv
+    if _is_a_run(argv):
+        return _run_job(argv)
+    return _guarded(lambda: _answer(argv))
+
+
+def _is_a_run(argv: list[str]) -> bool:
+    """Return whether *argv* seems to name a task to be run.
+
+    It cannot be known before the settings are loaded, which is left to the
+    run's process; so that carries out a command as well, if it is one.
+    """
+    if not argv or argv in HELP:
+        return False
+    if not set(argv) & set(COMMANDS):
+        return True
+    import contextlib
     try:
-        config = _configure(sys.argv[1:] if argv is None else argv)
-        command = getattr(config.args, 'runjob_command', None)
-        return _run(config) if command is None else _command(command, config)
+        # What is wrong is said by who reads the options in earnest.
+        with contextlib.redirect_stderr(io.StringIO()):
+            word, _ = find_task(join_numbers(argv, Config), Config)
+    except (ConfigError, SystemExit):
+        return True
+    return word == EXEC or word not in COMMANDS
+
+
+def _answer(argv: list[str]) -> int:
+    """Carry out a command, or say what there is."""
+    config = _configure(argv)
+    refuse_slips(config)
+    command = getattr(config.args, 'runjob_command', None)
+    return _run_job(argv) if command is None else _command(command, config)
+
+
+def _guarded(call: Callable[[], int]) -> int:
+    """Return what *call* returns; say what the user has to mend."""
+    try:
+        return call()
     except (UsageError, ConfigError, LockError) as exc:
         if isinstance(exc, ConfigError) and exc.__cause__ is not None:
             # Code of the user that broke while it was imported.
             import traceback
             traceback.print_exception(exc.__cause__)
-        print(f'runjob: error: {exc}', file=sys.stderr)
+        _complain(str(exc))
         return ExitCode.USAGE
+
+
+def _complain(what: str) -> None:
+    print(folded(f'runjob: error: {what}', sys.stderr), file=sys.stderr)
 
 
 def _settle() -> None:
@@ -95,15 +143,19 @@ def _configure(argv: list[str]) -> Config:
             raise
         settings = None
     config_class = _load_config_class(settings)
-    argv = join_numbers(argv, config_class)
+    given, argv = argv, join_numbers(argv, config_class)
     word, unknown = find_task(argv, config_class)
+    if word == EXEC:
+        return _configure_program(given, settings, config_class)
+    if word is not None:
+        argv, word = translate(argv, word)
     if word in COMMANDS:
         return _configure_command(argv, word, settings, config_class)
-    task_cls = _find_class(word, unknown)
+    task_cls = _find_class(word, unknown, flags(config_class))
     try:
         parser = build_parser(
             task_cls, config_class,
-            describe_commands() if task_cls is None else None)
+            describe_commands() if task_cls is None else None, COMMANDS)
     except argparse.ArgumentError as exc:
         raise UsageError(f'task {word}: {exc}') from exc
     args = parser.parse_args(argv)
@@ -118,20 +170,59 @@ def _configure_command(argv: list[str], name: str, settings: Any,
     command = load_command(name)
     try:
         path, unknown = find_command_task(argv, command, config_class)
-        task_cls = _find_class(path, unknown)
+        task_cls = _find_class(path, unknown, flags(config_class))
         parser = build_command_parser(
             name, command, task_cls, config_class, demanding=bool(unknown))
     except argparse.ArgumentError as exc:
         raise UsageError(f'{name}: {exc}') from exc
-    return config_class(settings, parser.parse_args(argv), task_cls)
+    args = parser.parse_args(argv)
+    job = getattr(args, 'runjob_name', None)
+    if job is not None:
+        from jobslib.run.program import make_program, refuse_name
+        if task_cls is not None:
+            raise UsageError(f'{name}: --name {job} is for a job of "runjob '
+                             f'exec", and the task {path} is named as well; '
+                             f'allowed: one of them')
+        refuse_name(job)
+        task_cls = make_program(job)
+    return config_class(settings, args, task_cls)
 
 
-def _find_class(path: str | None, unknown: list[str]) -> type[BaseTask] | None:
+def _configure_program(argv: list[str], settings: Any,
+                       config_class: type[Config]) -> Config:
+    """Read the options of ``exec``, and what is to be executed."""
+    command = load_command(EXEC)
+    at = argv.index('--') if '--' in argv else len(argv)
+    program = argv[at + 1:]
+    parser = build_command_parser(EXEC, command, None, config_class)
+    before = join_numbers(argv[:at], config_class)
+    # Without a "--", what is unknown may be the command.
+    args = (parser.parse_args(before) if program
+            else parser.parse_known_args(before)[0])
+    for what, given in (('a command after "--"', program),
+                        ('--name', args.runjob_name is not None)):
+        if not given:
+            raise UsageError(
+                f'exec: {what} is missing; allowed: {command.USAGE}')
+    from jobslib.run.program import make_program, refuse_name, refuse_program
+    refuse_name(args.runjob_name)
+    refuse_program(program[0])
+    # It is a run.
+    del args.runjob_command
+    return config_class(settings, args, make_program(args.runjob_name, program))
+
+
+def _find_class(path: str | None, unknown: list[str],
+                known: list[option]) -> type[BaseTask] | None:
     try:
         return None if path is None else _load_task(path)
     except UsageError as exc:
         if unknown:
-            raise UsageError(f'{exc}; unknown: {" ".join(unknown)}') from exc
+            meant = guess(next((word for word in unknown
+                                if word.startswith('--')), ''),
+                          [str(each.flag) for each in known])
+            raise UsageError(
+                f'{exc}; unknown: {" ".join(unknown)}{meant}') from exc
         raise
 
 
@@ -150,7 +241,8 @@ def _command(name: str, config: Config) -> int:
         sys.stdout.flush()
         return code
     except LockUnavailableError as exc:
-        print(f'runjob: error: {exc}', file=sys.stderr)
+        from jobslib.commands.common import next_step
+        _complain(f'{exc}{next_step(config, exc)}')
         return ExitCode.LOCK_SERVICE_UNAVAILABLE
     except KeyboardInterrupt:
         return ExitCode.TERMINATED
@@ -162,66 +254,65 @@ def _command(name: str, config: Config) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _run(config: Config) -> int:
-    from jobslib.clock import Clock
-    from jobslib.interrupts import Interrupts
-    from jobslib.runner import Runner
-    from jobslib.schedule import Schedule
-    logger = _configure_logging(config)
+def _run_job(argv: list[str]) -> int:
+    """Run a job: in this process its supervisor, in another the task."""
+    # What both processes need is loaded once, before the fork, and frozen for
+    # both as in _settle().
+    import gc
+
+    import jobslib.logs
+    import jobslib.oneinstance.file
+    import jobslib.run.process  # noqa: F401
+    from jobslib.loop.supervisor import supervise
+    gc.freeze()
+    environment = dict(os.environ)
+
+    def body(channel: Channel, questions: Channel, memory: Memory) -> None:
+        # Secrets are taken out of it, and a later process needs them anew.
+        os.environ.clear()
+        os.environ.update(environment)
+        for name in MANAGER_VARIABLES:
+            # The supervisor's: what a task starts must not speak for it.
+            os.environ.pop(name, None)
+        from jobslib.run.process import RunProcess, exit_like_python
+        process = RunProcess(channel, questions, memory)
+        try:
+            code = _guarded(lambda: _be_run_process(process, argv))
+        except BaseException as exc:
+            process.leave()
+            exit_like_python(exc)
+        process.leave()
+        exit_like_python(None, code)
+
+    return supervise(body)
+
+
+def _be_run_process(process: RunProcess, argv: list[str]) -> int:
+    config = _configure(argv)
+    process.expect_no_fork()
+    refuse_slips(config)
+    command = getattr(config.args, 'runjob_command', None)
+    if command is not None:
+        return _command(command, config)
+    if not process.is_connected:
+        raise UsageError(
+            f'task {config.task_name!r}: its import, or that of the settings, '
+            f'closes descriptors that it has not opened; allowed: to do so in '
+            f'task()')
+    from jobslib.loop.supervisor import configure_logging, export_config
+    logger = configure_logging(config)
+    exported = export_config(config)
+    # For the supervisor to say, once: a later process would say them again.
+    exported['remarks'] = [f'deprecated since jobslib 4: {note}'
+                           for note in describe(config)] + remarks(config)
     config.hide_secrets()
-    clock = Clock()
-    schedule = Schedule(clock, config.sleep_interval, config.run_interval)
-    with Interrupts() as interrupts:
-        try:
-            with interrupts.guard():
-                task = _make_task(config)
-        except Terminate as exc:
-            logger.info('ended by %s', exc)
-            return ExitCode.TERMINATED
-        except (ConfigError, LockError):
-            raise
-        except Exception:
-            logger.exception('the task cannot be made')
-            return ExitCode.TASK_FAILED
-        try:
-            runner = Runner(
-                task, config, schedule, clock, interrupts, logger,
-                _make_observers(task, config, interrupts, logger))
-        except BaseException:
-            task.context.close()
-            raise
-        return runner.run()
-
-
-def _make_task(config: Config) -> BaseTask:
-    assert config.task_cls is not None
-    task: BaseTask = config.task_cls(config)
-    return task
-
-
-def _make_observers(task: BaseTask, config: Config, interrupts: Interrupts,
-                    logger: logging.Logger) -> list[Observer]:
-    """Return who is told what the loop does, as far as configured."""
-    from jobslib.hooks import TaskHooks
-    from jobslib.logs import RunFields
-    # The fields first, so that what the others log has them.
-    observers: list[Observer] = [RunFields(config.task_name)]
-    if 'NOTIFY_SOCKET' in os.environ:
-        # Next, so that the end is told before slow last pushes.
-        from jobslib.notify import NotifyObserver
-        notify = NotifyObserver.from_environment(
-            task.context.one_instance_lock, logger)
-        if notify is not None:
-            observers.append(notify)
-    if config.liveness.backend is not None:
-        observers.append(task.context.liveness.make_observer())
-    if config.metrics.backend is not None:
-        from jobslib.metrics.observer import MetricsObserver
-        observers.append(MetricsObserver(task.context))
-    # The hooks last, so that nobody waits for them.
-    observers.append(
-        TaskHooks(task, interrupts, logger, config.max_hook_time))
-    return observers
+    config.link = process.link
+    process.tell({'config': exported})
+    task_cls = config.task_cls
+    assert task_cls is not None
+    process.serve(lambda: task_cls(config), logger)
+    process.close(logger)
+    return ExitCode.DONE
 
 
 def _load_settings(name: str | None) -> Any:
@@ -266,10 +357,10 @@ def _load_task(path: str) -> type[BaseTask]:
         if '.' in path:
             raise
         raise UsageError(f'{exc}; nor is it a command '
-                         f'({", ".join(COMMANDS)})') from exc
-    if not (isinstance(found, type) and issubclass(found, BaseTask)):
-        raise UsageError(f'task {path!r} is no subclass of jobslib.BaseTask')
-    return found
+                         f'({", ".join(COMMANDS)})'
+                         f'{guess(path, COMMANDS)}') from exc
+    refuse_class(path, found)
+    return found  # type: ignore[no-any-return]
 
 
 def _load(path: str, what: str) -> Any:
@@ -286,21 +377,3 @@ def _fail_broken(what: str) -> NoReturn:
     import traceback
     traceback.print_exc()
     raise UsageError(f'{what} cannot be imported, see above') from None
-
-
-def _configure_logging(config: Config) -> logging.Logger:
-    import logging
-
-    from jobslib.logs import install, make_handler
-    if config.logging is None:
-        logging.basicConfig(level=logging.INFO,
-                            handlers=[make_handler(config.log_format)])
-    else:
-        import logging.config
-        try:
-            logging.config.dictConfig(config.logging)
-        except (ValueError, TypeError, AttributeError, ImportError) as exc:
-            causes = [str(each) for each in (exc, exc.__cause__) if each]
-            raise config.error('logging', ': '.join(causes)) from None
-    install(config.task_name)
-    return logging.getLogger('jobslib')

@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 
-from jobslib.clock import now
 from jobslib.observers import Observer
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import logging
     from typing import Self
 
-    from jobslib.oneinstance import BaseLock
     from jobslib.runs import Run
 
 __all__ = ['NotifyObserver']
@@ -47,18 +45,17 @@ class NotifyObserver(Observer):
     It never waits for the process manager; what cannot be sent is reported
     once, as a debug message, and tried again a second later.
 
-    While a run with a heartbeat is silent for longer than that, the watchdog
-    is not told that all is well.  The heartbeat is the lock's ``refresh()``,
-    which is replaced in *lock* by one that is noticed here.
+    The watchdog is told that all is well for as long as the supervisor is at
+    work, whatever the task does: a run that hangs is dealt with by its
+    heartbeat and by ``--max-run-time``.
 
     :param address: of the socket, as ``$NOTIFY_SOCKET`` has it.
     :param watchdog: the longest silence that the process manager accepts,
         in seconds; ``None``: it has no watchdog.
-    :param lock: the lock of the task.
     :param logger: where it reports what is wrong with the socket.
     """
 
-    def __init__(self, address: str, watchdog: float | None, lock: BaseLock,
+    def __init__(self, address: str, watchdog: float | None,
                  logger: logging.Logger) -> None:
         self._address = _parse(address)
         self._interval = (None if watchdog is None else
@@ -70,17 +67,9 @@ class NotifyObserver(Observer):
         self._has_thread = False
         self._sending = threading.RLock()
         self._last = ''
-        self._heartbeat: float | None = None
-        # Whether there is a run, and its last sign of life.
-        self._running = False
-        self._beat = 0.0
-        if self._interval is not None:
-            self._heartbeat = lock.watchdog.heartbeat
-            self._listen(lock)
 
     @classmethod
-    def from_environment(cls, lock: BaseLock,
-                         logger: logging.Logger) -> Self | None:
+    def from_environment(cls, logger: logging.Logger) -> Self | None:
         """Return the observer that the environment asks for, if any.
 
         The variables are removed, so that what the task starts does not
@@ -97,7 +86,7 @@ class NotifyObserver(Observer):
         # With another process id, it is another process that is watched.
         watched = pid in ('', str(os.getpid())) and usec.isdecimal()
         watchdog = int(usec[:20]) / 1e6 if watched else 0.0
-        return cls(address, watchdog or None, lock, logger)
+        return cls(address, watchdog or None, logger)
 
     def started(self) -> None:
         self._send(READY='1', STATUS='started')
@@ -111,12 +100,9 @@ class NotifyObserver(Observer):
         self._say(f'standby: {reason}', self._last)
 
     def run_begins(self, run: Run) -> None:
-        self._beat = now()
-        self._running = True
         self._say(f'running since {_local_time(run.started)}', self._last)
 
     def run_ended(self, run: Run) -> None:
-        self._running = False
         # Without the error: everybody may read the status, but not the log.
         self._last = f'last run {run.outcome.value}'
         if run.duration is not None:
@@ -131,20 +117,6 @@ class NotifyObserver(Observer):
         # closed next may take its time.
         self._send(STOPPING='1', STATUS='; '.join(
             filter(None, ['ended', self._last])))
-
-    def _listen(self, lock: BaseLock) -> None:
-        """Learn of the heartbeats of the run."""
-        refresh = lock.refresh
-
-        def beat() -> bool:
-            self._beat = now()
-            return refresh()
-
-        lock.refresh = beat  # type: ignore[method-assign]
-
-    def _is_well(self) -> bool:
-        return (not self._running or self._heartbeat is None
-                or now() < self._beat + self._heartbeat)
 
     def _say(self, *parts: str) -> None:
         # A line break would begin another field.
@@ -186,18 +158,15 @@ class NotifyObserver(Observer):
     def _send_if_due(self) -> float | None:
         """Send what is due; return how long to wait, ``None`` for ever."""
         with self._sending:
-            well = self._is_well()
-            if self._interval is not None and well:
+            if self._interval is not None:
                 self._send(WATCHDOG='1')
             elif self._unsent:
                 self._send()
             if self._interval is None:
                 self._has_thread = bool(self._unsent)
                 return RETRY if self._unsent else None
-            if well and not self._unsent:
-                return self._interval
-            # The next ping must not be late when all is well again.
-            return min(RETRY, self._interval / 4)
+            return (min(RETRY, self._interval / 4) if self._unsent
+                    else self._interval)
 
 
 def _parse(address: str) -> bytes:

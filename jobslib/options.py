@@ -11,12 +11,13 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 
+from jobslib.environment import forget
 from jobslib.exceptions import ConfigError
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
 __all__ = ['BOOLEANS', 'ConfigGroup', 'Given', 'option']
 
@@ -30,7 +31,7 @@ TYPE_NAMES: dict[Any, str] = {
     bool: '1/0, true/false, yes/no or on/off',
     int: 'an integer',
     float: 'a number',
-    str: 'a text',
+    str: 'a string',
     dict: 'a dict (in the environment a JSON object)',
     list: 'a list (in the environment a JSON array)',
 }
@@ -63,7 +64,10 @@ class option:
     :param choices: the values allowed.
     :param default: the value when nothing else gives one.
     :param flag: option of the command line, ``--like-this``.
-    :param metavar: how the command line's help names the value.
+    :param metavar: how the command line's help names the value; by default
+        the unit, in capitals.
+    :param unit: the unit of a number, ``'seconds'`` for instance.
+    :param kind: what a string has to be, ``'a dotted path'`` for instance.
     :param env: environment variable.
     :param setting: name in the settings; by default the option's own name,
         in upper case where the settings are a module.
@@ -79,7 +83,8 @@ class option:
         minimum: float | None = None, maximum: float | None = None,
         above: float | None = None, choices: Iterable[Any] | None = None,
         default: Any = None, flag: str | None = None,
-        metavar: str | None = None, env: str | None = None,
+        metavar: str | None = None, unit: str = '', kind: str = '',
+        env: str | None = None,
         setting: str | None = None,
         fallback: Callable[[ConfigGroup], Given | None] | None = None,
         help: str = '', secret: bool = False,
@@ -93,7 +98,9 @@ class option:
         self.choices = None if choices is None else tuple(choices)
         self.default = default
         self.flag = flag
-        self.metavar = metavar
+        self.metavar = metavar or unit.upper() or None
+        self.unit = unit or ('seconds' if metavar == 'SECONDS' else '')
+        self.kind = kind
         self.env = env
         self.setting = setting
         self.fallback = fallback
@@ -111,18 +118,33 @@ class option:
         self.name = name
 
     def __get__(self, group: ConfigGroup | None, owner: type) -> Any:
-        if group is None:
-            return self
+        return self if group is None else self.read(group)
+
+    def read(self, group: ConfigGroup) -> Any:
+        """Return the value that *group* has, looked up if need be."""
         if self.name not in group._values:
             given = self._find(group)
             group._values[self.name] = self._check(given, group)
             group._sources[self.name] = given.source
         return group._values[self.name]
 
+    #: Whether the flag may be given several times, for a list of values.
+    repeatable = False
+
+    @property
+    def negative(self) -> str:
+        """The flag that switches it off again, if it is a boolean."""
+        return f'--no-{(self.flag or self.name).lstrip("-")}'
+
     @property
     def dest(self) -> str:
         """Name of the flag's attribute among the parsed arguments."""
         return (self.flag or self.name).lstrip('-').replace('-', '_')
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that are read for it."""
+        return () if self.env is None else (self.env,)
 
     def allowed(self) -> str:
         """Say what the option allows, for messages and the reference."""
@@ -131,6 +153,11 @@ class option:
         text = ('any value' if self.attrtype is None else
                 'a dict' if issubclass(self.attrtype, ConfigGroup) else
                 TYPE_NAMES.get(self.attrtype, self.attrtype.__name__))
+        if self.kind:
+            text = f'{self.kind} ({text})'
+        if self.unit:
+            text = (f'{text} ({self.unit})' if self.attrtype is int else
+                    f'{text} of {self.unit}')
         if self.minimum is not None and self.maximum is not None:
             return f'{text} from {_plain(self.minimum)} to {_plain(self.maximum)}'
         if self.minimum is not None:
@@ -196,6 +223,9 @@ class option:
             return None
         if self.attrtype is not None:
             value = self._convert(given, group)
+        if (self.choices and isinstance(value, str)
+                and value.lower() in self.choices):
+            value = value.lower()
         within = (
             (self.minimum is None or value >= self.minimum)
             and (self.maximum is None or value <= self.maximum)
@@ -297,8 +327,9 @@ class ConfigGroup:
         self._values: dict[str, Any] = {}
         self._sources: dict[str, str] = {}
         self._refuse_unknown()
-        for name in self.declared():
-            getattr(self, name)
+        self._initialize()
+        for declared in self.declared().values():
+            declared.read(self)
         self.validate()
 
     @classmethod
@@ -319,10 +350,60 @@ class ConfigGroup:
         :raises ConfigError: they contradict each other.
         """
 
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Prepare what methods that are options need; to be overridden.
+
+        Called before the options are read, with the settings and the parsed
+        command line; that of a :class:`jobslib.Config` without either.
+        """
+
+    def _initialize(self) -> None:
+        self.initialize(self._settings, self._args_parser)
+
     @property
     def as_kwargs(self) -> dict[str, Any]:
         """All options by name."""
         return {name: getattr(self, name) for name in self.declared()}
+
+    def export(self) -> dict[str, Any]:
+        """Return the values, and where they came from, fit for JSON.
+
+        What does not fit is left out: it is computed again, from the rest,
+        by who :meth:`restore` s it.
+        """
+        values: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
+        for name in self.declared():
+            value = self.raw_value(name)
+            if isinstance(value, ConfigGroup):
+                groups[name] = value.export()
+            elif _fits_json(value):
+                values[name] = value
+        return {'values': values, 'groups': groups, 'sources': self._sources}
+
+    @classmethod
+    def restore(cls, exported: dict[str, Any]) -> Self:
+        """Return the group that another process has exported."""
+        group = cls.__new__(cls)
+        group._settings = group._args_parser = None
+        group._location = ''
+        group._values = dict(exported['values'])
+        group._sources = dict(exported['sources'])
+        for name, nested in exported['groups'].items():
+            group._values[name] = group._restore_group(name, nested)
+        # It may keep what it works out.
+        group.validate()
+        return group
+
+    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+        declared = self.declared()[name]
+        assert declared.attrtype is not None
+        return declared.attrtype.restore(exported)
+
+    def raw_value(self, name: str) -> Any:
+        """Return the value of the option *name* as it was given: of one that
+        names a class, the dotted path."""
+        return self.declared()[name].read(self)
 
     def source(self, name: str) -> str:
         """Return where the value of the option *name* came from."""
@@ -334,37 +415,54 @@ class ConfigGroup:
         What the process starts would inherit them.
         """
         for name, declared in self.declared().items():
-            value = getattr(self, name)
+            value = self.raw_value(name)
             if isinstance(value, ConfigGroup):
                 value.hide_secrets()
             elif declared.secret:
                 kind, _, variable = self._sources[name].partition(', ')
                 if kind == 'environment':
-                    os.environ.pop(variable, None)
+                    forget(variable)
 
     def error(self, name: str, detail: str) -> ConfigError:
         """Return an error about the value of the option *name*."""
-        shown = self.declared()[name].show(getattr(self, name))
+        shown = self.declared()[name].show(self.raw_value(name))
         return ConfigError(
             f'{name}: {shown} from {self._sources[name]}: {detail}')
 
     def _locate(self, name: str) -> str:
         return f'{self._location}[{name!r}]' if self._location else name
 
+    def _reads_itself(self) -> bool:
+        """Return whether methods of a user read the settings by names that
+        nobody else knows."""
+        return any(
+            declared.function is not None
+            and not declared.function.__module__.startswith('jobslib.')
+            for declared in self.declared().values())
+
     def _refuse_unknown(self) -> None:
-        if not isinstance(self._settings, Mapping):
+        if not isinstance(self._settings, Mapping) or self._reads_itself():
             return
         known = {declared.setting_name(self._settings)
                  for declared in self.declared().values()}
         for name in self._settings:
             if name not in known:
-                import difflib
-                near = difflib.get_close_matches(str(name), known, 1, 0.0)
-                hint = f', nearest known: {near[0]!r}' if near else ''
+                from jobslib.slips import nearest
+                near = nearest(str(name), known, 0.0)
+                hint = f', nearest known: {near!r}' if near else ''
                 raise ConfigError(
                     f'unknown option {name!r} in settings'
                     f'{", " + self._location if self._location else ""}{hint}; '
                     f'allowed: {", ".join(sorted(known)) or "none"}')
+
+
+def _fits_json(value: Any) -> bool:
+    import json
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _plain(number: float) -> str:

@@ -45,13 +45,25 @@ class Run:
         self.duration: float | None = None
         #: The error's first line, ``None`` when there was none.
         self.error: str | None = None
+        #: The slot that it is for, as UNIX time; ``None`` if for none.
+        self.slot: float | None = None
+        #: The number of the run among those of its slot.
+        self.attempt = 1
+        #: Why the slot is run: ``due``, ``catch-up``, ``retry``, ``recovery``;
+        #: ``asked``, by an operator.
+        self.reason: str | None = None
+        #: The operator's request that it obeys, by its id.
+        self.asked: str | None = None
 
     def end(self, outcome: Outcome, duration: float,
-            error: BaseException | None = None) -> None:
-        """The run ended after *duration* seconds."""
+            error: str | None = None) -> None:
+        """The run ended after *duration* seconds.
+
+        :param error: type and first line of what ended it.
+        """
         self.outcome = outcome
         self.duration = duration
-        self.error = None if error is None else describe(error)
+        self.error = None if error is None else error[:MAX_ERROR]
 
     def export(self) -> dict[str, Any]:
         """Return the run as the history keeps it; fit for JSON."""
@@ -59,7 +71,27 @@ class Run:
                 'started': round(self.started, 3),
                 'duration': (None if self.duration is None
                              else round(self.duration, 3)),
-                'outcome': self.outcome.value, 'error': self.error}
+                'outcome': self.outcome.value, 'error': self.error,
+                **({'asked': self.asked} if self.asked else {}),
+                **self._export_slot()}
+
+    def _export_slot(self) -> dict[str, Any]:
+        if self.slot is None:
+            return {}
+        return {'slot': self.slot, 'attempt': self.attempt,
+                'reason': self.reason}
+
+    @classmethod
+    def load(cls, exported: dict[str, Any]) -> Run:
+        """Return the run that :meth:`export` described."""
+        run = cls(exported['run'], exported['token'], exported['started'])
+        run.outcome = Outcome(exported['outcome'])
+        run.duration, run.error = exported['duration'], exported['error']
+        run.slot = exported.get('slot')
+        run.attempt = exported.get('attempt', 1)
+        run.reason = exported.get('reason')
+        run.asked = exported.get('asked')
+        return run
 
     def log_fields(self, task: str) -> dict[str, Any]:
         """Return the fields that a log record about the run has.
@@ -70,7 +102,8 @@ class Run:
                 'outcome': self.outcome.value,
                 'duration': (None if self.duration is None
                              else round(self.duration, 3)),
-                'fencing_token': self.token}
+                'fencing_token': self.token, 'error': self.error,
+                **self._export_slot()}
 
 
 def describe(error: BaseException) -> str:

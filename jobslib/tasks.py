@@ -10,6 +10,7 @@ from jobslib.exceptions import OneInstanceWatchdogError
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import datetime
     import logging
     from typing import Any
 
@@ -70,6 +71,45 @@ class BaseTask:
         """
         token: int | None = self.context.one_instance_lock.fencing_token
         return token
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run is asked to end soon: the process by SIGTERM, the
+        job by ``runjob pause``, ``release`` or ``handover``.
+
+        A task that runs for ever looks at it now and then, and returns when
+        it is true.  It costs nothing to look often.
+        """
+        link = self.context.config.link
+        return link is not None and link.memory.stop_reason is not None
+
+    @property
+    def slot(self) -> datetime.datetime | None:
+        """The instant at which the run was due, in the schedule's time zone.
+
+        The same for all runs of a slot, however late they are: what the run
+        works on, the day before for instance, is best worked out from it.
+        ``None`` when there is no schedule.
+        """
+        slot = self._run.get('slot')
+        if slot is None:
+            return None
+        at: datetime.datetime = self.context.config.local_time(slot)
+        return at
+
+    @property
+    def attempt(self) -> int:
+        """The number of this run among those of its slot, from 1.
+
+        When it is more than 1, a run before may have done a part of the work.
+        """
+        attempt: int = self._run.get('attempt', 1)
+        return attempt
+
+    @property
+    def _run(self) -> dict[str, Any]:
+        link = self.context.config.link
+        return {} if link is None else link.run
 
     def initialize(self) -> None:
         """Prepare the task, once for the process; to be overridden."""

@@ -6,7 +6,16 @@ Each command is a module here, named for it, with
 - ``add_arguments(parser)``, which adds the arguments that are its own,
 - ``run(config)``, which does it and returns an
   :class:`jobslib.exitcodes.ExitCode`; its arguments are attributes of
-  ``config.args``, and ``config.task_cls`` is ``None`` when no task is named.
+  ``config.args``, and ``config.task_cls`` is ``None`` when no task is named,
+
+and, where it needs them,
+
+- ``SHOWS_OPTIONS = True`` if its help has all options of a run, which every
+  command takes,
+- ``TAKES_TASK = False`` if no task can be named,
+- ``NAME_HELP`` and ``USAGE``, for its help, in place of those of all commands.
+
+``exec`` has no ``run``: it is no command like the others, but a run.
 
 What ``run`` raises is reported in one line: a ``ConfigError`` with the exit
 code 2, a ``LockUnavailableError`` with 5.  SIGTERM and SIGINT are raised in
@@ -28,9 +37,14 @@ COMMANDS: dict[str, str] = {
     'status': 'jobslib.commands.status',
     'pause': 'jobslib.commands.pause',
     'resume': 'jobslib.commands.resume',
+    'run': 'jobslib.commands.run',
+    'stop': 'jobslib.commands.stop',
+    'skip': 'jobslib.commands.skip',
     'release': 'jobslib.commands.release',
     'handover': 'jobslib.commands.handover',
     'check-liveness': 'jobslib.commands.check_liveness',
+    'completion': 'jobslib.commands.completion',
+    'exec': 'jobslib.commands.exec',
 }
 
 

@@ -7,7 +7,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jobslib.commands.common import add_json, make_lock, require_task
+from jobslib.commands.common import (
+    add_json,
+    hasten,
+    make_lock,
+    require_task,
+    warn_of_default_lock,
+)
 from jobslib.commands.jobs import who
 from jobslib.commands.output import print_json, printable
 from jobslib.config import Config
@@ -19,7 +25,8 @@ from jobslib.oneinstance.control import Control
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ['Answer', 'add_timeout', 'answer', 'ask', 'stamp', 'until']
+__all__ = ['Answer', 'add_interrupt', 'add_timeout', 'answer', 'ask', 'stamp',
+           'until']
 
 TIMEOUT = 30.0
 PAUSE = 0.2
@@ -37,10 +44,16 @@ def add_timeout(parser: argparse.ArgumentParser, until: str) -> None:
 
 
 def seconds(text: str) -> float:
-    """Return how long to wait; ValueError says that it is no time."""
-    found = float(text)
+    """Return how long to wait."""
+    import argparse
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
     if not 0 <= found < 1e9:
-        raise ValueError('not a time to wait')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not allowed; allowed: a number of seconds of at '
+            f'least 0')
     return found
 
 
@@ -50,7 +63,10 @@ def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:
     :raises ConfigError: no task is named, or its lock cannot be asked.
     """
     require_task(config)
+    warn_of_default_lock(config)
+    hasten(config)
     lock = make_lock(config)
+    place = lock.place
     try:
         code, text = call(lock)
     except NotImplementedError as exc:
@@ -58,7 +74,8 @@ def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:
     finally:
         lock.close()
     if config.args.json:
-        print_json({'job': config.task_name, 'done': code == ExitCode.DONE,
+        print_json({'task': config.task_name, 'lock': place,
+                    'done': code == ExitCode.DONE,
                     'exit_code': int(code), 'message': text})
     else:
         print(printable(f'{config.task_name}: {text}'))
@@ -79,15 +96,25 @@ def ask(lock: BaseLock,
             return state
 
 
-def stamp(lock: BaseLock) -> dict[str, Any]:
-    """Return who asks, and when."""
+def add_interrupt(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of a command that may end a run."""
+    parser.add_argument(
+        '--interrupt', action='store_true',
+        help='interrupt the run that is under way, rather than wait for its '
+             'end; it has the grace time of the lock to stop')
+
+
+def stamp(lock: BaseLock, interrupt: bool = False) -> dict[str, Any]:
+    """Return who asks, and when, and whether the run is to be interrupted.
+    """
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = 'somebody'
     now = time.time()
     return {'by': f'{user}@{lock.machine()}', 'timestamp': now,
-            'time_utc': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now))}
+            'time_utc': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now)),
+            **({'interrupt': True} if interrupt else {})}
 
 
 def until(lock: BaseLock, timeout: float,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import sys
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobslib.cmdlineparser import build_parser
-from jobslib.commands.common import add_json
+from jobslib.commands.common import add_json, hasten, is_default_lock
 from jobslib.commands.lease import figures, handovers, sums
 from jobslib.commands.listing import Shown, list_options
 from jobslib.commands.output import (
@@ -13,26 +16,42 @@ from jobslib.commands.output import (
     bad,
     dim,
     good,
+    is_coloured,
     print_heading,
     print_json,
+    print_line,
     print_table,
 )
-from jobslib.config import Config, import_class
+from jobslib.config import Config
 from jobslib.context import Context
 from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
-from jobslib.oneinstance.diagnosis import DENIED, FAILED, OK, Finding
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
+from jobslib.legacy import describe
+from jobslib.oneinstance.diagnosis import (
+    DENIED,
+    FAILED,
+    OK,
+    Finding,
+    examine_system,
+)
+from jobslib.strictness import find_unknown_settings, remarks
 
 if TYPE_CHECKING:
     import argparse
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
-DESCRIPTION = ('Show the options and check the lock, '
+DESCRIPTION = ('Show the options that are set and check the lock, '
                'without disturbing a running job.')
 
+#: Its help has all options of a run: it shows what they lead to.
+SHOWS_OPTIONS = True
+
 WRONG = (DENIED, FAILED)
+
+#: How many of the next runs are shown.
+SHOWN_SLOTS = 5
 
 
 class Report(NamedTuple):
@@ -44,18 +63,39 @@ class Report(NamedTuple):
     lock: str
     options: list[Shown]
     timings: Timings | None
+    #: When the job is due, in words, and the next slots as far as they are
+    #: known.
+    schedule: str
+    next_runs: list[datetime.datetime]
+    #: What the kernel and the sandbox let a job do.
+    system: list[Finding]
+    #: What the lock needs.
     findings: list[Finding]
+    #: What is probably not meant.
+    warnings: list[str]
+    #: Names of the settings module that no option has.
+    unknown: list[str]
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What went wrong."""
+        return [each for each in self.system + self.findings
+                if each.result in WRONG]
 
     @property
     def code(self) -> ExitCode:
         """The exit code that follows from it."""
-        wrong = any(each.result in WRONG for each in self.findings)
-        return ExitCode.LOCK_SERVICE_UNAVAILABLE if wrong else ExitCode.DONE
+        return (ExitCode.LOCK_SERVICE_UNAVAILABLE if self.wrong
+                else ExitCode.DONE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_json(parser)
+    parser.add_argument(
+        '--all', action='store_true',
+        help='also show options that have their defaults, the arithmetic of '
+             'the lease, and what went well')
 
 
 def run(config: Config) -> ExitCode:
@@ -64,10 +104,13 @@ def run(config: Config) -> ExitCode:
     :raises ConfigError: a run would be refused for it.
     """
     report = examine(config)
+    for note in describe(config):
+        print(f'runjob: warning: deprecated since jobslib 4: {note}',
+              file=sys.stderr)
     if config.args.json:
         print_json(as_dict(report))
     else:
-        show(report)
+        show(report, config.args.all)
     return report.code
 
 
@@ -77,15 +120,26 @@ def examine(config: Config) -> Report:
     :raises ConfigError: a run would be refused for it.
     """
     _check_classes(config)
+    options = list(list_options(config))
+    hasten(config)
     one_instance = config.one_instance
     lock_class = one_instance.backend_class
     timings = getattr(one_instance.options, 'timings', None)
     return Report(
         None if config.task_cls is None else config.task_name,
         f'{lock_class.__module__}.{lock_class.__qualname__}',
-        list(list_options(config)),
+        options,
         timings if isinstance(timings, Timings) else None,
-        _diagnose(config))
+        *_examine_schedule(config),
+        examine_system(),
+        _diagnose(config), _warn(config), find_unknown_settings(config))
+
+
+def _warn(config: Config) -> list[str]:
+    return remarks(config) + ([
+        'no lock is configured, so the job has the default one, a file: it '
+        'keeps the job to one instance on this machine only'
+    ] if is_default_lock(config) else [])
 
 
 def as_dict(report: Report) -> dict[str, Any]:
@@ -94,7 +148,12 @@ def as_dict(report: Report) -> dict[str, Any]:
         'task': report.task,
         'ok': report.code == ExitCode.DONE,
         'exit_code': int(report.code),
+        'warnings': report.warnings,
+        'unknown_settings': report.unknown,
         'options': [each._asdict() for each in report.options],
+        'schedule': report.schedule,
+        'next_runs': [each.isoformat() for each in report.next_runs],
+        'system': [each._asdict() for each in report.system],
         'lock': {
             'class': report.lock,
             'timings': report.timings and figures(report.timings),
@@ -102,32 +161,97 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def show(report: Report) -> None:
-    """Print *report* for a person."""
-    print_heading(f'Options of {report.task or "every task"}')
-    print_table(('option', 'value', 'from', 'allowed'), (
-        (each.name, _value(each), _source(each), dim(each.allowed))
-        for each in report.options))
-    if report.timings is not None:
+def show(report: Report, everything: bool = True) -> None:
+    """Print *report* for a person.
+
+    :param everything: else only what was set, and what is wrong.
+    """
+    _show_options(report, everything)
+    if everything and report.timings is not None:
         print_heading('Lease')
         for line in sums(report.timings):
-            print(line)
+            print_line(line)
         print_heading('Another machine can have the lock, at the latest, when')
         print_table(('event', 'after', 'sum'), (
             (event, f'{seconds:g} s', arithmetic)
             for event, seconds, arithmetic in handovers(report.timings)))
+    print_heading(f'Schedule: {report.schedule}')
+    if report.next_runs:
+        print_table(('next runs', 'here'), (
+            (f'{each:%Y-%m-%d %H:%M:%S %z}',
+             f'{each.astimezone():%Y-%m-%d %H:%M:%S %z}')
+            for each in report.next_runs))
+    print_heading('System')
+    _show_findings(report.system, everything)
     print_heading(f'Lock: {report.lock}')
-    if report.findings:
+    _show_findings(report.findings, everything)
+    for warning in report.warnings:
+        print_heading(f'Warning: {warning}')
+    print_heading(_verdict(report))
+
+
+def _examine_schedule(
+    config: Config,
+) -> tuple[str, list[datetime.datetime]]:
+    """Return when the job is due, and the next runs by the calendar."""
+    from jobslib.schedule.rhythms import Slots
+    plan = config.make_plan('' if config.task_cls is None else config.task_name)
+    rhythm = plan.rhythm
+    if not isinstance(rhythm, Slots):
+        return rhythm.words(), []
+    late = f', {plan.jitter:g} s later' if plan.jitter else ''
+    slots = rhythm.between(
+        time.time() - plan.jitter, float('inf'), SHOWN_SLOTS)
+    return rhythm.words() + late, [
+        config.local_time(slot + plan.jitter) for slot in slots]
+
+
+def _show_findings(findings: list[Finding], everything: bool) -> None:
+    wrong = [each for each in findings if each.result in WRONG]
+    shown = findings if everything else wrong
+    if shown:
         print_table(('what', 'result', 'detail', 'to grant'), (
             (what, _result(result), detail, grant)
-            for what, result, detail, grant in report.findings))
-    print_heading(_verdict(report))
+            for what, result, detail, grant in shown),
+            ('to grant',), ('detail', 'what'))
+        if is_coloured():
+            # The column may have been left out.
+            for each in wrong:
+                grant = f'; to grant: {each.grant}' if each.grant else ''
+                print_line(f'{each.what}: {each.detail}{grant}')
+    elif findings:
+        tried = ('1 thing was' if len(findings) == 1
+                 else f'{len(findings)} things were')
+        print_line(f'{tried} tried, and nothing went wrong; '
+                   f'{findings[0].detail or "see --all"}')
+
+
+def _show_options(report: Report, everything: bool) -> None:
+    name = report.task or 'every task'
+    given = [each for each in report.options if each.source != 'default']
+    if everything:
+        print_heading(f'Options of {name}')
+        print_table(('option', 'value', 'from', 'allowed'), (
+            (each.name, _value(each), _source(each), dim(each.allowed))
+            for each in report.options), ('allowed',), ('value', 'from'))
+    elif given:
+        print_heading(f'Options of {name} that are set')
+        print_table(('option', 'value', 'from'), (
+            (each.name, _value(each), _source(each)) for each in given))
+    else:
+        print_heading(f'No option of {name} is set')
+    if not everything:
+        print_line(f'{len(report.options) - len(given)} options have their '
+                   f'defaults: "runjob check --all" shows them')
+    if report.unknown:
+        print_line('In the settings and not an option of jobslib: '
+                   + ', '.join(report.unknown))
 
 
 def _check_classes(config: Config) -> None:
     """Refuse what a run would refuse when it makes the task."""
     import argparse
-    import_class(config, 'context_class', 'a Context', 'from_config')
+    config.find_class()
     try:
         build_parser(config.task_cls, type(config))
     except argparse.ArgumentError as exc:
@@ -165,8 +289,10 @@ def _result(result: str) -> Cell:
 
 
 def _verdict(report: Report) -> str:
-    wrong = [each for each in report.findings if each.result in WRONG]
-    if not wrong:
-        return 'All is well.'
-    return (f'{len(wrong)} of {len(report.findings)} things went wrong: '
-            + '; '.join(each.what for each in wrong))
+    if not report.wrong:
+        return 'All is well.' if not report.warnings else (
+            f'The lock works; {len(report.warnings)} warning'
+            f'{"s" if len(report.warnings) > 1 else ""}, see above.')
+    tried = len(report.system + report.findings)
+    return (f'{len(report.wrong)} of {tried} things went wrong: '
+            + '; '.join(each.what for each in report.wrong))

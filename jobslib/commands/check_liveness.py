@@ -31,10 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(config: Config) -> ExitCode:
     """Print PASS or FAIL, and return the exit code that says it too.
 
+    A task need not be named where the liveness has a key of its own.
+
     :raises ConfigError: no task is named, or no liveness is configured.
     """
-    require_task(config)
-    if config.liveness.backend is None:
+    key = getattr(config.liveness.options, 'key', None)
+    if key is None:
+        require_task(config)
+    if config.liveness.raw_value('backend') is None:
         raise ConfigError(
             'check-liveness: no liveness is configured; set '
             "LIVENESS['backend'] or JOBSLIB_LIVENESS_BACKEND")
@@ -49,7 +53,8 @@ def run(config: Config) -> ExitCode:
         return ExitCode.LOCK_SERVICE_UNAVAILABLE
     finally:
         liveness.close()
-    report = {'task': config.task_name, **report}
+    task = key if config.task_cls is None else config.task_name
+    report = {'task': task, **report}
     if config.args.json:
         print_json(report, None)
     else:
@@ -86,5 +91,6 @@ def _seconds(text: str) -> float:
         seconds = math.nan
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is not allowed; allowed: a number above 0')
+            f'{text!r} is not allowed; allowed: a number of seconds '
+            f'above 0')
     return seconds

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
+from jobslib.commands.output import print_line
 from jobslib.config import Config
 from jobslib.context import Context
-from jobslib.exceptions import ConfigError
+from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.oneinstance import BaseLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ['add_json', 'make_lock', 'require_task']
+__all__ = ['PATIENCE', 'add_json', 'hasten', 'is_default_lock', 'make_lock',
+           'next_step', 'require_task', 'warn_of_default_lock']
+
+#: How long a command waits for an answer of the lock's service, in seconds.
+PATIENCE = 2.0
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +36,46 @@ def require_task(config: Config) -> None:
     if config.task_cls is None:
         name = config.args.runjob_command
         raise ConfigError(f'{name}: name a task: runjob {name} '
-                          f'package.module.Task')
+                          f'package.module.Task, or a job of "runjob exec": '
+                          f'--name NAME')
+
+
+def is_default_lock(config: Config) -> bool:
+    """Return whether the lock is that of this machine only because nothing
+    says otherwise."""
+    one_instance = config.one_instance
+    return bool(one_instance.source('backend') == 'default'
+                and not one_instance.disabled)
+
+
+def warn_of_default_lock(config: Config) -> None:
+    """Say so: the job may have its settings elsewhere."""
+    if is_default_lock(config) and sys.stderr is not None:
+        print_line(
+            'runjob: warning: no lock is configured here, so this is about the '
+            'default one, a file of this machine; give a command the settings '
+            'of the job (--settings, JOBSLIB_...)', sys.stderr)
+
+
+def hasten(config: Config) -> None:
+    """Have the service of the lock asked for a moment only: a person waits."""
+    shorten = getattr(config.one_instance.options, 'hasten', None)
+    if shorten is not None:
+        shorten(PATIENCE)
+
+
+def next_step(config: Config, error: LockUnavailableError) -> str:
+    """Return what to try after *error*, for the end of its message."""
+    name = config.args.runjob_command
+    if name == 'check' or 'grant' in str(error):
+        # Which has said already what there is to know.
+        return ''
+    task = getattr(config.args, 'task_cls', None)
+    job = getattr(config.args, 'runjob_name', None)
+    if job is not None:
+        import shlex
+        task = f'--name {shlex.quote(job)}'
+    return f'; to see why: runjob check{f" {task}" if task else ""}'
 
 
 def make_lock(config: Config) -> BaseLock:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobslib.commands.asking import (
     Answer,
+    add_interrupt,
     add_timeout,
     answer,
     ask,
@@ -31,6 +32,7 @@ DESCRIPTION = ('Have the holder of a job release its lock between two runs, '
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_timeout(parser, 'another one has the lock')
+    add_interrupt(parser)
     parser.add_argument(
         '--to', metavar='MACHINE',
         help='the machine that is to have it, by the name that "runjob '
@@ -44,15 +46,17 @@ def run(config: Config) -> ExitCode:
         done so in time.
     """
     return answer(config, lambda lock: _hand_over(
-        lock, config.args.to, config.args.timeout))
+        lock, config.args.to, config.args.timeout, config.args.interrupt))
 
 
-def _hand_over(lock: BaseLock, to: str | None, timeout: float) -> Answer:
+def _hand_over(lock: BaseLock, to: str | None, timeout: float,
+               interrupt: bool) -> Answer:
     def change(state: LockState) -> Control | None:
         if _refusal(state, to) is not None:
             return None
-        return Control(state.control.paused, {
-            **stamp(lock), 'do': 'handover', 'token': state.token, 'to': to})
+        return state.control.changed(request={
+            **stamp(lock, interrupt), 'do': 'handover', 'token': state.token,
+            'to': to})
 
     state = ask(lock, change)
     if refusal := _refusal(state, to):

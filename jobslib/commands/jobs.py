@@ -8,17 +8,21 @@ from typing import Any
 from jobslib.history import History
 from jobslib.oneinstance import LockState
 
-__all__ = ['LATEST', 'ago', 'describe', 'since', 'who']
+__all__ = ['LATEST', 'ago', 'describe', 'iso', 'since', 'who']
 
 #: No UNIX time, nor a duration; larger integers do not fit into a float.
 LATEST = 1e12
 
 
-def describe(name: str, state: LockState,
-             now: float | None = None) -> dict[str, Any]:
+def describe(name: str, state: LockState, now: float | None = None,
+             place: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return what *state* says of the job *name*; fit for JSON.
 
+    Times are UNIX times, and beside each there is one in ISO 8601, whose
+    name ends with ``_utc``.
+
     :param now: UNIX time, by default that of this machine.
+    :param place: where the lock is.
     """
     now = time.time() if now is None else now
     record = state.record or {}
@@ -29,16 +33,58 @@ def describe(name: str, state: LockState,
     progress = state.progress or {}
     shown = what == 'running' and progress.get('token') in (None, state.token)
     return {
-        'job': name, 'state': what,
+        'task': name, 'lock': place, 'state': what,
         'holder': None if not state.held else {
             'fqdn': record.get('fqdn'), 'pid': record.get('pid'),
-            'since': record.get('timestamp'), 'token': state.token},
-        'last_run': history.newest[-1] if history.newest else None,
+            'since': record.get('timestamp'),
+            'since_utc': iso(record.get('timestamp')), 'token': state.token},
+        'last_run': _dated(history.newest[-1]) if history.newest else None,
         'last_success': history.succeeded,
-        'due': due, 'runs': history.runs, 'failures': history.failures,
-        'progress': (state.progress if shown else None),
-        'paused': state.control.paused,
-        'standbys': state.others, 'history': history.newest}
+        'last_success_utc': iso(history.succeeded),
+        'due': due, 'due_utc': iso(due),
+        'runs': history.runs, 'failures': history.failures,
+        'progress': (_dated(state.progress, 'time') if shown and state.progress
+                     else None),
+        'paused': _dated(state.control.paused),
+        'asked': _dated(_asked(state)),
+        'stop': (_dated(state.control.stop_for(state.token)) if state.held
+                 else None),
+        'extra': _dated(state.control.extra),
+        'skipped': [
+            {**each, 'slot_utc': iso(each['slot'])}
+            for each in state.control.skips if each['slot'] > now],
+        'standbys': state.others, 'history': [
+            _dated(run) for run in history.newest]}
+
+
+def _asked(state: LockState) -> dict[str, Any] | None:
+    """Return what is asked of the job and not done yet."""
+    request = state.control.request
+    if request is None or request.get('token') is None:
+        return None
+    token = state.token if state.held else (state.record or {}).get('token')
+    return request if request['token'] == token else None
+
+
+def _dated(found: Any, name: str | None = None) -> Any:
+    """Return *found* with its UNIX time in ISO 8601 as well."""
+    if not isinstance(found, dict):
+        return found
+    for each in (name,) if name else ('started', 'timestamp'):
+        if each in found:
+            utc = 'time_utc' if each in ('timestamp', 'time') else f'{each}_utc'
+            found = {**found, utc: iso(found[each])}
+    return found
+
+
+def iso(then: Any) -> str | None:
+    """Return a UNIX time in UTC, in ISO 8601; ``None`` if it is none."""
+    if not (isinstance(then, int | float) and abs(then) < LATEST):
+        return None
+    try:
+        return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(then))
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _due(state: LockState, history: History) -> float | None:
@@ -57,6 +103,9 @@ def _due(state: LockState, history: History) -> float | None:
 
 def _state(state: LockState, history: History, due: float | None,
            now: float) -> str:
+    extra = state.control.extra
+    if state.held and extra and extra.get('token') == state.token:
+        return 'running'
     if state.held:
         return 'waiting' if due is not None and due > now else 'running'
     if state.control.paused is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
 
 __all__ = ['Handover', 'figures', 'handovers', 'sums']
 

@@ -30,7 +30,7 @@ def list_options(group: ConfigGroup, prefix: str = '') -> Iterator[Shown]:
     """Return all options of *group*, then those of nested groups."""
     nested = {}
     for name, declared in group.declared().items():
-        value = getattr(group, name)
+        value = group.raw_value(name)
         if isinstance(value, ConfigGroup):
             nested[name] = value
         elif name not in _PARTS:

@@ -1,23 +1,38 @@
 """How commands show things: tables for people, JSON for programs.
 
-On a terminal a table has colours, unless ``$NO_COLOR`` is set, and long cells
-are folded to its width.  Elsewhere it is plain text, one line for each row,
-with nothing folded or cut off; then the library ``rich`` is not loaded.
+On a terminal a table has colours, unless ``$NO_COLOR`` is set, and is fitted to
+its width: columns that can be spared are left out, and long texts are cut off
+or folded.  Elsewhere it is plain text, one line for each row, with nothing
+folded or cut off; then the library ``rich`` is not loaded.  With
+``$FORCE_COLOR`` there are colours there as well.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+from jobslib.folding import folded
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ['Cell', 'bad', 'dim', 'good', 'is_terminal', 'make_console',
-           'make_table', 'plain_table', 'print_heading', 'print_json',
-           'print_table', 'printable', 'warn']
+__all__ = ['Cell', 'bad', 'dim', 'fit', 'good', 'is_coloured', 'is_terminal',
+           'make_console', 'make_table', 'plain_table', 'print_heading',
+           'print_json', 'print_line', 'print_table', 'printable', 'warn']
+
+
+# Between the columns of a table.
+GAP = 3
+# What a text that can be cut off has at least, if other columns can be spared
+# for it, and if none can.
+ENOUGH = 24
+LEAST = 8
+# The width of what is no terminal.
+UNLIMITED = 10000
 
 
 class Cell(NamedTuple):
@@ -25,6 +40,12 @@ class Cell(NamedTuple):
 
     text: str
     style: str = ''
+
+    def cut(self, room: int) -> Cell:
+        """Return it with *room* characters at most."""
+        if len(self.text) <= room:
+            return self
+        return Cell(f'{self.text[:room - 1]}…', self.style)
 
 
 def good(text: object) -> Cell:
@@ -52,6 +73,11 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def is_coloured() -> bool:
+    """Return whether tables are to have colours, and are made with rich."""
+    return is_terminal() or bool(os.environ.get('FORCE_COLOR'))
+
+
 def print_json(value: Any, indent: int | None = 2) -> None:
     """Print *value*, one JSON document; what JSON lacks becomes a text."""
     import json
@@ -75,19 +101,36 @@ def print_json(value: Any, indent: int | None = 2) -> None:
 
 def print_heading(text: str) -> None:
     """Print the heading of what follows, after an empty line."""
-    if is_terminal():
+    if is_coloured():
         from rich.text import Text
         make_console().print(Text(f'\n{printable(text)}', 'bold'))
     else:
         print(f'\n{printable(text)}')
 
 
+def print_line(text: str, file: TextIO | None = None) -> None:
+    """Print a sentence, folded between words on a terminal.
+
+    :param file: where to, by default standard output.
+    """
+    file = file or sys.stdout
+    print(folded(printable(text), file), file=file)
+
+
 def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[object]],
+    less: Sequence[str] = (), short: Sequence[str] = (),
 ) -> None:
-    """Print a table; cells are :class:`Cell` or anything with a text."""
-    if is_terminal():
-        make_console().print(make_table(headings, rows))
+    """Print a table; cells are :class:`Cell` or anything with a text.
+
+    :param less: columns that can be left out on a narrow terminal, the least
+        important first.
+    :param short: columns whose texts can be cut off there, the first one first.
+    """
+    if is_coloured():
+        console = make_console()
+        console.print(make_table(
+            *fit(headings, list(rows), less, short, console.width)))
     else:
         print(plain_table(headings, rows))
 
@@ -95,7 +138,47 @@ def print_table(
 def make_console() -> Console:
     """Return what prints on a terminal."""
     from rich.console import Console
+    if not is_terminal():
+        return Console(highlight=False, markup=False, emoji=False,
+                       force_terminal=True, width=UNLIMITED)
     return Console(highlight=False, markup=False, emoji=False)
+
+
+def fit(
+    headings: Sequence[str], rows: Sequence[Sequence[object]],
+    less: Sequence[str], short: Sequence[str], width: int,
+) -> tuple[list[str], list[list[Cell]]]:
+    """Return a table that takes *width* columns, as far as that can be.
+
+    :param less: headings of columns that are left out, until it fits.
+    :param short: headings of columns whose texts are then cut off.
+    """
+    shown = list(headings)
+    cells = [[Cell(printable(cell.text), cell.style)
+              for cell in map(_cell, row)] for row in rows]
+
+    def widest(place: int) -> int:
+        return max([len(shown[place]), *(len(row[place].text) for row in cells)])
+
+    def excess(cut: int | None = None) -> int:
+        widths = [min(widest(place), cut or width) if name in short
+                  else widest(place) for place, name in enumerate(shown)]
+        return sum(widths) + GAP * (len(shown) - 1) - width
+
+    for name in less:
+        if excess(ENOUGH) > 0 and name in shown:
+            place = shown.index(name)
+            del shown[place]
+            for row in cells:
+                del row[place]
+    for name in short:
+        if name in shown and excess() > 0:
+            place = shown.index(name)
+            others = excess() - min(widest(place), width)
+            room = max(-others, len(name), LEAST)
+            for row in cells:
+                row[place] = row[place].cut(room)
+    return shown, cells
 
 
 def make_table(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobslib.commands.asking import Answer, answer, ask, holder, stamp
+from jobslib.commands.asking import (
+    Answer,
+    add_interrupt,
+    answer,
+    ask,
+    holder,
+    stamp,
+)
 from jobslib.commands.common import add_json
 from jobslib.config import Config
 from jobslib.exceptions import ConfigError
@@ -22,12 +29,14 @@ __all__ = ['DESCRIPTION', 'add_arguments', 'pause', 'run']
 MAX_REASON = 200
 
 DESCRIPTION = ('Let no new run of a job begin anywhere, until "runjob '
-               'resume"; one that is under way goes on to its end.')
+               'resume"; one that is under way goes on to its end, unless '
+               '--interrupt is given.')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_json(parser)
+    add_interrupt(parser)
     parser.add_argument('--reason', metavar='TEXT', default='',
                         help='why, for who looks at "runjob status"; at most '
                              f'{MAX_REASON} characters')
@@ -43,20 +52,28 @@ def run(config: Config) -> ExitCode:
         raise ConfigError(
             f'pause: --reason is {len(reason)} characters long; allowed: at '
             f'most {MAX_REASON}')
-    return answer(config, lambda lock: pause(lock, reason))
+    return answer(config, lambda lock: pause(
+        lock, reason, config.args.interrupt))
 
 
-def pause(lock: BaseLock, reason: str) -> Answer:
-    """Pause the job of *lock*, because of *reason*."""
+def pause(lock: BaseLock, reason: str, interrupt: bool = False) -> Answer:
+    """Pause the job of *lock*, because of *reason*.
+
+    :param interrupt: whether a run that is under way is to be interrupted.
+    """
     def change(state: LockState) -> Control | None:
-        if state.control.paused is not None:
+        paused = state.control.paused
+        if paused is not None and reason in ('', paused.get('reason')):
             return None
-        return Control({**stamp(lock), 'reason': reason},
-                       state.control.request)
+        return state.control.changed(
+            paused={**stamp(lock, interrupt), 'reason': reason})
 
     state = ask(lock, change)
-    if state.control.paused is not None:
-        return ExitCode.DONE, f'is already {state.control.demand(None)}'
+    before = state.control.demand(None)
+    if before is not None:
+        return ExitCode.DONE, (
+            f'is already {before}' if change(state) is None else
+            f'was already {before}; the reason is now: {reason}')
     # Somebody may have taken the lock just before the pause was written.
     state = lock.look()
     if state.held:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import (
     Answer,
+    add_interrupt,
     add_timeout,
     answer,
     ask,
@@ -39,6 +40,7 @@ RISK = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_timeout(parser, 'the lock is released')
+    add_interrupt(parser)
     parser.add_argument(
         '--force', action='store_true',
         help='for a holder that does not answer: end its session, and with it '
@@ -52,15 +54,17 @@ def run(config: Config) -> ExitCode:
     """
     if config.args.force:
         return answer(config, _force)
-    return answer(config, lambda lock: _release(lock, config.args.timeout))
+    return answer(config, lambda lock: _release(
+        lock, config.args.timeout, config.args.interrupt))
 
 
-def _release(lock: BaseLock, timeout: float) -> Answer:
+def _release(lock: BaseLock, timeout: float, interrupt: bool) -> Answer:
     def change(state: LockState) -> Control | None:
         if not state.held:
             return None
-        return Control(state.control.paused, {
-            **stamp(lock), 'do': 'release', 'token': state.token, 'to': None})
+        return state.control.changed(request={
+            **stamp(lock, interrupt), 'do': 'release', 'token': state.token,
+            'to': None})
 
     state = ask(lock, change)
     if not state.held:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from jobslib.commands.asking import Answer, answer, ask
 from jobslib.commands.common import add_json as add_arguments
 from jobslib.config import Config
@@ -20,7 +22,7 @@ def run(config: Config) -> ExitCode:
         def change(state: LockState) -> Control | None:
             if state.control.paused is None:
                 return None
-            return Control(None, state.control.request)
+            return state.control.resumed(time.time())
 
         state = ask(lock, change)
         return ExitCode.DONE, ('is not paused' if state.control.paused is None

@@ -93,6 +93,10 @@ class BaseLiveness:
         """
         return {'fqdn': self.context.fqdn, **shown(at)}
 
+    def get_state(self) -> dict[str, Any]:
+        """Return what is noted of a success just now, as in jobslib 3."""
+        return self.make_record(time.time())
+
     def make_observer(self) -> Observer:
         """Return who listens to the loop, and calls ``write_at()``."""
         from jobslib.liveness.observer import LivenessObserver

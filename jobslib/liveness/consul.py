@@ -8,9 +8,9 @@ import threading
 import time
 from functools import cached_property
 
+from jobslib.consul.connection import ConsulConnection, refuse_key
 from jobslib.exceptions import LivenessError, LockError
 from jobslib.liveness import BaseLiveness
-from jobslib.oneinstance.connection import ConsulConnection, refuse_key
 from jobslib.options import option
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from jobslib.consul.client import ConsulClient
     from jobslib.context import Context
-    from jobslib.oneinstance.client import ConsulClient
 
 __all__ = ['ConsulLiveness', 'parse']
 
@@ -63,7 +63,7 @@ class ConsulLiveness(BaseLiveness):
         """The client of Consul; not for two threads at once."""
         # Imported late: the client library takes longer to import than all
         # the rest.
-        from jobslib.oneinstance.client import ConsulClient
+        from jobslib.consul.client import ConsulClient
         return ConsulClient(self._endpoint, self.options.retry_max_attempts)
 
     def write(self) -> None:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import logging
     from typing import Any
 
+    from jobslib.consul.client import ConsulClient
     from jobslib.context import Context
     from jobslib.liveness.checkobserver import CheckObserver
-    from jobslib.oneinstance.client import ConsulClient
 
 __all__ = ['ConsulCheckLiveness', 'ServiceCheck']
 
@@ -47,16 +47,18 @@ class ConsulCheckLiveness(ConsulLiveness):
             help='Name of the service (default: the name of the task, with '
                  'a hyphen for what DNS does not know).')
         ttl = option(
-            attrtype=float, minimum=3, maximum=86400, default=30.0,
-            env=f'{ENV}TTL',
+            attrtype=float, unit='seconds', minimum=3, maximum=86400,
+            default=30.0, env=f'{ENV}TTL',
             help='The check is critical when the process has been silent for '
                  'so many seconds; it speaks three times as often.')
         max_age = option(
-            attrtype=float, above=0, env=f'{ENV}MAX_AGE',
+            attrtype=float, unit='seconds', above=0,
+            env=f'{ENV}MAX_AGE',
             help='The check is critical when no machine has succeeded for so '
                  'many seconds.')
         remove_after = option(
-            attrtype=float, minimum=60, maximum=2592000, default=3600.0,
+            attrtype=float, unit='seconds', minimum=60, maximum=2592000,
+            default=3600.0,
             env=f'{ENV}REMOVE_AFTER',
             help='Consul removes the service of a process that died when it '
                  'was critical for so many seconds.')

@@ -142,10 +142,12 @@ def require(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportNameError:
+        package = module.partition('.')[0]
+        # Not "jobslib[...]": that could bring the jobslib of the index.
         raise ConfigError(
-            f"metrics: the package {module.partition('.')[0]} is not "
-            f"installed; to install it: pip install 'jobslib[{extra}]'"
-        ) from None
+            f'metrics: the package {package} is not installed; to install '
+            f'it: pip install {package.replace("_", "-")} (the extra {extra} '
+            f'of jobslib)') from None
 
 
 def check_url(group: ConfigGroup, name: str) -> None:

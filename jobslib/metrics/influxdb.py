@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from jobslib.config import option
+from jobslib.config import Given, option
 from jobslib.exceptions import ConfigError
+from jobslib.legacy import aliased, superseded
 from jobslib.metrics import BaseMetrics, check_url, require, samples_of
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -14,10 +15,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from jobslib.config import ConfigGroup
     from jobslib.context import Context
     from jobslib.metrics import Metrics
 
 __all__ = ['InfluxDBMetrics']
+
+NO_RETRY = ('it has no effect: what does not arrive is pushed with the next '
+            'metrics; leave it out')
+
+
+def _url_of_host(group: ConfigGroup) -> Given | None:
+    """Return the URL that jobslib 3 made of host and port, if it had any."""
+    declared = group.declared()
+    given = declared['host'].given(group) or declared['port'].given(group)
+    if given is None:
+        return None
+    host = group.raw_value('host') or 'localhost'
+    host = f'[{host}]' if ':' in host else host
+    return Given(f'http://{host}:{group.raw_value("port") or 8086}',
+                 given.source)
+
+
+def _username(group: ConfigGroup) -> Given | None:
+    return group.declared()['username'].given(group)
 
 
 class InfluxDBMetrics(BaseMetrics):
@@ -33,6 +54,7 @@ class InfluxDBMetrics(BaseMetrics):
 
         url = option(
             attrtype=str, default='http://127.0.0.1:8086',
+            fallback=_url_of_host,
             env='JOBSLIB_METRICS_INFLUXDB_URL', metavar='URL',
             help='URL of the server.')
         bucket = option(
@@ -44,11 +66,13 @@ class InfluxDBMetrics(BaseMetrics):
         token = option(
             attrtype=str, secret=True, env='JOBSLIB_METRICS_INFLUXDB_TOKEN',
             help='Token that may write.')
-        database = option(
+        database = aliased(
             attrtype=str, env='JOBSLIB_METRICS_INFLUXDB_DATABASE',
+            old=('JOBSLIB_METRICS_INFLUXDB_DBNAME',),
             help='Database to write to, instead of a bucket.')
         user = option(
             attrtype=str, env='JOBSLIB_METRICS_INFLUXDB_USER',
+            fallback=_username,
             help='User that may write to the database.')
         password = option(
             attrtype=str, secret=True,
@@ -66,9 +90,28 @@ class InfluxDBMetrics(BaseMetrics):
             env='JOBSLIB_METRICS_INFLUXDB_TIMEOUT', metavar='SECONDS',
             help='How long the server may take to answer.')
 
+        host = superseded(
+            attrtype=str, env='JOBSLIB_METRICS_INFLUXDB_HOST',
+            instead='write url', help='Host of the server, in place of url.')
+        port = superseded(
+            attrtype=int, minimum=1, maximum=65535,
+            env='JOBSLIB_METRICS_INFLUXDB_PORT',
+            instead='write url', help='Port of the server, in place of url.')
+        username = superseded(
+            attrtype=str, env='JOBSLIB_METRICS_INFLUXDB_USERNAME',
+            instead='write user', help='The same as user.')
+        retry_max_attempts = superseded(
+            attrtype=int, env='JOBSLIB_METRICS_INFLUXDB_RETRY_MAX_ATTEMPTS',
+            instead=NO_RETRY, help='Has no effect.')
+        retry_wait_multiplier = superseded(
+            attrtype=int, env='JOBSLIB_METRICS_INFLUXDB_RETRY_WAIT_MULTIPLIER',
+            instead=NO_RETRY, help='Has no effect.')
+
         def validate(self) -> None:
             """Refuse options that contradict each other."""
             where = self._location or 'metrics'
+            self._refuse_both('url', 'host', 'port')
+            self._refuse_both('user', 'username')
             check_url(self, 'url')
             if (self.bucket is None) == (self.database is None):
                 raise ConfigError(
@@ -82,6 +125,15 @@ class InfluxDBMetrics(BaseMetrics):
                 raise ConfigError(
                     f'{where}: user and password go with a database and '
                     f'without a token')
+
+        def _refuse_both(self, name: str, *olds: str) -> None:
+            """Refuse an option together with those that it replaces."""
+            for old in olds:
+                declared = self.declared()
+                if declared[old].given(self) and declared[name].given(self):
+                    raise self.error(
+                        old, f'{name} from {self.source(name)} is given as '
+                             f'well; give {name} alone')
 
     def __init__(self, context: Context, options: Any) -> None:
         super().__init__(context, options)

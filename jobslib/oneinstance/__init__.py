@@ -14,19 +14,19 @@ from jobslib.clock import shown
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
 from jobslib.oneinstance.control import Control, Restraint
-from jobslib.oneinstance.watchdog import ProcessWatchdog, Watchdog
+from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
     from typing import Any
 
     from jobslib.context import Context
     from jobslib.oneinstance.diagnosis import Finding
 
-__all__ = ['BaseLock', 'LockState']
+__all__ = ['BaseLock', 'FoundLocks', 'LockState']
 
 GRACE = 3.0
 
@@ -60,6 +60,22 @@ class LockState:
         self.token = token
 
 
+class FoundLocks(dict[str, LockState]):
+    """The states of locks, by where each is: its key, its path.
+
+    :param address: what was asked for them.
+    :param prefix: what the places of locks begin with that were looked for.
+    """
+
+    def __init__(self, address: str, prefix: str) -> None:
+        super().__init__()
+        self.address = address
+        self.prefix = prefix
+        #: What may be left out because it may not be read, and what to
+        #: grant; empty when all is there.
+        self.missing = ''
+
+
 class BaseLock:
     """A lock that one process at a time can hold.
 
@@ -74,23 +90,42 @@ class BaseLock:
         """Options that every lock has; subclass it to add more."""
 
         grace = option(
-            attrtype=float, above=0, env='JOBSLIB_ONE_INSTANCE_GRACE',
+            attrtype=float, unit='seconds', above=0,
+            env='JOBSLIB_ONE_INSTANCE_GRACE',
             help='Seconds from the interrupt of a run to its kill '
                  '(default 3).')
         heartbeat = option(
-            attrtype=float, above=0, env='JOBSLIB_ONE_INSTANCE_HEARTBEAT',
+            attrtype=float, unit='seconds', above=0,
+            env='JOBSLIB_ONE_INSTANCE_HEARTBEAT',
             help='A run that does not call extend_lock() for longer, in '
                  'seconds, is treated as hung.')
+
+    #: Whether the process of the lock is a supervisor, which runs no code of
+    #: users: its runs are in processes below it.  The loop sets it.
+    supervised = False
+
+    #: Whether :meth:`save_history` costs next to nothing, so that it is called
+    #: before each run as well.
+    saves_for_nothing = False
+
+    #: Processes of runs that end by themselves, and are not to be ended with
+    #: what an interrupted run has left.  The loop sets it.
+    spared: Collection[int] = ()
 
     def __init__(self, context: Context, options: Any) -> None:
         self.context = context
         self.options = options
-        #: What the loop leaves to the next holder: ``origin`` and ``due``,
-        #: UNIX times.  Stored with the owner record, where there is one.
-        self.schedule: dict[str, float | None] = {}
-        #: Called with :attr:`previous_record`; returns :attr:`schedule`.
+        #: What the loop leaves to the next holder: the ledger of the job,
+        #: with ``due``, a UNIX time.  Stored with the owner record, where
+        #: there is one.
+        self.schedule: dict[str, Any] = {}
+        #: Called with :attr:`previous_record`, before a lock that is free is
+        #: taken; returns :attr:`schedule`, or ``None`` if there is nothing to
+        #: take the lock for.
         self.inherit_schedule: Callable[
-            [dict[str, Any] | None], dict[str, float | None]] | None = None
+            [dict[str, Any] | None], dict[str, Any] | None] | None = None
+        #: Whether there was something to take the lock for.
+        self.wanted = True
         self._previous_record: dict[str, Any] | None = None
         #: The history that the holder before left, or ``None``; set by a
         #: lock that keeps one when it acquires.
@@ -110,7 +145,7 @@ class BaseLock:
     @cached_property
     def watchdog(self) -> Watchdog:
         """What stops a run that hangs, or that takes too long."""
-        return ProcessWatchdog(
+        return LimitsWatchdog(
             getattr(self.options, 'grace', None) or GRACE,
             getattr(self.options, 'heartbeat', None))
 
@@ -128,7 +163,10 @@ class BaseLock:
     def previous_record(self, record: dict[str, Any] | None) -> None:
         self._previous_record = record
         if self.inherit_schedule is not None:
-            self.schedule = self.inherit_schedule(record)
+            schedule = self.inherit_schedule(record)
+            self.wanted = schedule is not None
+            if schedule is not None:
+                self.schedule = schedule
 
     @property
     def held(self) -> bool:
@@ -142,6 +180,17 @@ class BaseLock:
         Cheap, and without a wait: the loop looks at it twice a second.
         """
         return Control()
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """Where the lock is: ``backend``, the dotted path of its class,
+        ``address``, of the service or the machine that has it, and ``key``,
+        its name there.
+
+        To be extended by subclasses.
+        """
+        return {'backend': f'{type(self).__module__}.{type(self).__qualname__}',
+                'address': None, 'key': None}
 
     @property
     def own_record(self) -> dict[str, Any]:
@@ -188,8 +237,19 @@ class BaseLock:
         raise NotImplementedError
 
     def wait(self, timeout: float) -> None:
-        """Return when the lock may be free, or after *timeout* seconds."""
+        """Return when the lock may be free, or after *timeout* seconds.
+
+        It does not start processes and wait for their ends: the loop takes
+        leave of all children that end meanwhile.
+        """
         raise NotImplementedError
+
+    def peek(self) -> None:
+        """Bring :attr:`control` up to date, where that takes a question to
+        the lock's service, while the lock is not held.
+
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
 
     def save_history(self) -> None:
         """Keep the history beside the lock, which is held and is kept.
@@ -215,6 +275,36 @@ class BaseLock:
 
     def close(self) -> None:
         """Give up whatever the lock has, in whatever state it is."""
+
+    # For the run's process, see jobslib.run; the supervisor has the lock.
+
+    @property
+    def marker(self) -> str | None:
+        """A mark for what runs start, by which it can be found; 32
+        hexadecimal digits.  ``None``: any will do."""
+        return None
+
+    def sign_of_life(self, seconds: float = 0.0) -> None:
+        """The supervisor is at work; called a few times in a second while
+        the lock is held.
+
+        :param seconds: for so long it may not be heard of.
+        """
+
+    def handles(self) -> Sequence[int]:
+        """Return descriptors that the run's process has to have as well,
+        while the lock is held."""
+        return ()
+
+    def adopt_handles(self, descriptors: Sequence[int]) -> None:
+        """Make use of what :meth:`handles` returned, in the run's process."""
+
+    def refresh_in_run(self) -> bool | None:
+        """Return what :meth:`refresh` returns, in the run's process.
+
+        ``None``: that cannot be known here, and the supervisor is asked.
+        """
+        return None
 
     # For operators; see the commands of runjob.
 
@@ -247,8 +337,9 @@ class BaseLock:
 
     @classmethod
     def find_all(cls, context: Context, options: Any,
-                 prefix: str | None = None) -> dict[str, LockState]:
-        """Return the locks of all jobs, by the names of the jobs.
+                 prefix: str | None = None) -> FoundLocks:
+        """Return the locks of all jobs, by where they are; of their history
+        the newest run is enough.
 
         :param prefix: what the place of the lock begins with, its key for
             instance; by default where locks are that are not configured

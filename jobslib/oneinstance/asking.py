@@ -9,18 +9,18 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 
+from jobslib.consul.transport import (
+    Endpoint,
+    Response,
+    Transport,
+    TransportError,
+)
 from jobslib.oneinstance.diagnosis import (
     DENIED,
     FAILED,
     NOT_TRIED,
     OK,
     Finding,
-)
-from jobslib.oneinstance.transport import (
-    Endpoint,
-    Response,
-    Transport,
-    TransportError,
 )
 
 __all__ = ['Asker', 'RefusedError', 'SkippedError', 'denial', 'undisturbed']

@@ -6,35 +6,37 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from jobslib import needs
 from jobslib.clock import now
+from jobslib.consul.keys import DEFAULT_PREFIX, refuse_lock_key
 from jobslib.exceptions import (
     LockError,
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
 from jobslib.history import encode
-from jobslib.oneinstance import BaseLock, LockState
-from jobslib.oneinstance.connection import refuse_key
+from jobslib.keeper.page import Page
+from jobslib.keeper.timings import Timings
+from jobslib.oneinstance import BaseLock, FoundLocks, LockState
 from jobslib.oneinstance.consuloptions import MAX_LOCK_DELAY, ConsulOptions
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
-from jobslib.oneinstance.timings import Timings
 from jobslib.oneinstance.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from jobslib.context import Context
-    from jobslib.oneinstance.client import (
+    from jobslib.consul.client import (
         Acquired,
         ConsulClient,
         KeyState,
     )
+    from jobslib.consul.lease import Lease
+    from jobslib.context import Context
     from jobslib.oneinstance.diagnosis import Finding
-    from jobslib.oneinstance.lease import Lease
 
 __all__ = ['ConsulLock']
 
@@ -43,8 +45,11 @@ INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
 
 REFUSED_PAUSE = 0.5
 BARRED_WAIT = 2.0
-# Where the keys of locks are, unless they are configured.
-DEFAULT_PREFIX = 'jobs/'
+# For how long a key that was read free need not be read again.
+JUST_READ = 0.5
+# How long on_acquired() may take, if the process of the lock must not stand
+# still.
+LONGEST_HOOK = 60.0
 # How long a signal waits, at the most, for a session that is being created.
 UNDISTURBED = 1.0
 
@@ -72,7 +77,7 @@ class ConsulLock(BaseLock):
         super().__init__(context, options)
         self.timings: Timings = options.timings
         self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
-        refuse_key(self.key)
+        refuse_lock_key(self.key)
         self._pid = os.getpid()
         self._token: int | None = None
         self._record: dict[str, Any] = {}
@@ -81,8 +86,12 @@ class ConsulLock(BaseLock):
         self._handles_interrupt = False
         # The last state of the key that was read, and since when it is free.
         self._state: KeyState | None = None
+        # The key as wait() found it free, and when.
+        self._found_free: tuple[KeyState, float] | None = None
         self._free_since: tuple[int, float] | None = None
         self._refused: int | None = None
+        # What the keeper knows of the lease, in the run's process.
+        self._run_page: Page | None = None
         # What was read last of what operators ask, and its version.
         self._control = 0, Control()
 
@@ -91,8 +100,10 @@ class ConsulLock(BaseLock):
         """The client of Consul."""
         # Imported late: the client library takes longer to import than all
         # the rest.
-        from jobslib.oneinstance.client import ConsulClient
-        return ConsulClient(self.options.endpoint, self.options.retry_max_attempts)
+        from jobslib.consul.client import ConsulClient
+        return ConsulClient(
+            self.options.endpoint, self.options.retry_max_attempts,
+            patience=self.options.patience)
 
     @cached_property
     def watchdog(self) -> Watchdog:
@@ -107,6 +118,14 @@ class ConsulLock(BaseLock):
     def fencing_token(self) -> int | None:
         """The index of Consul at which the lock was acquired."""
         return self._token
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        dc = self.options.dc
+        return super().place | {
+            'address': self.options.endpoint.url + (
+                f', datacenter {dc}' if dc else ''),
+            'key': self.key}
 
     @property
     def own_record(self) -> dict[str, Any]:
@@ -137,19 +156,39 @@ class ConsulLock(BaseLock):
         :raises LockUnavailableError: Consul did not answer, or refused.
         """
         self._refuse_if_held()
-        state = self._read()
+        with contextlib.closing(self.client):
+            acquired = self._acquire()
+        if acquired and not self.refresh():
+            # Lost in the same instant, and nobody there to be interrupted.
+            self.release()
+            return False
+        if acquired:
+            assert self._lease is not None
+            self._lease.sign_of_life(LONGEST_HOOK)
+            try:
+                self.on_acquired()
+            finally:
+                self._lease.sign_of_life()
+        return acquired
+
+    def _acquire(self) -> bool:
+        state = self._just_found_free() or self._read()
         while state.session is None and (left := self._delay_left(state)) > 0:
             self.logger.info(
                 'the last holder vanished; waiting out its lock-delay, '
                 '%.1f s', left)
+            self.client.close()
             time.sleep(left)
             state = self._read()
+        self._give_back_unknown(state)
         self.barred = self._find_bar_in(state)
         if state.session is not None or self.barred:
             return False
         self.previous_record = parse(state.record)
+        if not self.wanted:
+            return False
         try:
-            acquired = self._take(state.control_index)
+            acquired = self._take(state)
             if acquired is not None:
                 self.previous_history = parse(acquired.history)
                 self.history = None
@@ -161,13 +200,21 @@ class ConsulLock(BaseLock):
             raise
         if acquired is None:
             self._refused = state.modify_index
-            return False
-        if not self.refresh():
-            # Lost in the same instant, and nobody there to be interrupted.
-            self.release()
-            return False
-        self.on_acquired()
-        return True
+        return acquired is not None
+
+    def _give_back_unknown(self, state: 'KeyState') -> None:
+        """Give back a key that the session of this process has without its
+        knowing.
+
+        As no session is used again that has a request in doubt, this is not
+        to be expected; but if it happened, nobody would ever run again.
+        """
+        lease = self._lease
+        if (lease is not None and self._pid == os.getpid()
+                and state.session == lease.session):
+            self.logger.warning('giving back a lock that was granted unasked')
+            lease.claim(parse(state.record) or {})
+            self._drop_lease()
 
     def release(self) -> bool:
         self._refuse_unless_held()
@@ -180,23 +227,26 @@ class ConsulLock(BaseLock):
         try:
             if self.history is not None:
                 history = encode(self.history)
-            lease.end_run()
+            lease.end_run(self.spared)
             released = lease.is_valid()
             if released:
-                lease.release()
+                lease.release(record, self._last_notes(history))
                 record['released'] = time.time()
-                released = self.client.release(
-                    self.key, json.dumps(record).encode(), lease.session,
-                    history)
+                with contextlib.closing(self.client):
+                    released = self.client.release(
+                        self.key, json.dumps(record).encode(), lease.session,
+                        token, history)
         except BaseException:
             # The keeper goes on trying.
-            lease.claim(record)
+            lease.keep_claim(record)
             if history is not None:
                 self._note_history(history, token)
             self._drop_lease()
             raise
         if released:
             lease.released()
+            if self.client.is_doubtful(lease.session):
+                self._drop_lease()
             self.on_released()
         else:
             self._drop_lease()
@@ -209,19 +259,56 @@ class ConsulLock(BaseLock):
         self._lease.beat()
         return self._lease.is_valid()
 
+    @property
+    def marker(self) -> str | None:
+        return None if self._lease is None else self._lease.marker
+
+    def sign_of_life(self, seconds: float = 0.0) -> None:
+        if self._lease is not None:
+            self._lease.sign_of_life(seconds)
+
+    def handles(self) -> Sequence[int]:
+        return () if self._lease is None else (self._lease.page_fd,)
+
+    def adopt_handles(self, descriptors: Sequence[int]) -> None:
+        self._run_page = Page(descriptors[0])
+
+    def refresh_in_run(self) -> bool | None:
+        page = self._run_page
+        if page is None:
+            return None
+        page.beat = now()
+        return page.is_valid()
+
     def get_lock_owner_info(self) -> dict[str, Any] | None:
-        state = self.client.read(self.key)
+        if (self.supervised and self.held and self._lease is not None
+                and self._lease.is_valid()):
+            # A supervisor with a run does not wait for Consul to say what it
+            # knows: it could be late, and the run is to be looked after.
+            return dict(self._record)
+        with contextlib.closing(self.client):
+            state = self.client.read(self.key)
         return None if state.session is None else parse(state.record)
 
     def wait(self, timeout: float) -> None:
+        try:
+            self._wait(timeout)
+        finally:
+            # A key that is free is taken at once, by the same connection.
+            if self._found_free is None:
+                self.client.close()
+
+    def _wait(self, timeout: float) -> None:
+        self._found_free = None
         ends = time.monotonic() + timeout
-        # Made in advance, so that taking over costs one request.
-        self._get_lease()
         state = self._state
         if state is None or state.session is None:
             # Old news, or somebody else was faster.
             state = self._read()
         while state.session is not None or self._find_bar_in(state):
+            # Made in advance, so that taking over costs one request, and
+            # again if it ended meanwhile: by it a standby is seen.
+            self._get_lease()
             left = ends - time.monotonic()
             if left <= 0:
                 return
@@ -233,17 +320,27 @@ class ConsulLock(BaseLock):
         if state.modify_index == self._refused:
             # Free, and still Consul's delay is on it.
             time.sleep(min(REFUSED_PAUSE, timeout))
+        self._found_free = state, time.monotonic()
+
+    def peek(self) -> None:
+        with contextlib.closing(self.client):
+            self._read()
 
     def save_history(self) -> None:
         if self.history is not None:
             self._note_history(encode(self.history), self._token)
 
+    def _last_notes(self, history: bytes | None) -> dict[str, str]:
+        from jobslib.consul.client import history_key
+        return ({} if history is None
+                else {history_key(self.key): history.decode()})
+
     def _note_history(self, history: bytes, token: int | None) -> None:
-        from jobslib.oneinstance.client import history_key
+        from jobslib.consul.client import history_key
         self._note(history_key(self.key), history.decode(), token)
 
     def report_progress(self, progress: dict[str, Any]) -> None:
-        from jobslib.oneinstance.client import progress_key
+        from jobslib.consul.client import progress_key
         self._note(progress_key(self.key),
                    json.dumps({**progress, 'token': self._token}), self._token)
 
@@ -293,11 +390,13 @@ class ConsulLock(BaseLock):
 
     def look(self) -> LockState:
         from jobslib.oneinstance import consulview
-        return consulview.look(self.client, self.key)
+        with contextlib.closing(self.client):
+            return consulview.look(self.client, self.key)
 
     def ask(self, control: Control, of: Control) -> bool:
         from jobslib.oneinstance import consulview
-        return consulview.ask(self.client, self.key, control, of)
+        with contextlib.closing(self.client):
+            return consulview.ask(self.client, self.key, control, of)
 
     def force_release(self) -> None:
         """End the session of the holder.
@@ -305,19 +404,22 @@ class ConsulLock(BaseLock):
         Its run is interrupted; nobody else gets the lock before the holder's
         lock-delay is over, by when its keeper has ended the run.
         """
-        session = self.client.read(self.key).session
-        if session is not None:
-            self.client.destroy_session(session)
+        with contextlib.closing(self.client):
+            session = self.client.read(self.key).session
+            if session is not None:
+                self.client.destroy_session(session)
 
     @classmethod
     def find_all(cls, context: 'Context', options: Any,
-                 prefix: str | None = None) -> dict[str, LockState]:
+                 prefix: str | None = None) -> FoundLocks:
+        from jobslib.consul.client import ConsulClient
         from jobslib.oneinstance import consulview
-        from jobslib.oneinstance.client import ConsulClient
-        client = ConsulClient(options.endpoint, options.retry_max_attempts)
+        client = ConsulClient(options.endpoint, options.retry_max_attempts,
+                              patience=options.patience)
         try:
             return consulview.find_all(
-                client, DEFAULT_PREFIX if prefix is None else prefix)
+                client, options.endpoint.url,
+                DEFAULT_PREFIX if prefix is None else prefix)
         finally:
             client.close()
 
@@ -332,6 +434,17 @@ class ConsulLock(BaseLock):
               or self._free_since[0] != state.modify_index):
             self._free_since = (state.modify_index, time.monotonic())
         return state
+
+    def _just_found_free(self) -> 'KeyState | None':
+        """Return the state of the key if :meth:`wait` has just read it free.
+
+        Then it is not read again: it can be taken as it was read only.  It
+        is returned once; when it has been used, the key is another.
+        """
+        found, self._found_free = self._found_free, None
+        if found is None or time.monotonic() > found[1] + JUST_READ:
+            return None
+        return found[0]
 
     def _delay_left(self, state: 'KeyState') -> float:
         """Return how long the lock-delay of a vanished holder lasts."""
@@ -350,8 +463,8 @@ class ConsulLock(BaseLock):
         return self._find_bar(
             Control.parse(state.control), parse(state.record))
 
-    def _take(self, control_index: int) -> 'Acquired | None':
-        from jobslib.oneinstance.client import SessionLostError
+    def _take(self, state: 'KeyState') -> 'Acquired | None':
+        from jobslib.consul.client import SessionLostError
         for final in (False, True):
             lease = self._get_lease()
             self._record = self.make_record()
@@ -360,7 +473,7 @@ class ConsulLock(BaseLock):
             try:
                 acquired = self.client.acquire(
                     self.key, json.dumps(self._record).encode(),
-                    lease.session, control_index)
+                    lease.session, state)
             except SessionLostError as exc:
                 # Lost while there was nothing to lose: make another.
                 self.logger.debug('the session was lost while idle')
@@ -368,10 +481,14 @@ class ConsulLock(BaseLock):
                 if final:
                     raise LockUnavailableError(str(exc)) from exc
                 continue
-            if acquired is None:
-                lease.released()
+            if acquired is not None:
+                lease.hold(sent, self._record, acquired.token,
+                           self._handle_interrupts())
+            elif self.client.is_doubtful(lease.session):
+                # Its keeper gives back what may have been taken unheard.
+                self._drop_lease()
             else:
-                lease.hold(sent, self._record, self._handle_interrupts())
+                lease.released()
             return acquired
         raise AssertionError('not reached')
 
@@ -384,27 +501,38 @@ class ConsulLock(BaseLock):
             self.logger.debug('the session was lost while idle')
             self._drop_lease()
         if self._lease is None:
+            # Better no lock than one that nobody can keep.
+            if lack := needs.missing():
+                raise LockUnavailableError(lack)
             # An interrupt raised in there would leave the session behind.
             _call_undisturbed(self._make_lease)
         assert self._lease is not None
         return self._lease
 
     def _make_lease(self) -> None:
-        from jobslib.oneinstance.lease import Lease
+        from jobslib.consul.lease import Lease
         name = f'jobslib {self.key}'
         check = self._register_check(name)
+        made = now()
         session = self.client.create_session(
             f'{name} {self.machine()} {os.getpid()}',
             self.timings.ttl, self.timings.lock_delay,
             ('serfHealth', check) if check else ())
         try:
             self._lease = Lease(
-                session, self.key, self.options.endpoint, self.timings, check)
+                session, self.key, self.options.endpoint, self.timings, check,
+                self.supervised, made, self._about())
             # Another page, that counts versions anew.
             self._control = 0, Control()
         except BaseException:
             self.client.destroy_session(session)
             raise
+
+    def _about(self) -> dict[str, str]:
+        """Return what the keeper's lines in the log say of the job."""
+        config = self.context.config
+        return {'task': config.task_name, 'fqdn': self.machine(),
+                'format': getattr(config, 'log_format', 'text')}
 
     def _register_check(self, name: str) -> str | None:
         """Return the id of the check that the session is to be bound to."""
@@ -423,7 +551,8 @@ class ConsulLock(BaseLock):
             record = self._record | {'released': time.time()}
             with contextlib.suppress(LockError):
                 self.client.release(
-                    self.key, json.dumps(record).encode(), lease.session)
+                    self.key, json.dumps(record).encode(), lease.session,
+                    token=None)
                 self.client.destroy_session(lease.session)
 
     def _handle_interrupts(self) -> int:
@@ -469,7 +598,7 @@ class KeeperWatchdog(Watchdog):
     def stop(self) -> None:
         """The run is over; if it was stopped, what it started is gone."""
         if self._lock.lease is not None:
-            self._lock.lease.end_run()
+            self._lock.lease.end_run(self._lock.spared)
 
 
 def _call_undisturbed(call: Callable[[], None]) -> None:

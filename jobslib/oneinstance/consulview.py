@@ -1,55 +1,136 @@
-"""What Consul knows of a job, seen from outside, and what it can be told."""
+"""What Consul knows of a job, seen from outside, and what it can be told.
+
+Of several keys Consul leaves out those that the token may not read, so that a
+lock that is held looks like one that nobody has.  So whatever is not there is
+asked for by itself, which Consul refuses aloud.
+"""
 
 from __future__ import annotations
 
-import json
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobslib.oneinstance import LockState
-from jobslib.oneinstance.client import (
+from jobslib.consul.client import (
     ConsulClient,
     Entry,
+    PermissionDeniedError,
     control_key,
     history_key,
     progress_key,
 )
+from jobslib.oneinstance import FoundLocks, LockState
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 
 __all__ = ['ask', 'find_all', 'look']
 
+# In keys.  Consul takes 64 operations at once, and a history has up to 64 KB
+# as it is sent, where an answer may have 8 MB.
+BATCH = 32
+# What a lock's key has, and none of those beside it.
+OF_A_LOCK = {'task', 'pid', 'schedule'}
+
 
 def look(client: ConsulClient, key: str) -> LockState:
-    """Return the state of the job whose lock is *key*."""
-    entries = client.read_all(
-        [key, history_key(key), progress_key(key)])
-    return _state(key, entries, client.sessions())
+    """Return the state of the job whose lock is *key*.
+
+    :raises PermissionDeniedError: the token may not read all of it.
+    """
+    beside = _beside(key)
+    with _granting(key, 'read'):
+        entries = client.read_all([key, *beside[1:]])
+        for name in [key, *beside]:
+            if name not in entries:
+                client.prove_readable(name)
+        sessions = client.sessions()
+    return _state(key, entries, sessions)
 
 
-def find_all(client: ConsulClient, prefix: str) -> dict[str, LockState]:
+def find_all(client: ConsulClient, address: str, prefix: str) -> FoundLocks:
     """Return the states of all jobs whose locks begin with *prefix*, by
-    task names."""
-    entries = client.read_all([prefix])
+    their keys.
+
+    :raises PermissionDeniedError: the token may read none of them.
+    """
+    found = FoundLocks(address, prefix)
+    rule = f'key_prefix "{prefix}" {{ policy = "read" }}'
+    names = set(client.list_keys(prefix))
+    try:
+        # A rule for the prefix holds for a key in it that nobody has.
+        client.prove_readable(f'{prefix}.jobslib')
+    except PermissionDeniedError as exc:
+        if not names:
+            raise PermissionDeniedError(
+                f'cannot list the keys that begin with {prefix!r}: {exc}; '
+                f'grant the token: {rule}') from exc
+        found.missing = (f'only the jobs that the token may read are shown; '
+                         f'to see all, grant it: {rule}')
+    # What ends with a slash is a folder that a person made, and all that is
+    # in it would be read.
+    names = {name for name in names if not name.endswith('/')}
+    beside = {name for key in names for name in _beside(key)}
+    locks: dict[str, Entry] = {}
+    for batch in _batches(sorted(names - beside), BATCH):
+        entries = client.read_all(batch)
+        locks |= {key: entries[key] for key in batch if key in entries
+                  and OF_A_LOCK <= set(parse(entries[key].value) or ())}
     sessions = client.sessions()
-    found = {}
-    for key, entry in entries.items():
-        record = parse(entry.value)
-        # What a lock's key has, and none of those beside it.
-        if record and {'task', 'pid', 'schedule'} <= set(record):
-            found[str(record['task'])] = _state(key, entries, sessions)
+    for batch in _batches(sorted(locks), BATCH // len(_beside(''))):
+        wanted = names & {name for key in batch for name in _beside(key)}
+        entries = client.read_all(sorted(wanted)) if wanted else {}
+        for key in batch:
+            state = _state(key, {**entries, key: locks[key]}, sessions)
+            found[key] = _without_old_runs(state)
     return found
+
+
+def _beside(key: str) -> list[str]:
+    return [control_key(key), history_key(key), progress_key(key)]
+
+
+def _without_old_runs(state: LockState) -> LockState:
+    """Return *state* with the newest run only, which is what is shown of
+    each of many jobs."""
+    newest = (state.history or {}).get('newest')
+    if isinstance(newest, list):
+        state.history = {**(state.history or {}), 'newest': newest[-1:]}
+    return state
+
+
+def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), size):
+        yield keys[start:start + size]
 
 
 def ask(client: ConsulClient, key: str, control: Control,
         of: Control) -> bool:
-    """Write *control*, unless something else than *of* is asked by now."""
+    """Write *control*, unless something else than *of* is asked by now.
+
+    :raises PermissionDeniedError: the token may not.
+    """
     name = control_key(key)
-    entry = client.read_all([name]).get(name)
-    asked = Control.parse(entry.value if entry else None)
-    if asked.export() != of.export():
-        return False
-    return client.write_if(name, json.dumps(control.export()).encode(),
-                           entry.modify_index if entry else 0)
+    with _granting(key, 'write'):
+        entry = client.read_all([name]).get(name)
+        asked = Control.parse(entry.value if entry else None)
+        if asked.export() != of.export():
+            return False
+        return client.write_if(name, control.encode(),
+                               entry.modify_index if entry else 0)
+
+
+@contextlib.contextmanager
+def _granting(key: str, policy: str) -> Iterator[None]:
+    """Say what to grant when something is denied."""
+    try:
+        yield
+    except PermissionDeniedError as exc:
+        folder = key.rpartition('/')[0]
+        prefix = f'{folder}/' if folder else key
+        raise PermissionDeniedError(
+            f'{exc}; grant the token: key_prefix "{prefix}" {{ policy = '
+            f'"{policy}" }}, session_prefix "" {{ policy = "read" }}'
+        ) from exc
 
 
 def _state(key: str, entries: dict[str, Entry],

@@ -1,4 +1,4 @@
-"""What operators ask of a job: to pause, to release its lock, to move."""
+"""What operators ask of a job: to pause, to move, to stop its run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 __all__ = ['Control', 'Restraint']
@@ -15,6 +16,12 @@ __all__ = ['Control', 'Restraint']
 #: for others, and who a handover passes by, for the one that it is for.
 PATIENCE = {'release': 10.0, 'handover': 30.0}
 
+#: How many of the last pauses are remembered.
+MAX_PAUSES = 10
+
+#: How many of the slots that are skipped are remembered.
+MAX_SKIPS = 5
+
 
 class Control:
     """What is asked of a job, as kept beside its lock.
@@ -22,16 +29,39 @@ class Control:
     A request is meant for one holder, the one with its fencing token, and is
     done with when somebody else has the lock; so it needs no clearing up.
 
-    :param paused: ``by``, ``timestamp`` and more, while the job is paused.
+    :param paused: ``by``, ``timestamp`` and more, while the job is paused;
+        ``interrupt`` is true when a run is to be interrupted for it.
     :param request: ``do`` (``release`` or ``handover``), the ``token`` of the
         holder it is for, ``by``, ``timestamp``, and with a handover ``to``,
         the ``fqdn`` of the machine that is to have the lock, or ``None``.
+    :param pauses: the last pauses that are over, from and to, UNIX times:
+        slots that fell into them are skipped.
+    :param stop: that the run that is under way is to end: the ``token`` of
+        the holder it is for, ``by``, ``timestamp``.  The holder removes it
+        when that is done.
+    :param extra: a run that is wanted beside the schedule: ``id``, ``by``,
+        ``timestamp``, ``slot``, which it is for, or ``None``, and ``tries``,
+        how often a holder began it, ``token``, that of the last of them.
+        The holder removes it when the run has ended.
+    :param skips: slots that are not to be run: ``slot``, a UNIX time, ``by``.
     """
 
     def __init__(self, paused: dict[str, Any] | None = None,
-                 request: dict[str, Any] | None = None) -> None:
+                 request: dict[str, Any] | None = None,
+                 pauses: Sequence[tuple[float, float]] = (),
+                 stop: dict[str, Any] | None = None,
+                 skips: Sequence[dict[str, Any]] = (),
+                 extra: dict[str, Any] | None = None) -> None:
         self.paused = paused
         self.request = request
+        self.pauses = list(pauses)
+        self.stop = stop
+        self.skips = list(skips)
+        self.extra = extra
+
+    def changed(self, **values: Any) -> Control:
+        """Return the same with other *values*."""
+        return Control(**{**vars(self), **values})
 
     @classmethod
     def parse(cls, data: bytes | None) -> Control:
@@ -42,11 +72,43 @@ class Control:
         if not (isinstance(request, dict)
                 and str(request.get('do')) in PATIENCE):
             request = None
-        return cls(paused if isinstance(paused, dict) else None, request)
+        stop = asked.get('stop')
+        return cls(paused if isinstance(paused, dict) else None, request,
+                   _parse_pauses(asked.get('pauses')),
+                   stop if isinstance(stop, dict) else None,
+                   _parse_skips(asked.get('skips')),
+                   _parse_extra(asked.get('extra')))
 
     def export(self) -> dict[str, Any]:
         """Return it, fit for JSON."""
-        return {'paused': self.paused, 'request': self.request}
+        pauses = {'pauses': self.pauses} if self.pauses else {}
+        rare = {'stop': self.stop, 'skips': self.skips, 'extra': self.extra}
+        return {'paused': self.paused, 'request': self.request, **pauses,
+                **{name: each for name, each in rare.items() if each}}
+
+    def encode(self) -> bytes:
+        """Return it as JSON, as short as can be: the page on which a lease
+        keeper shows it to its holder is small."""
+        import json
+        return json.dumps(self.export(), ensure_ascii=False,
+                          separators=(',', ':')).encode(
+                              'utf-8', 'surrogatepass')
+
+    @property
+    def skipped(self) -> list[float]:
+        """The slots that are not to be run."""
+        return [each['slot'] for each in self.skips]
+
+    def resumed(self, now: float) -> Control:
+        """Return what is asked when the pause is over.
+
+        :param now: UNIX time.
+        """
+        since = (self.paused or {}).get('timestamp')
+        pauses = self.pauses
+        if isinstance(since, int | float) and since < now:
+            pauses = [*pauses, (round(since, 3), round(now, 3))]
+        return self.changed(paused=None, pauses=pauses[-MAX_PAUSES:])
 
     def demand(self, token: int | None) -> str | None:
         """Say why the holder with *token* has to release the lock."""
@@ -58,6 +120,41 @@ class Control:
         if request is not None and request.get('token') == token:
             return f'{request["do"]} asked for by {request.get("by", "somebody")}'
         return None
+
+    def stop_for(self, token: int | None) -> dict[str, Any] | None:
+        """Return what asks the holder with *token* to end its run."""
+        stop = self.stop
+        return stop if stop and stop.get('token') == token else None
+
+    def interrupts(self, token: int | None) -> bool:
+        """Whether the run of the holder with *token* has to end now."""
+        if self.paused is not None:
+            return bool(self.paused.get('interrupt'))
+        request = self.request
+        return (request is not None and request.get('token') == token
+                and bool(request.get('interrupt')))
+
+
+def _parse_pauses(found: Any) -> list[tuple[float, float]]:
+    if not isinstance(found, list):
+        return []
+    return [(each[0], each[1]) for each in found[-MAX_PAUSES:]
+            if isinstance(each, list) and len(each) == 2
+            and all(isinstance(at, int | float) for at in each)]
+
+
+def _parse_skips(found: Any) -> list[dict[str, Any]]:
+    if not isinstance(found, list):
+        return []
+    return [each for each in found[-MAX_SKIPS:] if isinstance(each, dict)
+            and isinstance(each.get('slot'), int | float)]
+
+
+def _parse_extra(found: Any) -> dict[str, Any] | None:
+    ok = (isinstance(found, dict) and isinstance(found.get('id'), str)
+          and isinstance(found.get('tries'), int)
+          and isinstance(found.get('slot'), int | float | None))
+    return found if ok else None
 
 
 class Restraint:

@@ -1,8 +1,12 @@
 """What a lock can say of itself before it is used, see ``runjob check``."""
 
+import os
 from typing import NamedTuple
 
-__all__ = ['DENIED', 'FAILED', 'NOT_TRIED', 'OK', 'Finding']
+from jobslib import needs
+
+__all__ = ['DENIED', 'FAILED', 'NOT_TRIED', 'OK', 'Finding',
+           'examine_system']
 
 OK = 'ok'
 #: The token, or the user, has no right to it.
@@ -24,3 +28,15 @@ class Finding(NamedTuple):
     detail: str = ''
     #: What to grant when it was denied: the text of a rule.
     grant: str = ''
+
+
+def examine_system() -> list[Finding]:
+    """Return what the kernel, or a sandbox, does not let a job do.
+
+    It is one line when nothing is missing.
+    """
+    missing = [Finding(what, FAILED, error)
+               for what, error in needs.examine() if error is not None]
+    system = os.uname()
+    return missing or [Finding('have what a job needs of the system', OK,
+                               f'{system.sysname} {system.release}')]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from jobslib.oneinstance import BaseLock
 
@@ -22,6 +23,8 @@ class DummyLock(BaseLock):
 
     # The process that holds it: a forked child does not.
     _holder: int | None = None
+    # What this process left when it released the lock.
+    _left: dict[str, Any] | None = None
 
     @property
     def held(self) -> bool:
@@ -29,17 +32,25 @@ class DummyLock(BaseLock):
 
     def acquire(self) -> bool:
         self._refuse_if_held()
+        self.previous_record = self._left
+        if not self.wanted:
+            return False
         self._holder = os.getpid()
         return True
 
     def release(self) -> bool:
         self._refuse_unless_held()
+        self._left = {
+            'schedule': dict(self.schedule), 'released': time.time()}
         self._holder = None
         return True
 
     def refresh(self) -> bool:
         self.watchdog.beat()
         return self.held
+
+    def refresh_in_run(self) -> bool | None:
+        return True
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         return None

@@ -14,7 +14,7 @@ import weakref
 from jobslib.config import option
 from jobslib.exceptions import LockUnavailableError
 from jobslib.history import shortened
-from jobslib.oneinstance import BaseLock, LockState
+from jobslib.oneinstance import BaseLock, FoundLocks, LockState
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lockfolder import (
     ControlFile,
@@ -27,6 +27,7 @@ from jobslib.oneinstance.record import parse
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from jobslib.context import Context
@@ -45,9 +46,9 @@ class FileLock(BaseLock):
     """One instance on this machine, with nothing to install.
 
     An open file description lock (``F_OFD_SETLK``) on a file named for the
-    task.  The kernel frees it when the process ends, however it ends;
-    children do not inherit it.  The file holds the owner record and the
-    fencing token, as JSON.
+    task.  The process of a run has the locked file as well, so that the
+    kernel frees the lock when the last of them is gone, however they end.
+    The file holds the owner record and the fencing token, as JSON.
 
     The folder is, unless the option says otherwise, ``jobslib`` in
     ``$XDG_RUNTIME_DIR``, or in ``/run`` for root, or in ``~/.local/state``
@@ -62,7 +63,7 @@ class FileLock(BaseLock):
 
         folder = option(
             attrtype=str, env='JOBSLIB_ONE_INSTANCE_FILE_FOLDER',
-            metavar='PATH',
+            metavar='PATH', kind='the path of a folder',
             help='Folder of the lock files (default: see FileLock).')
 
     def __init__(self, context: Context, options: Any) -> None:
@@ -77,10 +78,14 @@ class FileLock(BaseLock):
         self._fd: int | None = None
         self._token: int | None = None
         self._announced = False
+        # The file that is locked, in the run's process.
+        self._locked: os.stat_result | None = None
         # A forked child must neither keep the lock alive nor hold it.
         forget = weakref.WeakMethod(self._forget)
         os.register_at_fork(
             after_in_child=lambda: (method := forget()) and method())
+
+    saves_for_nothing = True
 
     @property
     def held(self) -> bool:
@@ -89,6 +94,12 @@ class FileLock(BaseLock):
     @property
     def fencing_token(self) -> int | None:
         return self._token
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        return super().place | {
+            'address': f'this machine, {os.uname().nodename}',
+            'key': self.path}
 
     @property
     def own_record(self) -> dict[str, Any]:
@@ -105,8 +116,10 @@ class FileLock(BaseLock):
         fd = self._open(os.O_RDWR | os.O_CREAT)
         try:
             if self._lock(fd) and self._may_take(record := _read(fd)):
-                self._take(fd, record)
-                return True
+                self._inherit(record)
+                if self.wanted:
+                    self._take(fd, record)
+                    return True
         except BaseException:
             self._fd = self._token = None
             os.close(fd)
@@ -122,6 +135,10 @@ class FileLock(BaseLock):
                 self._progress = None
                 self._write(self._fd, self._record | {
                     'schedule': dict(self.schedule), 'released': time.time()})
+                # Closed alone, it would stay locked for as long as another
+                # process has a copy of the descriptor.
+                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, FLOCK.pack(
+                    fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
         finally:
             self._forget()
         return ours
@@ -129,6 +146,17 @@ class FileLock(BaseLock):
     def refresh(self) -> bool:
         self.watchdog.beat()
         return self._is_ours()
+
+    def handles(self) -> Sequence[int]:
+        return () if self._fd is None else (self._fd,)
+
+    def adopt_handles(self, descriptors: Sequence[int]) -> None:
+        self._locked = os.fstat(descriptors[0])
+
+    def refresh_in_run(self) -> bool | None:
+        # By what was seen of the file, not by the descriptor, which the task
+        # may have closed.
+        return self._locked is None or _is_at(self.path, self._locked)
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         state = self.look()
@@ -147,6 +175,7 @@ class FileLock(BaseLock):
         # Written again with the next run, or on release, which reports it.
         with contextlib.suppress(LockUnavailableError):
             if self._fd is not None and self._is_ours():
+                self._record['schedule'] = dict(self.schedule)
                 self._write(self._fd, self._record)
 
     def report_progress(self, progress: dict[str, Any]) -> None:
@@ -173,28 +202,34 @@ class FileLock(BaseLock):
 
     @classmethod
     def find_all(cls, context: Context, options: Any,
-                 prefix: str | None = None) -> dict[str, LockState]:
-        folder = options.folder or default_folder()
+                 prefix: str | None = None) -> FoundLocks:
+        folder = os.path.abspath(options.folder or default_folder())
+        found = FoundLocks(f'folder {folder} of {os.uname().nodename}',
+                           prefix or '')
         try:
-            names = os.listdir(folder)
+            names = sorted(os.listdir(folder))
         except FileNotFoundError:
-            return {}
+            return found
         except OSError as exc:
             raise LockUnavailableError(
                 f'folder {folder}: {exc.strerror}') from exc
-        found = {}
         for name in names:
             path, extension = os.path.splitext(os.path.join(folder, name))
             if extension == '.lock':
                 try:
                     state = _state(f'{path}.lock',
                                    ControlFile(f'{path}.control').read())
+                except PermissionError:
+                    found.missing = (
+                        f'some may be left out: the permission to read '
+                        f'{path}.lock is missing')
+                    continue
                 except OSError:
                     # A folder, say, or a link: no lock is in there.
                     continue
                 task = (state.record or {}).get('task')
                 if isinstance(task, str) and task.startswith(prefix or ''):
-                    found[task] = state
+                    found[f'{path}.lock'] = state
         return found
 
     def close(self) -> None:
@@ -211,14 +246,17 @@ class FileLock(BaseLock):
         self.barred = self._find_bar(self.control, record)
         return self.barred is None
 
-    def _take(self, fd: int, record: dict[str, Any] | None) -> None:
-        """Become the holder, after the one that left *record*."""
+    def _inherit(self, record: dict[str, Any] | None) -> None:
+        """Learn what the holder before has left."""
         left = dict(record or {})
         history = left.pop('history', None)
         left.pop('progress', None)
         self.history = self.previous_history = (
             history if isinstance(history, dict) else None)
         self.previous_record = None if record is None else left
+
+    def _take(self, fd: int, record: dict[str, Any] | None) -> None:
+        """Become the holder, after the one that left *record*."""
         self._token = _next_token(record)
         self._progress = None
         self._record = self.make_record()
@@ -287,8 +325,13 @@ class FileLock(BaseLock):
 
 
 def _same_file(fd: int, path: str) -> bool:
+    return _is_at(path, os.fstat(fd))
+
+
+def _is_at(path: str, status: os.stat_result) -> bool:
+    """Return whether the file with this status is the one at *path*."""
     try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
+        return os.path.samestat(status, os.lstat(path))
     except OSError:
         # Missing, or no place that anybody could open it at.
         return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pwd
 import stat
@@ -54,8 +53,8 @@ class ControlFile:
             fcntl.flock(folder, fcntl.LOCK_EX)
             if Control.parse(self._load()).export() != of.export():
                 return False
-            with open(temporary, 'w', encoding='utf-8') as file:
-                json.dump(control.export(), file)
+            with open(temporary, 'wb') as file:
+                file.write(control.encode())
             os.replace(temporary, self.path)
         finally:
             os.close(folder)

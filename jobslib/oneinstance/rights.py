@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from jobslib.consul.transport import Endpoint, TransportError
+from jobslib.keeper.timings import Timings
 from jobslib.oneinstance.asking import (
     Asker,
     RefusedError,
@@ -26,8 +28,6 @@ from jobslib.oneinstance.asking import (
     undisturbed,
 )
 from jobslib.oneinstance.diagnosis import NOT_TRIED, Finding
-from jobslib.oneinstance.timings import Timings
-from jobslib.oneinstance.transport import Endpoint, TransportError
 
 __all__ = ['TTL', 'examine']
 
@@ -186,7 +186,8 @@ class _Examination(Asker):
             'Name': 'jobslib check', 'LockDelay': '0s', 'TTL': f'{TTL}s',
             # The scratch key goes with it.
             'Behavior': 'delete',
-            'Checks': ['serfHealth', self._check] if self._check_made else []}
+            'NodeChecks': (['serfHealth', self._check] if self._check_made
+                           else [])}
         if node:
             fields['Node'] = node
         # A signal has to wait until it is known what was made.

@@ -3,12 +3,15 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Self
 
-from jobslib.testing.consul_api import Answer, Api, Request
+from jobslib.testing.consul_api import LIMITED, Answer, Api, Request
+from jobslib.testing.consul_profiles import profile_of
 from jobslib.testing.consul_server import Server
-from jobslib.testing.consul_state import State
+from jobslib.testing.consul_state import DATACENTER, State
 from jobslib.testing.consul_wire import blocking
 
 __all__ = ['ConsulStandIn']
@@ -55,10 +58,27 @@ class ConsulStandIn:
     lock-delay is never leaky.  What it does not know it refuses, with status
     404 for a path and 501 for a parameter or a verb.
 
+    **Versions.**  It is Consul 1.8 as a real agent was measured.  By
+    *version* it is a later one, ``'1.21.5'``, ``'1.22'`` or ``'2.1'``, as far
+    as changelogs and source tell: it refuses names of keys, sessions in
+    another datacenter that a client agent is asked for, and large requests to
+    the agent; it cuts long answers, closes idle connections, and says when
+    reads were filtered.  Each has a cap on its connections.
+
     :param ttl_min: the least TTL of a session that is accepted, in seconds.
+    :param version: ``'1.8'``, ``'1.21.5'``, ``'1.22'`` or ``'2.1'``.
+    :param client_agent: whether it is an agent in client mode, and no server.
+    :param datacenters: further ones that can be asked, with the same keys.
+    :param limits: limits other than those of the version, so that a test need
+        not wait: *longest_answer* and *idle_timeout*, in seconds,
+        *max_connections*, *max_agent_body* in bytes.
+    :raises ValueError: it cannot be that version.
     """
 
-    def __init__(self, ttl_min: float = 10.0) -> None:
+    def __init__(self, ttl_min: float = 10.0, version: str = '1.8', *,
+                 client_agent: bool = False, datacenters: Sequence[str] = (),
+                 **limits: Any) -> None:
+        self._profile = replace(profile_of(version), **limits)
         self._state = State(ttl_min=ttl_min)
         # Guards all that follows, and tells who waits that it has changed.
         self._changed = threading.Condition()
@@ -68,11 +88,13 @@ class ConsulStandIn:
         # Counts the partitions: what came before one gets no answer after.
         self._epoch = 0
         self._closed = False
-        self._server = Server(self._exchange)
+        self._server = Server(self._exchange, self._profile)
         host, port = self._server.server_address[:2]
         #: Where it listens: host and port.
         self.address: tuple[str, int] = (str(host), port)
-        self._api = Api(self._state, self.address)
+        self._api = Api(self._state, self.address, self._profile,
+                        (DATACENTER, *datacenters))
+        self._api.is_client = client_agent
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_INTERVAL,),
             daemon=True, name='jobslib-consul-stand-in')
@@ -204,6 +226,44 @@ class ConsulStandIn:
             self._partitioned = False
             self._changed.notify_all()
 
+    def limit_requests(
+            self, status: int = 429) -> AbstractContextManager[object]:
+        """Refuse writes, renewals of sessions among them, in a ``with`` block.
+
+        Consul does so from 1.15 on where ``request_limits`` are set: the
+        request was not carried out, and may be repeated.
+
+        :param status: 429, or 503 for what only the leader can do.
+        :raises ValueError: this version does not.
+        """
+        if not self._profile.limits_requests or status not in LIMITED:
+            raise ValueError(f'Consul {self._profile.version} does not limit '
+                             f'requests with status {status}')
+        return self._for_a_while('refusing', status)
+
+    def hide(self, *prefixes: str) -> AbstractContextManager[object]:
+        """Hide keys in a ``with`` block, as from a token without rights.
+
+        They are left out where several keys are read, and refused alone.
+
+        :param prefixes: what the keys begin with.
+        """
+        return self._for_a_while('hidden', prefixes)
+
+    @contextlib.contextmanager
+    def _for_a_while(self, name: str, value: Any) -> Iterator[None]:
+        before = getattr(self._api, name)
+        self._set(name, value)
+        try:
+            yield
+        finally:
+            self._set(name, before)
+
+    def _set(self, name: str, value: Any) -> None:
+        with self._changed:
+            setattr(self._api, name, value)
+            self._changed.notify_all()
+
     # The server's side.
 
     def _exchange(self, request: Request) -> Answer | None:
@@ -219,21 +279,30 @@ class ConsulStandIn:
             if self._state.index != before:
                 self._changed.notify_all()
             if answer.index is not None:
-                answer = self._block(request, answer, epoch)
+                blocked = self._block(request, answer, epoch)
+                if blocked is None:
+                    return None
+                answer = blocked
             if epoch != self._epoch or self._closed:
                 self._swallow()
                 return None
             return answer
 
-    def _block(self, request: Request, answer: Answer, epoch: int) -> Answer:
-        """Wait until what was asked for has changed since then."""
+    def _block(self, request: Request, answer: Answer,
+               epoch: int) -> Answer | None:
+        """Wait until what was asked for has changed since then.
+
+        :returns: ``None`` when that takes too long for any answer.
+        """
         index, wait = blocking(request.query)
-        ends = time.monotonic() + wait
+        longest = self._profile.longest_answer
+        is_cut = bool(longest and wait > longest)
+        ends = time.monotonic() + (longest if is_cut and longest else wait)
         while (index and answer.index is not None and answer.index <= index
                and epoch == self._epoch and not self._closed):
             left = ends - time.monotonic()
             if left <= 0:
-                break
+                return None if is_cut else answer
             self._changed.wait(left)
             answer = self._api.answer(request)
         return answer

@@ -1,18 +1,25 @@
 """The part of Consul's HTTP interface that locks use, on a :class:`State`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from jobslib.testing import consul_wire as wire
+from jobslib.testing.consul_profiles import Profile
 from jobslib.testing.consul_state import DATACENTER, NODE, Entry, Refusal, State
 from jobslib.testing.consul_txn import operations_of, transact
 
 __all__ = ['Answer', 'Api', 'Request']
 
 MAX_VALUE = 512 * 1024
+DENIED = 'Permission denied'
+# What a server that has enough to do says.
+LIMITED = {
+    429: 'rate limit exceeded, try again later or against a different server',
+    503: 'rate limit exceeded for operation that can only be performed by the '
+         'leader, try again later'}
 # Parameters without any effect here, because there is one server.
 WITHOUT_EFFECT = {'dc', 'consistent', 'stale', 'token', 'pretty'}
 
@@ -38,12 +45,14 @@ class Request:
 class Answer:
     """A status, and a body: bytes and text as they are, all else as JSON.
 
-    *index* is what a blocking query waits on.
+    *index* is what a blocking query waits on; *filtered* tells that something
+    was left out for want of rights.
     """
 
     status: int
     content: Any = ''
     index: int | None = None
+    filtered: bool = False
 
     @property
     def body(self) -> bytes:
@@ -70,11 +79,23 @@ class Api:
 
     :param state: what it works on.
     :param address: of the server, for what it says of itself.
+    :param profile: the version of Consul that it is.
+    :param datacenters: the agent's own, and others, which have the same keys.
     """
 
-    def __init__(self, state: State, address: tuple[str, int]) -> None:
+    def __init__(self, state: State, address: tuple[str, int],
+                 profile: Profile | None = None,
+                 datacenters: Sequence[str] = (DATACENTER,)) -> None:
         self.state = state
         self.address = address
+        self.profile = profile or Profile()
+        self.datacenters = datacenters
+        #: Whether it is an agent in client mode, and no server.
+        self.is_client = False
+        #: The status that writes are refused with, 0 for none.
+        self.refusing = 0
+        #: What the keys begin with that the client has no right to.
+        self.hidden: tuple[str, ...] = ()
         self._routes: list[tuple[str, dict[str, Handler], set[str]]] = [
             ('kv/', {'GET': self._get_key, 'PUT': self._put_key,
                      'DELETE': self._delete_key},
@@ -88,6 +109,7 @@ class Api:
             ('session/list', {'GET': self._list_sessions}, {'index', 'wait'}),
             ('session/node/', {'GET': self._list_sessions}, {'index', 'wait'}),
             ('status/leader', {'GET': self._leader}, set()),
+            ('catalog/service/consul', {'GET': self._list_servers}, set()),
             ('agent/self', {'GET': self._about}, set()),
             ('agent/checks', {'GET': self._list_checks}, set()),
             ('agent/check/register', {'PUT': self._register_check}, set()),
@@ -112,9 +134,26 @@ class Api:
                     prefix.endswith('/') and path.startswith(prefix)):
                 if request.method not in handlers:
                     raise Refusal(405, f'method {request.method} not allowed')
-                _check_query(request.query, known)
+                _check_query(request.query, known, self.datacenters)
+                self._check_limits(request, path)
                 return handlers[request.method](request, path[len(prefix):])
         return Answer(404)
+
+    def _check_limits(self, request: Request, path: str) -> None:
+        """Refuse what this version of Consul refuses whatever it is for."""
+        if path.startswith('kv/') and not self.profile.takes_name(
+                path.removeprefix('kv/')):
+            raise Refusal(500, 'Invalid key name: ' + request.path)
+        most = self.profile.max_agent_body
+        if path.startswith('agent/') and most and len(request.body) > most:
+            raise Refusal(413, 'http: request body too large')
+        if (self.refusing and request.method != 'GET'
+                and not path.startswith('agent/')):
+            raise Refusal(self.refusing, LIMITED[self.refusing])
+
+    def _check_rights(self, key: str) -> None:
+        if key.startswith(self.hidden):
+            raise Refusal(403, DENIED)
 
     # Keys.
 
@@ -123,7 +162,8 @@ class Api:
             return self._list_keys(key, request.query.get('separator', ''))
         if 'recurse' in request.query:
             return self._get_tree(key)
-        entry = self.state.keys.get(_required(key, 'key name'))
+        self._check_rights(_required(key, 'key name'))
+        entry = self.state.keys.get(key)
         if entry is None:
             # Of the whole store: a key that is not there has no index.
             return Answer(404, index=self.state.keys_index)
@@ -144,12 +184,15 @@ class Api:
     def _get_tree(self, prefix: str) -> Answer:
         found = self.state.under(prefix)
         index = self.state.index_under(prefix)
-        if not found:
-            return Answer(404, index=index)
-        return Answer(200, [wire.show_entry(each) for each in found], index)
+        shown = [wire.show_entry(each) for each in found
+                 if not each.key.startswith(self.hidden)]
+        filtered = (self.profile.marks_filtered and len(shown) < len(found))
+        if not shown:
+            return Answer(404, index=index, filtered=filtered)
+        return Answer(200, shown, index, filtered)
 
     def _put_key(self, request: Request, key: str) -> Answer:
-        _required(key, 'key name')
+        self._check_rights(_required(key, 'key name'))
         query = request.query
         if len({'acquire', 'release', 'cas'} & set(query)) > 1:
             raise Refusal(400, 'Conflicting flags: '
@@ -172,7 +215,7 @@ class Api:
         return Answer(200, self.state.set(entry, index) is not None)
 
     def _delete_key(self, request: Request, key: str) -> Answer:
-        _required(key, 'key name')
+        self._check_rights(_required(key, 'key name'))
         if 'recurse' in request.query:
             raise _unknown('recurse')
         index = _index(request.query)
@@ -181,7 +224,16 @@ class Api:
 
     def _transact(self, request: Request, _: str) -> Answer:
         operations = operations_of(request.body)
+        denied = [{'OpIndex': position, 'What': DENIED}
+                  for position, each in enumerate(operations)
+                  if each.verb != 'get-tree'
+                  and each.entry.key.startswith(self.hidden)]
+        if denied:
+            return Answer(409, {'Results': None, 'Errors': denied})
         results, errors = transact(self.state, operations)
+        # Left out without a word, in every version.
+        results = [each for each in results
+                   if not each['KV']['Key'].startswith(self.hidden)]
         content: dict[str, Any] = {'Results': None if errors else results,
                                    'Errors': errors or None}
         if not any(operation.writes for operation in operations):
@@ -193,6 +245,12 @@ class Api:
 
     def _create_session(self, request: Request, _: str) -> Answer:
         session, fields = wire.session_of(request.body)
+        if request.query.get('dc', DATACENTER) != DATACENTER:
+            if self.is_client and self.profile.sessions_at_home:
+                raise Refusal(500, 'cross datacenter lock must be created at '
+                              'server agent')
+            # The agent's own node is unknown there.
+            fields['node'] = fields.get('node') or 'unknown'
         self.state.create_session(session, fields.get('node') or '')
         return Answer(200, {'ID': session.id})
 
@@ -220,13 +278,18 @@ class Api:
         return Answer(200, [wire.show_session(each) for each in found],
                       self.state.sessions_index)
 
+    def _list_servers(self, request: Request, _: str) -> Answer:
+        return Answer(200, [{'Node': NODE, 'ServiceName': 'consul'}])
+
     # The agent.
 
     def _leader(self, request: Request, _: str) -> Answer:
         return Answer(200, f'{json.dumps("%s:%d" % self.address)}\n'.encode())
 
     def _about(self, request: Request, _: str) -> Answer:
-        return Answer(200, wire.about(self.state, self.address))
+        return Answer(200, wire.about(
+            self.state, self.address, self.profile.version,
+            is_server=not self.is_client))
 
     def _list_checks(self, request: Request, _: str) -> Answer:
         return Answer(200, {check.id: wire.show_check(check)
@@ -252,8 +315,9 @@ class Api:
         return Answer(200)
 
 
-def _check_query(query: Mapping[str, str], known: set[str]) -> None:
-    if query.get('dc', DATACENTER) != DATACENTER:
+def _check_query(query: Mapping[str, str], known: set[str],
+                 datacenters: Sequence[str]) -> None:
+    if query.get('dc', DATACENTER) not in datacenters:
         raise Refusal(500, 'No path to datacenter')
     if 'ns' in query:
         raise Refusal(400, 'Bad request: Invalid query parameter: "ns" - '

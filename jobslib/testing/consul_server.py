@@ -3,29 +3,60 @@
 import contextlib
 import socket
 import socketserver
+import struct
 import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from jobslib.testing.consul_api import Answer, Request
+from jobslib.testing.consul_profiles import Profile
 
 __all__ = ['Server']
 
 HOST = '127.0.0.1'
+TOO_MANY = ('Your IP is issuing too many concurrent connections, please rate '
+            'limit your calls\n')
+# How long, in seconds, the request of a client that is refused is waited for.
+POLITE = 0.5
+# On, and no seconds: what a socket is closed with is a reset.
+RESET = struct.pack('ii', 1, 0)
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """One thread for each connection; all end by :meth:`server_close`."""
+    """One thread for each connection; all end by :meth:`server_close`.
+
+    :param profile: what it limits.
+    """
 
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, exchange: Callable[[Request], Answer | None]) -> None:
+    def __init__(self, exchange: Callable[[Request], Answer | None],
+                 profile: Profile) -> None:
         self.exchange = exchange
+        self.profile = profile
         self._connections: set[socket.socket] = set()
         super().__init__((HOST, 0), _Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        if len(self._connections) < self.profile.max_connections:
+            return True
+        if self.profile.explains_limit:
+            with contextlib.suppress(OSError):
+                request.sendall((
+                    'HTTP/1.1 429 Too Many Requests\r\n'
+                    'Content-Type: text/plain\r\n'
+                    f'Content-Length: {len(TOO_MANY)}\r\n'
+                    f'Connection: close\r\n\r\n{TOO_MANY}').encode())
+                # What was asked is read, for the answer to arrive.
+                request.settimeout(POLITE)
+                request.recv(65536)
+        else:
+            request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            request.close()
+        return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._connections.add(request)
@@ -58,6 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
     # One packet per answer.
     wbufsize = -1
 
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.profile.idle_timeout)
+
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers['Content-Length'] or 0))
         request = Request.parse(self.command, self.path, body)
@@ -70,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header('X-Consul-Index', str(answer.index))
             self.send_header('X-Consul-Knownleader', 'true')
             self.send_header('X-Consul-Lastcontact', '0')
+        if answer.filtered:
+            self.send_header('X-Consul-Results-Filtered-By-ACLs', 'true')
         body = answer.body
         if body:
             self.send_header('Content-Type', answer.content_type)

@@ -193,12 +193,13 @@ def show_check(check: Check) -> dict[str, Any]:
             'Definition': {}, 'CreateIndex': 0, 'ModifyIndex': 0}
 
 
-def about(state: State, address: tuple[str, int]) -> dict[str, Any]:
+def about(state: State, address: tuple[str, int], version: str, *,
+          is_server: bool) -> dict[str, Any]:
     """Return what the agent says of itself: the part that clients look at."""
     host, port = address
     return {
         'Config': {'Datacenter': DATACENTER, 'NodeName': NODE, 'NodeID': '',
-                   'Revision': '', 'Server': True, 'Version': '1.8.7'},
+                   'Revision': '', 'Server': is_server, 'Version': version},
         'Member': {'Name': NODE, 'Addr': host, 'Port': port, 'Status': 1},
         'Stats': {'raft': {'last_log_index': str(state.index)}},
     }

@@ -8,25 +8,33 @@ keeps the token in the URL, is replaced by :mod:`.transport`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .consulpackage import import_base
-from .transport import Response, Transport, TransportError
+from jobslib.consul.package import import_base
+from jobslib.consul.transport import LIMIT, Response, Transport, TransportError
 
 __all__ = ['FAILURES', 'Refused', 'duration', 'make_consul']
 
 base: Any = import_base()
 
+CREATE_SESSION = '/v1/session/create'
+UNKNOWN_FIELD = ('unknown field', 'invalid keys')
+
 
 class Refused(Exception):
-    """An answer that is not the one hoped for."""
+    """An answer that is not the one hoped for.
+
+    A read that found nothing because the token may not see it is refused with
+    403: it does not tell whether there is a key.
+    """
 
     def __init__(self, response: Response) -> None:
-        super().__init__(response.status)
-        self.status = response.status
+        self.status = 403 if _is_hidden(response) else response.status
+        super().__init__(self.status)
         self.index = response.index
         self.text = ' '.join(_reason(response).split())
         self.origin = response.origin
@@ -36,11 +44,25 @@ class Refused(Exception):
         return any(phrase in self.text.lower() for phrase in phrases)
 
     def __str__(self) -> str:
-        return f'{self.origin}: {self.status} {self.text[:200]}'
+        text = f'{self.origin}: {self.status} {self.text[:200]}'
+        # So newer agents refuse a connection; older ones just end it.
+        too_many = self.status == 429 and self.says(('concurrent connections',))
+        return f'{text}; {LIMIT}' if too_many else text
+
+
+def _is_hidden(response: Response) -> bool:
+    """Whether nothing was found and something was left out.
+
+    From 1.11 on Consul says so; before, the two look the same.
+    """
+    return (response.status == 404
+            and response.header('X-Consul-Results-Filtered-By-ACLs') == 'true')
 
 
 def _reason(response: Response) -> str:
     """Why, in Consul's words."""
+    if _is_hidden(response):
+        return 'Permission denied: the token may not read it'
     if response.status == 409:
         with contextlib.suppress(TransportError, LookupError, TypeError):
             return '; '.join(error['What'] for error in response.json()['Errors'])
@@ -69,7 +91,30 @@ class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
     def put(
         self, callback: Any, path: str, params: Any = None, data: Any = '', **_: Any,
     ) -> Any:
+        if path == CREATE_SESSION:
+            return self._create_session(callback, path, params, data)
         return self._send('PUT', callback, path, params, data)
+
+    def _create_session(
+        self, callback: Any, path: str, params: Any, data: Any,
+    ) -> Any:
+        """Name the checks as Consul does from 1.7 on, which the package does not.
+
+        Later versions say that the old name will go, and older ones do not
+        know the new one; they refuse it without doing anything.
+        """
+        fields = json.loads(data)
+        checks = [fields.pop(name) for name in list(fields)
+                  if name.lower() == 'checks']
+        if not checks:
+            return self._send('PUT', callback, path, params, data)
+        try:
+            return self._send('PUT', callback, path, params, json.dumps(
+                {**fields, 'NodeChecks': checks[0]}))
+        except Refused as exc:
+            if exc.status != 400 or not exc.says(UNKNOWN_FIELD):
+                raise
+            return self._send('PUT', callback, path, params, data)
 
     def post(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError('a lock needs GET and PUT only')

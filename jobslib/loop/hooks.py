@@ -8,44 +8,47 @@ from jobslib.exceptions import (
     OneInstanceWatchdogError,
     Terminate,
 )
+from jobslib.logs import with_traceback
 from jobslib.observers import Observer
 from jobslib.runs import Outcome
-from jobslib.tasks import BaseTask
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
     from typing import Any
 
     from jobslib.interrupts import Interrupts
+    from jobslib.oneinstance import BaseLock
+    from jobslib.run.handle import Result, RunHandle
     from jobslib.runs import Run
 
 __all__ = ['TaskHooks']
 
 
 class TaskHooks(Observer):
-    """Tells the task what the loop does.
+    """Tells the task what the loop does, in the run's process.
 
     A signal that comes while a hook runs waits until it has returned.  A
     hook that is called with the lock held is stopped when the lock is lost,
     and when it takes too long, in the way in which a run is.
 
-    :param task: the task.
-    :param interrupts: the signals of the process.
+    :param process: the run's process.
+    :param lock: the lock of the task.
+    :param interrupts: the signals of the supervisor.
     :param logger: reports what a hook raised.
     :param limit: how long a hook may take while the lock is held, in
         seconds.
     """
 
-    def __init__(self, task: BaseTask, interrupts: Interrupts,
-                 logger: logging.Logger, limit: float) -> None:
-        self._task = task
+    def __init__(self, process: RunHandle, lock: BaseLock,
+                 interrupts: Interrupts, logger: logging.Logger,
+                 limit: float) -> None:
+        self._process = process
+        self._lock = lock
         self._interrupts = interrupts
         self._logger = logger
         self._limit = limit
-        self._lock = task.context.one_instance_lock
         self._signal: Terminate | None = None
 
     def acquired(self, token: int | None) -> None:
@@ -53,7 +56,7 @@ class TaskHooks(Observer):
 
     def run_ended(self, run: Run) -> None:
         self._call_held('on_success' if run.outcome is Outcome.SUCCEEDED
-                        else 'on_failure', run)
+                        else 'on_failure', run.export())
 
     def released(self) -> None:
         self._call_free('on_released')
@@ -63,50 +66,43 @@ class TaskHooks(Observer):
 
     def _call_held(self, name: str, *args: Any) -> None:
         """Call a hook that may have the lock, and for so long only."""
-        hook = self._find(name)
-        if hook is None:
+        if not self._can_be_called(name):
             return
         watchdog = self._lock.watchdog
-        with self._interrupts.guard(_put_off):
-            # The hook is no run, and need not give signs of life.
-            heartbeat, watchdog.heartbeat = watchdog.heartbeat, None
-            try:
-                self._call_watched(hook, *args)
-            except BaseException as exc:
-                self._report(name, exc)
-                self._settle(exc)
-            else:
-                self._settle(None)
-            finally:
-                watchdog.heartbeat = heartbeat
-
-    def _call_watched(self, hook: Callable[..., Any], *args: Any) -> None:
-        watchdog = self._lock.watchdog
+        # The hook is no run, and need not give signs of life.
+        heartbeat, watchdog.heartbeat = watchdog.heartbeat, None
         try:
             with self._interrupts.guard(self._deliver):
-                if self._interrupts.pending is not None:
-                    self._deliver(self._interrupts.pending)
                 watchdog.start(self._limit)
-                _finish(hook(*args))
+                result = self._process.call_hook(name, args, self._lock)
+        except LockError as exc:
+            self._logger.error('hook %s was not called: %s', name, exc)
+        else:
+            self._report(name, result)
         finally:
             watchdog.stop()
+            watchdog.heartbeat = heartbeat
+            self._settle()
 
     def _call_free(self, name: str, *args: Any) -> None:
         """Call a hook that keeps nobody from the lock, however long."""
-        hook = self._find(name)
-        if hook is None:
+        if not self._can_be_called(name):
             return
-        try:
-            with self._interrupts.guard(_put_off):
-                _finish(hook(*args))
-        except BaseException as exc:
-            self._report(name, exc)
+        with self._interrupts.guard(_put_off):
+            result = self._process.call_hook(
+                name, args, self._lock, with_lock=False)
+        self._report(name, result)
 
-    def _find(self, name: str) -> Callable[..., Any] | None:
-        """Return the hook, ``None`` if it is the one that does nothing."""
-        hook: Callable[..., Any] = getattr(self._task, name)
-        default = getattr(BaseTask, name)
-        return None if getattr(hook, '__func__', None) is default else hook
+    def _can_be_called(self, name: str) -> bool:
+        """Return whether the task has the hook, and there is a process."""
+        if name not in self._process.hooks:
+            return False
+        if not self._process.lives:
+            self._logger.warning(
+                'hook %s is not called: the process of the run has ended',
+                name)
+            return False
+        return True
 
     def _deliver(self, interrupt: Interrupt) -> None:
         """Called in a signal handler while a hook runs."""
@@ -116,14 +112,12 @@ class TaskHooks(Observer):
             self._interrupts.pending = None
             return
         self._lock.watchdog.stopping()
-        raise interrupt
+        self._process.interrupt(interrupt)
 
-    def _settle(self, error: BaseException | None) -> None:
+    def _settle(self) -> None:
         """Leave to the loop what came while a hook ran."""
-        stopped = next((
-            each for each in (self._interrupts.pending, error)
-            if isinstance(each, OneInstanceWatchdogError)), None)
-        if stopped is not None:
+        stopped = self._interrupts.pending
+        if isinstance(stopped, OneInstanceWatchdogError):
             # Lost, or only too slow?
             self._interrupts.clear()
             if not self._is_ours():
@@ -137,24 +131,18 @@ class TaskHooks(Observer):
         except LockError:
             return False
 
-    def _report(self, name: str, error: BaseException) -> None:
-        if isinstance(error, Interrupt):
-            self._logger.error('hook %s was stopped: %s', name, error,
-                               exc_info=error)
+    def _report(self, name: str, result: Result) -> None:
+        if result.outcome is Outcome.SUCCEEDED:
+            return
+        if result.outcome is Outcome.KILLED:
+            self._logger.error('hook %s: %s', name, result.error)
+        elif result.outcome is Outcome.INTERRUPTED:
+            with_traceback(self._logger, result.traceback,
+                           'hook %s was stopped: %s', name, result.message)
         else:
-            self._logger.error('hook %s failed', name, exc_info=error)
+            with_traceback(self._logger, result.traceback,
+                           'hook %s failed', name)
 
 
 def _put_off(interrupt: Interrupt) -> None:
     """Leave *interrupt* pending."""
-
-
-def _finish(result: Any) -> None:
-    """Run what a hook that is a coroutine function returned."""
-    if hasattr(result, '__await__'):
-        import asyncio
-
-        async def run() -> None:
-            await result
-
-        asyncio.run(run())

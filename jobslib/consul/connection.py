@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable
 from functools import cached_property
 
+from jobslib.consul.address import AddressError, parse_address, plain_host
 from jobslib.exceptions import ConfigError
+from jobslib.legacy import superseded
 from jobslib.options import BOOLEANS, ConfigGroup, Given, option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from jobslib.oneinstance.transport import Endpoint
+    from jobslib.consul.transport import Endpoint
 
 __all__ = ['ConsulConnection', 'refuse_key']
+
+# Of an address that says none.
+PORTS = {'http': 80, 'https': 443}
 
 FILES = ('socket_path', 'token_file', 'ca_cert', 'client_cert', 'client_key')
 
@@ -33,6 +39,7 @@ def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
     """Fall back on a part of ``CONSUL_HTTP_ADDR``.
 
     It is an address as a whole: with a host from elsewhere none of it counts.
+    As with Consul's own tools, one without a port has that of its scheme.
     """
     def fallback(group: ConfigGroup) -> Given | None:
         text = os.environ.get('CONSUL_HTTP_ADDR')
@@ -41,19 +48,16 @@ def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
             return Given('https', 'environment, CONSUL_HTTP_SSL')
         if not text or group.declared()['host'].given(group):
             return None
-        if text.startswith('unix://'):
-            return Given(text, source) if part == 'host' else None
-        from urllib.parse import urlsplit
         try:
-            url = urlsplit(text if '://' in text else f'//{text}')
-            found = {'scheme': url.scheme, 'host': url.hostname,
-                     'port': url.port}[part]
-        except ValueError:
+            found = getattr(parse_address(text), part)
+        except AddressError as exc:
             from jobslib.masking import mask
-            raise ConfigError(
-                f'{part}: {mask(text)!r} from {source} is not allowed; allowed: '
-                f'HOST:PORT, http(s)://HOST:PORT or unix:///PATH') from None
-        return Given(str(found), source) if found else None
+            raise ConfigError(f'CONSUL_HTTP_ADDR: {mask(text)!r} from '
+                              f'{source}: {exc}') from None
+        if (found is None and part == 'port'
+                and not text.startswith('unix://')):
+            found = PORTS[group.raw_value('scheme')]
+        return None if found is None else Given(str(found), source)
     return fallback
 
 
@@ -62,6 +66,28 @@ def _token(group: ConfigGroup) -> Given | None:
     if given or os.environ.get('CONSUL_HTTP_TOKEN_FILE'):
         return None
     return _variable('CONSUL_HTTP_TOKEN')(group)
+
+
+def _refuse_variables(group: ConsulConnection) -> None:
+    """Refuse variables of Consul's tools that have no effect here.
+
+    To drop one in silence would mean other rights, or another key.
+    """
+    if os.environ.get('CONSUL_HTTP_AUTH'):
+        raise ConfigError(
+            'CONSUL_HTTP_AUTH in the environment: a user and password are not '
+            'supported; unset it, and reach Consul at an address that asks '
+            'for none')
+    if os.environ.get('CONSUL_PARTITION', '') not in ('', 'default'):
+        raise ConfigError(
+            'CONSUL_PARTITION in the environment: admin partitions are not '
+            'supported; unset it, and ask an agent of that partition')
+    if (os.environ.get('CONSUL_CAPATH') and group.scheme == 'https'
+            and group.verify and not group.ca_cert):
+        raise ConfigError(
+            'CONSUL_CAPATH in the environment: a folder of certificates is '
+            'not supported; give one file with all of them, as ca_cert or in '
+            'CONSUL_CACERT')
 
 
 def _is_on(text: str | None) -> bool:
@@ -82,6 +108,15 @@ def refuse_key(key: str) -> None:
             f'key: {key!r} is not allowed; allowed: a path of printable '
             f'characters, without a leading slash or parts that are empty, '
             f'"." or ".."')
+    # Since 1.21.6, also for what is one of these only after "%2e" and its
+    # like have been resolved.  Reading fails for ever; a transaction does not.
+    from urllib.parse import unquote
+    resolved = unquote(key)
+    if resolved != resolved.strip() or '..' in resolved.split('/'):
+        raise ConfigError(
+            f'key: {key!r} is not allowed; allowed: no space at its beginning '
+            f'or end and no part "..", written with % or not (Consul before '
+            f'1.21.5 would take it, later versions refuse to read it)')
 
 
 class ConsulConnection(ConfigGroup):
@@ -114,27 +149,38 @@ class ConsulConnection(ConfigGroup):
         attrtype=str, secret=True, fallback=_token,
         help='Token for access control.')
     token_file = option(
-        attrtype=str, fallback=_variable('CONSUL_HTTP_TOKEN_FILE'),
+        attrtype=str, kind='the path of a file',
+        fallback=_variable('CONSUL_HTTP_TOKEN_FILE'),
         help='File with the token, read for each request.')
     ca_cert = option(
-        attrtype=str, fallback=_variable('CONSUL_CACERT'),
+        attrtype=str, kind='the path of a file',
+        fallback=_variable('CONSUL_CACERT'),
         help='File with the certificates of the authority.')
     client_cert = option(
-        attrtype=str, fallback=_variable('CONSUL_CLIENT_CERT'),
+        attrtype=str, kind='the path of a file',
+        fallback=_variable('CONSUL_CLIENT_CERT'),
         help="File with this client's certificate.")
     client_key = option(
-        attrtype=str, fallback=_variable('CONSUL_CLIENT_KEY'),
+        attrtype=str, kind='the path of a file',
+        fallback=_variable('CONSUL_CLIENT_KEY'),
         help="File with this client's key.")
     verify = option(
         attrtype=bool, default=True,
         fallback=_variable('CONSUL_HTTP_SSL_VERIFY'),
         help="Whether to check the server's certificate.")
     timeout = option(
-        attrtype=float, above=0, maximum=60, default=5.0,
+        attrtype=float, unit='seconds', above=0, maximum=60,
+        default=5.0,
         help='The most that a request may take, in seconds.')
-    retry_max_attempts = option(
-        attrtype=int, minimum=1, default=3,
+    retry_max_attempts = superseded(
+        attrtype=int, minimum=0, default=3,
+        only=0, instead='it counts as 1; write 1',
         help='How often a request is tried that is safe to repeat.')
+    retry_wait_multiplier = superseded(
+        attrtype=int, minimum=0,
+        instead='it has no effect: the pauses between the attempts are 0.1 s '
+                'and double up to 1 s; leave it out',
+        help='Has no effect.')
 
     def __init_subclass__(cls, env: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -148,13 +194,27 @@ class ConsulConnection(ConfigGroup):
 
     def validate(self) -> None:
         """Refuse what is no host, and half a client certificate."""
-        if not self.host.startswith('unix://') and set(self.host) & set('/@ '):
-            raise self.error('host', 'it is not allowed; allowed: the name or '
-                             'address alone, or unix:///PATH')
+        try:
+            plain_host(self.host)
+        except AddressError as exc:
+            raise self.error('host', str(exc)) from None
+        _refuse_variables(self)
         if bool(self.client_cert) != bool(self.client_key):
             raise ConfigError(
                 'client_cert and client_key: one is given without the '
                 'other; allowed: both or none')
+
+    #: For how long something is tried again that failed, in seconds.
+    patience = math.inf
+
+    def hasten(self, seconds: float) -> None:
+        """Try nothing for longer than *seconds*, for somebody who waits.
+
+        To be called before anything is asked.
+        """
+        self.patience = seconds
+        self._values['timeout'] = min(self.timeout, seconds)
+        vars(self).pop('endpoint', None)
 
     @cached_property
     def endpoint(self) -> Endpoint:
@@ -184,10 +244,11 @@ class ConsulConnection(ConfigGroup):
                 or source == f'environment, {self.declared()[name].env}')
 
     def _endpoint(self, replaced: dict[str, Any]) -> Endpoint:
-        from jobslib.oneinstance.transport import Endpoint
+        from jobslib.consul.transport import Endpoint
         values = {name: getattr(self, name)
                   for name in ConsulConnection.declared()} | replaced
-        del values['retry_max_attempts']
+        del values['retry_max_attempts'], values['retry_wait_multiplier']
+        values['host'] = plain_host(values['host'])
         is_socket = values['host'].startswith('unix://')
         values['socket_path'] = (
             values['host'][len('unix://'):] if is_socket else None)

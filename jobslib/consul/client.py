@@ -7,9 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from ..exceptions import LockError, LockUnavailableError
-from .consulapi import FAILURES, Refused, duration, make_consul
-from .transport import Endpoint, Transport, TransportError
+from jobslib.consul import transactions
+from jobslib.consul.api import FAILURES, Refused, duration, make_consul
+from jobslib.consul.transactions import (
+    CHANGED,
+    HELD,
+    MAY_NOT,
+    NOT_HELD,
+    SESSION_LOST,
+    unchanged,
+)
+from jobslib.consul.transport import Endpoint, Transport, TransportError
+from jobslib.exceptions import ConfigError, LockError, LockUnavailableError
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
            'Entry', 'SessionLostError', 'control_key', 'history_key', 'progress_key']
@@ -20,21 +29,23 @@ T = TypeVar('T')
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 1.0
 
-# What Consul says, in lower case.  A failed transaction is status 409 and a
-# failed call 500 whatever the cause, so the text decides.
-_HELD = ('lock is already held', 'due to lock delay')
-# Of check-index and check-not-exists.
-_CHANGED = ('failed index check', 'failed to check index', '" exists')
-_NOT_HELD = ("lock isn't held",)
-_DENIED = ('permission denied', 'acl not found')
-_SESSION_LOST = ('invalid session "',)
+# Some servers cut every answer that takes longer than 30 s, and a blocking query
+# is answered up to a sixteenth late.
+LONGEST_WAIT = 20.0
+# A blocking query that was cut is not begun again within so many seconds.
+SHORTEST_WAIT = 1.0
+
+# What Consul says, in lower case.  A failed call is 500 whatever the cause, so
+# the text decides.
 _NO_LEADER = ('no cluster leader',)
 _UNKNOWN = ('does not have associated ttl', 'unknown check', 'unknown service')
 _NO_NODE = ('missing node registration',)
 # What creating a session on the agent's node in another datacenter can lead to.
 _ELSEWHERE = _NO_NODE + ('permission denied',)
-_FINAL = _DENIED + _SESSION_LOST + _NO_NODE + (
+_BAD_NAME = ('invalid key name',)
+_FINAL = MAY_NOT + SESSION_LOST + _NO_NODE + (
     'invalid session ttl', 'missing check ', 'failed session lookup',
+    'cross datacenter lock', *_BAD_NAME,
 )
 
 
@@ -68,7 +79,11 @@ class KeyState:
 
 
 class Acquired(NamedTuple):
-    """A key that was just taken: the fencing *token*, and the *history*."""
+    """A key that was just taken: the fencing *token*, and the *history*.
+
+    The token is the index of the key as long as it is held, and what is
+    written for the holder names it.
+    """
 
     token: int
     history: bytes | None
@@ -112,16 +127,21 @@ class ConsulClient:
     Every call is tried up to *retry_max_attempts* times if it failed in a way
     that passes and is safe to repeat.  What it raises then is a
     :class:`LockUnavailableError`, :class:`PermissionDeniedError` among them,
-    and whatever more its description names.  *sleep* takes seconds.
+    and whatever more its description names.  *sleep* takes seconds.  What has
+    been tried for *patience* seconds is not tried again.
     """
 
     def __init__(
         self, endpoint: Endpoint, retry_max_attempts: int,
         sleep: Callable[[float], object] = time.sleep,
+        patience: float = float('inf'),
     ) -> None:
         self._transport = Transport(endpoint)
         self._attempts = retry_max_attempts
         self._sleep = sleep
+        # Sessions with a request that may still be carried out.
+        self._doubtful: set[str] = set()
+        self._patience = patience
         # The node of another datacenter that sessions are bound to.
         self._node: str | None = None
         self._consul = make_consul(self._transport)
@@ -183,104 +203,165 @@ class ConsulClient:
                    lambda: self._consul.session.destroy(session))
 
     def read(
-        self, key: str, index: int | None = None, wait: float = 60.0,
+        self, key: str, index: int | None = None, wait: float = LONGEST_WAIT,
     ) -> KeyState:
         """Read *key*, as the leader that a quorum confirms has it, and with
         it its control key.
 
         With *index* the answer comes when the key has changed since then, or
-        after *wait* seconds and up to a sixteenth more; it can also come with
-        nothing changed.  An index that falls, or is 0, is no good for the next
-        call: start again without one.  A blocking query that gets no answer
-        is not repeated.
+        after *wait* seconds, 20 at the most, and up to a sixteenth more; it
+        can also come with nothing changed.  An index that falls, or is 0, is
+        no good for the next call: start again without one.  A blocking query
+        that is cut or gets no answer is no error: the key is then read at
+        once, and only if that fails something is wrong.
         """
-        if not index:
-            return self._call(f'read {key}', lambda: self._read(key))
-        return self._call(
-            f'read {key}', lambda: self._read(key, index, wait), _is_prompt)
+        if index:
+            began = time.monotonic()
+            try:
+                return self._read(key, index, min(wait, LONGEST_WAIT))
+            except FAILURES as exc:
+                if not _is_passing(exc):
+                    raise _translated(f'read {key}', exc) from exc
+            # Where every query is cut at once, no rush follows.
+            early = began + min(wait, SHORTEST_WAIT) - time.monotonic()
+            if early > 0:
+                self._sleep(early)
+        return self._call(f'read {key}', lambda: self._read(key))
 
     def acquire(self, key: str, value: bytes, session: str,
-                control_index: int = 0) -> Acquired | None:
-        """Take *key* for *session*, with *value* in it.
+                state: KeyState) -> Acquired | None:
+        """Take *key*, which was read as *state*, for *session*, with *value*
+        in it.
 
-        Returns None if the key is held or in its lock-delay, or its control
-        key is not as it was read, at *control_index*.  Raises
-        :class:`SessionLostError`.  To be called only for a key that was just
-        read free.  After a :class:`LockUnavailableError` the session may hold
-        the key nevertheless.
+        Returns None if the key is held or in its lock-delay, or if it or its
+        control key is not as it was read.  Raises :class:`SessionLostError`.
+        To be called only for a key that was just read free, or held by this
+        very session.  Afterwards, see :meth:`is_doubtful`: the session may
+        hold the key, or get it later, whatever this returned or raised.
         """
-        attempts = 0
-        operations = [
-            _lock('lock', key, value, session),
-            _unchanged(control_key(key), control_index),
-            {'Verb': 'get-tree', 'Key': history_key(key)}]
+        index: int | None = state.modify_index
+        repeated = False
 
         def call() -> Acquired | None:
-            nonlocal attempts
-            # Somebody may have held the key between the attempts, and the
-            # lock-delay is sure to keep out only those who read the key free.
-            if attempts and self._read(key).session not in (None, session):
+            nonlocal index, repeated
+            if repeated:
+                index = self._find_index(key, session, state)
+            if index is None:
                 return None
-            attempts += 1
+            repeated = True
             try:
-                token, *rest = self._transact(operations)
+                results = self._transact([
+                    unchanged(key, index),
+                    transactions.lock(key, value, session),
+                    unchanged(control_key(key), state.control_index),
+                    transactions.get_tree(history_key(key))], session)
             except Refused as exc:
                 # A session that is gone is the cause, whatever else is.
-                if exc.status != 409 or exc.says(_SESSION_LOST):
-                    raise
-                # An attempt before may have taken the key, before the
-                # control key changed.
-                if exc.says(_HELD) or attempts == 1 and exc.says(_CHANGED):
+                if (exc.status == 409 and exc.says(HELD + CHANGED)
+                        and not exc.says(SESSION_LOST)):
                     return None
                 raise
-            history = [_decode(entry) for entry in rest
+            history = [_decode(entry) for entry in results
                        if entry['Key'] == history_key(key)]
-            return Acquired(_expect(int, token['ModifyIndex']),
+            return Acquired(transactions.modify_index(results, key),
                             history[0] if history else None)
         return self._call(f'acquire {key}', call)
 
     def release(self, key: str, value: bytes, session: str,
-                history: bytes | None = None) -> bool:
+                token: int | None, history: bytes | None = None) -> bool:
         """Free *key* and leave *value* in it; False if *session* does not hold it.
 
-        A *history* is written in the same transaction.  False also comes after
-        an attempt that freed it and whose answer was lost.
+        *token* is that of the hold that is to end, so that a request that is
+        late does not end another one; None if it is not known whether the
+        session holds the key.  A *history* is written in the same transaction.
         """
-        operations = [_lock('unlock', key, value, session)]
-        if history is not None:
-            operations.append(_set(history_key(key), history))
+        index = token
 
         def call() -> bool:
+            nonlocal index
+            if index is None:
+                state = self._read(key)
+                if state.session != session:
+                    # An attempt before may have freed it.
+                    return state.session is None and state.record == value
+                index = state.modify_index
+            operations = [unchanged(key, index),
+                          transactions.unlock(key, value, session)]
+            if history is not None:
+                operations.append(transactions.put(history_key(key), history))
             try:
-                self._transact(operations)[0]
+                transactions.modify_index(
+                    self._transact(operations, session), key)
             except Refused as exc:
-                if exc.status == 409 and exc.says(_NOT_HELD):
-                    return False
-                raise
+                if exc.status != 409 or not exc.says(CHANGED + NOT_HELD):
+                    raise
+                # Lost, or freed by an attempt before, or written to by hand.
+                index = None
+                return call()
             return True
         return self._call(f'release {key}', call)
+
+    def is_doubtful(self, session: str) -> bool:
+        """Return whether a request with *session* may still be carried out.
+
+        Its answer did not come, or did not tell.  The session is not to be
+        used again: it could hold a key without anybody's knowing.
+        """
+        return session in self._doubtful
 
     def read_all(self, prefixes: Sequence[str]) -> dict[str, Entry]:
         """Read all keys that begin with any of *prefixes*."""
         def call() -> dict[str, Entry]:
-            found = self._transact([
-                {'Verb': 'get-tree', 'Key': prefix} for prefix in prefixes])
+            found = self._transact(
+                [transactions.get_tree(prefix) for prefix in prefixes])
             return {_expect(str, each['Key']): Entry(
                 _decode(each), each.get('Session') or None,
                 _expect(int, each['ModifyIndex'])) for each in found}
         return self._call(f'read {", ".join(prefixes)}', call)
 
+    def list_keys(self, prefix: str) -> list[str]:
+        """The names of all keys that begin with *prefix*, as far as the
+        token may read them."""
+        def call() -> list[str]:
+            try:
+                _, found = self._consul.kv.get(
+                    prefix, keys=True, consistency='consistent')
+            except Refused as exc:
+                if exc.status == 404 and exc.index:
+                    return []
+                raise
+            return [_expect(str, key) for key in found or ()]
+        return self._call(f'list the keys in {prefix}', call)
+
+    def prove_readable(self, key: str) -> None:
+        """Do nothing if the token may read *key*, whether it is there or not.
+
+        Of several keys Consul leaves out those that may not be read, so that
+        they look like keys that are not there; of one alone it says so.
+
+        Raises :class:`PermissionDeniedError`.
+        """
+        def call() -> None:
+            try:
+                self._consul.kv.get(key, consistency='consistent')
+            except Refused as exc:
+                if exc.status != 404 or not exc.index:
+                    raise
+        self._call(f'read {key}', call)
+
     def write_if(self, key: str, value: bytes, index: int) -> bool:
         """Write *value* to *key* if that is as at *index*, 0: missing."""
         def call() -> bool:
             try:
-                self._transact([_unchanged(key, index), _set(key, value)])
+                transactions.modify_index(self._transact([
+                    unchanged(key, index), transactions.put(key, value)]), key)
             except Refused as exc:
-                if exc.status == 409 and exc.says(_CHANGED):
-                    return False
-                raise
+                if exc.status != 409 or not exc.says(CHANGED):
+                    raise
+                # By an attempt before, perhaps, whose answer was lost.
+                return self._read(key).record == value
             return True
-        return self._call(f'write {key}', call, _is_undone)
+        return self._call(f'write {key}', call)
 
     def sessions(self) -> dict[str, str]:
         """The names of all sessions that the token may read, by their ids."""
@@ -315,7 +396,7 @@ class ConsulClient:
         names = sorted(_expect(str, server['Node']) for server in servers)
         if names:
             return names[0]
-        if reason.says(_DENIED):
+        if reason.says(MAY_NOT):
             raise reason
         # What the token may not read, Consul leaves out.
         raise LockUnavailableError(
@@ -323,22 +404,52 @@ class ConsulClient:
             f'{self._transport.endpoint.dc!r} is there, or may be read with this '
             f'token, to bind the session to') from reason
 
-    def _transact(self, operations: Sequence[dict[str, Any]]) -> list[Any]:
-        """Do all *operations* on keys or none; returns the keys that result."""
-        result = self._consul.txn.put([{'KV': each} for each in operations])
-        return [each['KV'] for each in _expect(list, result['Results'])]
+    def _find_index(self, key: str, session: str, state: KeyState) -> int | None:
+        """The index to take *key* at, after an attempt whose answer was lost.
+
+        It was made for a key that was as *state*.  None if that is over.
+        """
+        found = self._read(key)
+        if found.session == session:
+            # That attempt was carried out.  Taken once more, so that its
+            # token is not that of a request that may come again.
+            return found.modify_index
+        # Somebody may have held the key in between, and the lock-delay is
+        # sure to keep out only those who read the key free.
+        unchanged = (found.session is None
+                     and found.modify_index == state.modify_index)
+        return state.modify_index if unchanged else None
+
+    def _transact(
+        self, operations: Sequence[dict[str, Any]], session: str | None = None,
+    ) -> list[Any]:
+        """Do all *operations* on keys or none; returns the keys that result.
+
+        Whatever interrupts it, *session* is noted as doubtful if it may be
+        carried out all the same.
+        """
+        try:
+            result = self._consul.txn.put([{'KV': each} for each in operations])
+            return [each['KV'] for each in _expect(list, result['Results'])]
+        except BaseException as exc:
+            if session is not None and not _is_settled(exc):
+                self._doubtful.add(session)
+            raise
 
     def _call(
         self, what: str, call: Callable[[], T],
         may_repeat: Callable[[Exception], bool] | None = None,
     ) -> T:
         attempt = 1
+        ends = time.monotonic() + self._patience
         while True:
             try:
                 return call()
             except FAILURES as exc:
                 repeat = (may_repeat or _is_passing)(exc)
-                if not repeat or attempt >= self._attempts:
+                if (not repeat or attempt >= self._attempts
+                        or time.monotonic() >= ends):
+                    _refuse_key_name(what, exc)
                     raise _translated(what, exc) from exc
             self._sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
             attempt += 1
@@ -415,21 +526,6 @@ def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
         _expect(int, item['ModifyIndex']), **asked)
 
 
-def _lock(verb: str, key: str, value: bytes, session: str) -> dict[str, Any]:
-    return {**_set(key, value), 'Verb': verb, 'Session': session}
-
-
-def _set(key: str, value: bytes) -> dict[str, Any]:
-    return {'Verb': 'set', 'Key': key, 'Value': base64.b64encode(value).decode()}
-
-
-def _unchanged(key: str, index: int) -> dict[str, Any]:
-    """The operation that fails unless *key* is as at *index*, 0: missing."""
-    if not index:
-        return {'Verb': 'check-not-exists', 'Key': key}
-    return {'Verb': 'check-index', 'Key': key, 'Index': index}
-
-
 def _decode(entry: dict[str, Any]) -> bytes:
     return base64.b64decode(entry['Value'] or '')
 
@@ -447,24 +543,41 @@ def _is_passing(exc: Exception) -> bool:
     return isinstance(exc, TransportError)
 
 
-def _is_prompt(exc: Exception) -> bool:
-    """True if it may succeed in a moment, and the failure took none."""
-    return _is_passing(exc) and not (isinstance(exc, TransportError) and exc.sent)
-
-
-def _is_undone(exc: Exception) -> bool:
+def _is_undone(exc: BaseException) -> bool:
     """True if it may succeed in a moment, and has certainly not been done."""
     if isinstance(exc, Refused):
         return exc.status == 429 or exc.status >= 500 and exc.says(_NO_LEADER)
     return isinstance(exc, TransportError) and not exc.sent
 
 
+def _refuse_key_name(what: str, exc: Exception) -> None:
+    """Raise :class:`ConfigError` if it is the name of the key that is refused.
+
+    It would be refused for ever, with a status like that of a passing fault.
+    """
+    if isinstance(exc, Refused) and exc.says(_BAD_NAME):
+        raise ConfigError(
+            f'key: not allowed by this version of Consul: cannot {what}: '
+            f'{exc}; allowed by 1.21.5: ASCII letters, digits and ,_./-?&= '
+            f'(versions before it, and those from 1.21.6 on, take more): '
+            f'choose another name for the task, or another key') from None
+
+
+def _is_settled(exc: BaseException) -> bool:
+    """True if what was refused so is not done, and will not be."""
+    if isinstance(exc, Refused):
+        # 408 and its like can come from something on the way to Consul.
+        return (exc.status in (400, 401, 403, 409, 413)
+                or exc.status >= 500 and exc.says(_FINAL) or _is_undone(exc))
+    return _is_undone(exc)
+
+
 def _translated(what: str, exc: Exception) -> LockError:
     message = f'cannot {what}: {exc}'
     if isinstance(exc, Refused):
-        if exc.status in (401, 403) or exc.says(_DENIED):
+        if exc.status in (401, 403) or exc.says(MAY_NOT):
             return PermissionDeniedError(message)
-        if exc.says(_SESSION_LOST):
+        if exc.says(SESSION_LOST):
             return SessionLostError(message)
     if isinstance(exc, TransportError | Refused):
         return LockUnavailableError(message)

@@ -1,8 +1,7 @@
 """HTTP to one Consul agent: one connection, one total timeout, one token header.
 
-Uses the standard library only and imports nothing of this package, because the
-lease keeper loads this file by its path, in an interpreter that sees no
-installed packages.  That is also why it is one file, and a long one.
+Uses the standard library only, and of this package what does the same, because
+the lease keeper loads it in an interpreter that sees no installed packages.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-__all__ = ['Endpoint', 'Response', 'Transport', 'TransportError']
+__all__ = ['LIMIT', 'Endpoint', 'Response', 'Transport', 'TransportError']
 
 MAX_BODY = 8 * 1024 * 1024
 
@@ -35,6 +34,12 @@ SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
+
+#: What to look at when an agent takes no connection more from this address.
+LIMIT = ("has this machine more connections to it than the agent's "
+         'limits.http_max_conns_per_client allows, 200 by default?')
+# An agent ends them as soon as they are made; what is cut later has other causes.
+AT_ONCE = 1.0
 
 # What the socket, TLS, http.client and the encoding of a host name raise.
 _FAILURES = (OSError, http.client.HTTPException, ValueError)
@@ -159,7 +164,7 @@ class _Connection:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.sent = False
+        self.sent = self.received = False
 
     def start(self, deadline: float) -> None:
         """Begin a request that must end by *deadline* (monotonic seconds)."""
@@ -213,8 +218,7 @@ class Transport:
     """Requests to one agent, over one connection that is kept alive.
 
     Not thread-safe.  Proxies in the environment are ignored.  The timeout is
-    for a whole request, except that the system's name resolution cannot be
-    interrupted.
+    for a whole request, the resolution of the host's name included.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -238,6 +242,7 @@ class Transport:
         origin = f'{method} {target} on {self.endpoint.url}'
         request = self._compose(origin, method, target, params, body)
         connection = self._take()
+        connected = 0.0
         try:
             if connection is not None:
                 try:
@@ -246,11 +251,17 @@ class Transport:
                     if not _may_repeat(connection, method, exc):
                         raise
                     connection = None
+            connected = time.monotonic()
             connection = _Connection(_connect(self.endpoint, deadline))
             return self._exchange(connection, deadline, request, origin)
         except _FAILURES as exc:
             sent = connection is not None and connection.sent
-            raise TransportError(f'{origin}: {_reason(exc, timeout)}', sent) from exc
+            received = connection is not None and connection.received
+            reason = _reason(exc, timeout)
+            if (_is_end(exc) and not received
+                    and time.monotonic() < connected + AT_ONCE):
+                reason = f'{reason}; {LIMIT}'
+            raise TransportError(f'{origin}: {reason}', sent) from exc
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -319,6 +330,13 @@ def _may_repeat(connection: _Connection, method: str, exc: Exception) -> bool:
     return method == 'GET' or not connection.sent
 
 
+def _is_end(exc: Exception) -> bool:
+    """True if the other side has ended the connection."""
+    # What TLS makes of it, which is not imported where there is none.
+    return isinstance(exc, ConnectionResetError | BrokenPipeError) or (
+        type(exc).__name__ in ('SSLEOFError', 'SSLZeroReturnError'))
+
+
 def _with_defaults(
     params: list[tuple[str, object]], endpoint: Endpoint,
 ) -> Sequence[tuple[str, object]]:
@@ -358,7 +376,7 @@ def _remaining(deadline: float) -> float:
 
 def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
     """A socket that is connected and, for https, has shaken hands."""
-    sock = _connect_any(_addresses(endpoint), deadline)
+    sock = _connect_any(_addresses(endpoint, deadline), deadline)
     if endpoint.scheme != 'https':
         return sock
     try:
@@ -371,14 +389,19 @@ def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
         raise
 
 
-def _addresses(endpoint: Endpoint) -> list[tuple[int, Any]]:
+def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, Any]]:
     """(family, address) of each place where the agent may listen."""
     if endpoint.socket_path:
         return [(socket.AF_UNIX, endpoint.socket_path)]
-    # As bytes: for a text the large tables of IDNA are loaded.
-    found = socket.getaddrinfo(
-        endpoint.host.encode(), endpoint.port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, endpoint.host)
+        except (OSError, ValueError):
+            continue
+        return [(family, (endpoint.host, endpoint.port))]
+    # Imported late: who has an address needs no names.
+    from jobslib.resolver import addresses
+    return addresses(endpoint.host, endpoint.port, deadline)
 
 
 def _connect_any(addresses: list[tuple[int, Any]], deadline: float) -> socket.socket:

@@ -1,8 +1,15 @@
 """The guard: what remains when the lease keeper itself is killed or stopped.
 
-A process whose keeper dies starts another.  It cannot while a C call keeps
-its interpreter; then the guard, which the keeper forks before it begins,
-ends it before the lease does.  Standard library only, see ``keeper``.
+A ward whose keeper dies starts another one.  It cannot while a C call keeps its
+interpreter, or when it is stopped; the lease would end, and somebody else take
+the lock, while the run may go on at any moment.  Nobody but a third process
+can see that.  So the keeper forks a guard before it begins, when it has no
+thread yet.  The guard asks nobody for anything: it reads in the shared page
+until when the lease is ours, and ends the ward, and what it started, shortly
+before.  It does so only when there is no keeper who would have done it
+earlier, and leaves as soon as another keeper has shown that it is at work.
+
+Standard library only, see :mod:`jobslib.keeper.keeper`.
 """
 
 from __future__ import annotations
@@ -10,8 +17,13 @@ from __future__ import annotations
 import select
 
 from jobslib.clock import now
-from jobslib.oneinstance import processes
-from jobslib.oneinstance.page import Page
+from jobslib.keeper import processes
+from jobslib.keeper.page import Page
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ['Guard']
 
@@ -28,10 +40,12 @@ class Guard:
     :param marker: of what the holder starts.
     :param since: when the holder started.
     :param kill: allowance for a kill to be done, in seconds.
+    :param report: see :func:`.processes.end`.
     """
 
     def __init__(self, page: Page, keeper_fd: int, pidfd: int, pid: int,
-                 marker: str, since: int, kill: float) -> None:
+                 marker: str, since: int, kill: float,
+                 report: Callable[[str], None] | None = None) -> None:
         self.page = page
         self.keeper_fd = keeper_fd
         self.pidfd = pidfd
@@ -39,6 +53,7 @@ class Guard:
         self.marker = marker
         self.since = since
         self.kill = kill
+        self.report = report
 
     def run(self) -> None:
         """Guard until there is nothing to guard, or another who does."""
@@ -55,17 +70,24 @@ class Guard:
             self._end_processes(None)
 
     def _end_if_due(self) -> bool:
-        due = self.page.held and self._left() <= 0
+        due = self._has_something_to_end() and self._left() <= 0
         if due:
             self._end_processes(self.pidfd)
         return due
 
+    def _has_something_to_end(self) -> bool:
+        # A supervisor whose run the keeper has killed works beside nobody: it
+        # is given the time to notice.
+        return self.page.held and not self.page.cleared
+
     def _end_processes(self, pidfd: int | None) -> None:
-        processes.end(self.pid, pidfd, self.marker, set(), since=self.since)
+        processes.end(self.pid, pidfd, self.marker, set(), since=self.since,
+                      report=self.report)
 
     def _left(self) -> float:
         return self.page.until - self.kill / 2 - now()
 
     def _has_ended(self, pidfd: int) -> bool:
-        timeout = min(max(self._left(), 0), LOOK) if self.page.held else LOOK
+        timeout = (min(max(self._left(), 0), LOOK)
+                   if self._has_something_to_end() else LOOK)
         return bool(select.select([pidfd], [], [], timeout)[0])

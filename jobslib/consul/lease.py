@@ -1,6 +1,6 @@
 """A session of Consul and the keeper that keeps it, seen from the task.
 
-See :mod:`jobslib.oneinstance.keeper` for the other side.
+See :mod:`jobslib.keeper.keeper` for the other side.
 """
 
 import contextlib
@@ -14,19 +14,18 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 
 from jobslib.clock import now
+from jobslib.consul import launch
+from jobslib.consul.transport import Endpoint
 from jobslib.exceptions import LockUnavailableError
-from jobslib.oneinstance import processes
-from jobslib.oneinstance.page import Page
-from jobslib.oneinstance.timings import Timings
-from jobslib.oneinstance.transport import Endpoint
+from jobslib.keeper import processes
+from jobslib.keeper.page import Page
+from jobslib.keeper.timings import Timings
 
 __all__ = ['Lease']
-
-# What the interpreter and the TLS library need of the environment.
-PASSED_ON = ('LD_LIBRARY_PATH', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'TZ')
 
 REPLY_TIMEOUT = 5.0
 PAUSE = 0.01
@@ -35,24 +34,9 @@ STALLED = 2.0
 MAX_RESTARTS = 5
 RESTART_PERIOD = 10.0
 
-# The folder of the package jobslib.
-ROOT = os.path.realpath(__file__).rsplit(os.sep, 3)[0]
 
-# Runs the keeper without the __init__ of the packages it is in, which would
-# import what it does not need; and without the TLS library, which http.client
-# loads if it can: the transport loads it when there is TLS.  At its end there
-# is nothing that the interpreter would have to clear up.
-BOOT = """
-import os, sys, types
-for name in ('jobslib', 'jobslib.oneinstance'):
-    module = sys.modules[name] = types.ModuleType(name)
-    module.__path__ = [sys.argv[1] + '/' + name.replace('.', '/')]
-sys.modules['ssl'] = None
-from jobslib.oneinstance.keeper import main
-del sys.modules['ssl']
-main()
-os._exit(0)
-"""
+# Keepers that a supervisor has left, with a pidfd of each.
+_LEFT: list[tuple[int, int]] = []
 
 
 class Lease:
@@ -66,23 +50,42 @@ class Lease:
     :param endpoint: how to reach Consul.
     :param timings: of the lease.
     :param check: the id of the agent check that the session is bound to.
+    :param supervised: this process is a supervisor: it runs no code of
+        users, its runs are in processes below it.  One that does not stop is
+        killed, and this process goes on, if it reports the end of the run;
+        and it has to give :meth:`sign_of_life`, or is taken to stand still.
+        A lease has a thread, which sees to the keeper; here it has none, and
+        that method does it.
+    :param made: when the session was made, or a moment before; it need not
+        be renewed at once then.
     :raises LockUnavailableError: the keeper cannot be started.
     """
 
     def __init__(self, session: str, key: str, endpoint: Endpoint,
-                 timings: Timings, check: str | None = None) -> None:
+                 timings: Timings, check: str | None = None,
+                 supervised: bool = False, made: float = 0.0,
+                 about: dict[str, str] | None = None) -> None:
         self.session = session
         self.pid = os.getpid()
+        #: Marks what runs under this lease, see :func:`processes.mark`.
         self.marker = os.urandom(16).hex()
         self._config = {
-            'pid': self.pid, 'session': session, 'key': key,
-            'marker': self.marker, 'check': check,
+            'pid': self.pid, 'marker': self.marker, 'supervised': supervised,
+            'about': about,
             'since': processes.start_time(self.pid),
-            'check_ttl': timings.check_ttl,
-            'endpoint': {**endpoint.to_dict(), 'timeout': timings.timeout},
             'ttl': timings.ttl, 'window': timings.window,
             'renew_interval': timings.renew_interval,
-            'grace': timings.grace, 'kill': timings.kill}
+            'grace': timings.grace, 'kill': timings.kill,
+            'engine': {
+                'endpoint': {**endpoint.to_dict(), 'timeout': timings.timeout},
+                'session': session, 'key': key, 'check': check,
+                'check_ttl': timings.check_ttl,
+                'lock_delay': timings.lock_delay}}
+        # A supervisor forks processes for its runs, and so has no threads.
+        self._supervised = supervised
+        # When the session is known to have been renewed last; a keeper that
+        # takes the place of another does not know.
+        self._renewed = made
         self._kill = timings.kill
         # What a new keeper has to be told, newest last.
         self._claim: dict[str, Any] | None = None
@@ -94,24 +97,27 @@ class Lease:
         # Since when a sign of life of the keeper is waited for.
         self._awaited = 0.0
         self._closed = False
-        # There is no keeper, and there will be none.
+        # There is no keeper, and there will be none; and why.
         self._abandoned = False
+        self._reason = ''
         # Reentrant: a signal handler may have something to tell, too.
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._page_fd = _above_standard(
+        #: Of the file that :class:`Page` maps, for the processes of the runs.
+        self.page_fd = _above_standard(
             os.memfd_create(f'jobslib-{self.marker}'))
-        os.ftruncate(self._page_fd, Page.SIZE)
-        self.page = Page(self._page_fd)
+        os.ftruncate(self.page_fd, Page.SIZE)
+        self.page = Page(self.page_fd)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         try:
             self._start_keeper()
         except BaseException:
-            os.close(self._page_fd)
+            os.close(self.page_fd)
             os.close(self._wake_fd)
             raise
-        threading.Thread(target=self._supervise, daemon=True,
-                         name='jobslib-lease').start()
+        if not supervised:
+            threading.Thread(target=self._supervise, daemon=True,
+                             name='jobslib-lease').start()
 
     @property
     def keeper_pid(self) -> int:
@@ -120,7 +126,7 @@ class Lease:
 
     def is_valid(self) -> bool:
         """Return whether the lease is certainly ours at this moment."""
-        return self.page.state != Page.LOST and now() < self.page.until
+        return self.page.is_valid()
 
     @property
     def has_ended(self) -> bool:
@@ -133,29 +139,56 @@ class Lease:
         """The run makes progress."""
         self.page.beat = now()
 
+    def sign_of_life(self, seconds: float = 0.0) -> None:
+        """This process is at work; a supervisor says so twice a second.
+
+        It also sees whether the keeper is, and starts another if need be.
+
+        :param seconds: for so long it may be silent.
+        """
+        self.page.ward_alive = now() + seconds
+        if self._supervised and not self._closed and os.getpid() == self.pid:
+            self._look_after_keeper()
+
     def claim(self, record: dict[str, Any]) -> None:
-        """This process is about to take the key."""
+        """This process is about to take the key.
+
+        :raises LockUnavailableError: there is no keeper to keep it.
+        """
+        self._claim = {'do': 'claim', 'record': record}
+        self._need_keeper()
+        self._ask(self._claim)
+
+    def keep_claim(self, record: dict[str, Any]) -> None:
+        """The key may still be this process's: the keeper is to release it
+        when the lease is closed, and to leave *record*."""
         self._claim = {'do': 'claim', 'record': record}
         self._tell(self._claim)
 
-    def hold(self, proof: float, record: dict[str, Any],
+    def hold(self, proof: float, record: dict[str, Any], token: int,
              signum: int) -> None:
         """This process took the key, in a request that it sent at *proof*.
 
+        :param token: the fencing token, which is the index of the key.
         :param signum: the signal that interrupts this process, or 0.
         :raises LockUnavailableError: there is no keeper to keep it.
         """
         # For the processes that the task starts from here on.
         processes.mark(self.marker)
         self.page.set_state(Page.FINE)
-        # While idle, nobody looked whether the keeper is at work.
-        self._awaited = now()
+        self.sign_of_life()
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
-                      'signum': signum}
+                      'token': token, 'signum': signum}
+        self._need_keeper()
+        self._ask(self._hold)
+
+    def _need_keeper(self) -> None:
+        """From here on it matters whether the keeper is at work."""
+        # While idle, nobody looked.
+        self._awaited = now()
         if not self._closed:
             with contextlib.suppress(OSError):  # closed in this instant
                 os.eventfd_write(self._wake_fd, 1)
-        self._ask(self._hold)
 
     def start_run(self, max_run_time: float | None, heartbeat: float | None,
                   run: dict[str, Any] | None = None) -> None:
@@ -170,16 +203,23 @@ class Lease:
         self._stopping = True
         self._tell({'do': 'stopping'})
 
-    def end_run(self) -> None:
+    def end_run(self, spared: Collection[int] = ()) -> None:
         """The run is over.
 
         If it was told to stop, this returns when all that it started is
         gone.
+
+        :param spared: processes that are left alone, but not what they
+            started: that of a run, which is to end by a proper exit.
         """
         self._run = None
+        if self._abandoned:
+            # The run, and all that it started, is gone already.
+            return
         stopped = self._stopping or self.page.state != Page.FINE
         # Killing and waiting for processes takes as long as it takes.
-        self._ask({'do': 'end', 'stopped': stopped}, timeout=None)
+        self._ask({'do': 'end', 'stopped': stopped,
+                   'spared': sorted(spared)}, timeout=None)
         self._stopping = False
 
     def note(self, key: str, value: str, token: int) -> None:
@@ -190,11 +230,18 @@ class Lease:
             {'do': 'note', 'key': key, 'value': value, 'token': token},
             reply=False, timeout=0)
 
-    def release(self) -> None:
-        """This process is about to release the key."""
+    def release(self, record: dict[str, Any],
+                notes: dict[str, str]) -> None:
+        """This process is about to release the key.
+
+        If it does not get to that, the keeper does it.
+
+        :param record: what to leave in the key.
+        :param notes: what to leave in keys beside it.
+        """
         self._hold = None
         processes.unmark()
-        self._ask({'do': 'release'})
+        self._ask({'do': 'release', 'record': record, 'notes': notes})
 
     def released(self) -> None:
         """This process does not have the key."""
@@ -213,7 +260,10 @@ class Lease:
         processes.unmark()
         # The thread waits for the end of the keeper, and ends with it; it may
         # have closed everything when this returns.
-        return self._exchange({'do': 'quit'}, reply=False, timeout=None)
+        told = self._exchange({'do': 'quit'}, reply=False, timeout=None)
+        if self._supervised and self.page_fd >= 0:
+            self._leave_keeper()
+        return told
 
     # The keeper's process.
 
@@ -221,27 +271,24 @@ class Lease:
         ours, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs_fd = _above_standard(theirs.detach())
-        environment = {processes.KEEPER_VARIABLE: '1'} | {
-            name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        _reap_left()
         # Not page.alive: to write that is up to the keeper.  As long as none
         # is at work, the guard of the last one stays.
         self._awaited = now()
         record = self._claim['record'] if self._claim else None
+        renewed, self._renewed = self._renewed, 0.0
         try:
             # Sent in advance: this process may be killed the moment after.
-            ours.send(json.dumps({**self._config, 'record': record}).encode())
-            keeper = os.posix_spawn(
-                sys.executable,
-                [sys.executable, '-I', '-S', '-c', BOOT, ROOT], environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, theirs_fd, 0),
-                    (os.POSIX_SPAWN_DUP2, self._page_fd, 1)],
-                setsigmask=[])
+            ours.send(json.dumps({
+                **self._config, 'record': record,
+                'renewed': renewed}).encode())
+            keeper = launch.start(
+                theirs_fd, self.page_fd, self._supervised)
         except (OSError, ValueError, TypeError) as exc:
             ours.close()
+            how = '' if self._supervised else f' with {sys.executable!r}'
             raise LockUnavailableError(
-                f'the lease keeper cannot be started with '
-                f'{sys.executable!r}: {exc}') from exc
+                f'the lease keeper cannot be started{how}: {exc}') from exc
         finally:
             os.close(theirs_fd)
         self._keeper_fd = os.pidfd_open(keeper)
@@ -266,8 +313,11 @@ class Lease:
                 # task has closed what leads to it.
                 self._end_process('the lease keeper cannot be reached')
             if self._closed or (ends is not None and now() >= ends):
-                raise LockUnavailableError('the lease keeper does not answer')
-            # The thread replaces a keeper that has died.
+                raise LockUnavailableError(
+                    self._reason or 'the lease keeper does not answer')
+            # The thread replaces a keeper that has died, where there is one.
+            if self._supervised:
+                self._look_after_keeper()
             time.sleep(PAUSE)
             tries += 1
 
@@ -284,6 +334,8 @@ class Lease:
                 # A reply that was not waited for to the end, because an
                 # interrupt was raised, may still be there.
                 while reply:
+                    if self._supervised:
+                        self._wait_for_reply(timeout)
                     answer = self._control.recv(1 << 12)
                     if not answer:
                         return False
@@ -293,13 +345,45 @@ class Lease:
             return False
         return True
 
+    def _wait_for_reply(self, timeout: float | None) -> None:
+        """Wait for the keeper to say something, or to be gone.
+
+        :raises TimeoutError: it is at work, and does not.
+        """
+        ends = None if timeout is None else now() + timeout
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        while not poller.poll(CHECK_INTERVAL * 500):
+            self._replace_if_stalled()
+            if ends is not None and now() >= ends:
+                raise TimeoutError
+
+    def _look_after_keeper(self) -> None:
+        """See that there is a keeper at work; does what the thread does."""
+        poller = select.poll()
+        poller.register(self._keeper_fd, select.POLLIN)
+        if poller.poll(0):
+            self._replace_keeper()
+        elif self._is_needed():
+            self._replace_if_stalled()
+
+    def _leave_keeper(self) -> None:
+        """Let the keeper end in its own time."""
+        if self._keeper_fd >= 0:
+            _LEFT.append((self._keeper, self._keeper_fd))
+            self._keeper_fd = -1
+            self._control.close()
+        os.close(self.page_fd)
+        os.close(self._wake_fd)
+        self.page_fd = -1
+
     def _supervise(self) -> None:
         """See that there is a keeper at work; runs in a thread."""
         while not self._closed:
             poller = select.poll()
             poller.register(self._keeper_fd, select.POLLIN)
             poller.register(self._wake_fd, select.POLLIN)
-            timeout = CHECK_INTERVAL * 1000 if self._hold else None
+            timeout = CHECK_INTERVAL * 1000 if self._is_needed() else None
             ready = [fd for fd, _ in poller.poll(timeout)]
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
@@ -307,21 +391,25 @@ class Lease:
                 break
             if self._keeper_fd in ready:
                 self._replace_keeper()
-            elif self._hold is not None:
+            elif self._is_needed():
                 self._replace_if_stalled()
         self._reap()
-        os.close(self._page_fd)
+        os.close(self.page_fd)
         os.close(self._wake_fd)
+
+    def _is_needed(self) -> bool:
+        return self._claim is not None or self._hold is not None
 
     def _replace_if_stalled(self) -> None:
         # Looked at twice: after a freeze of the whole machine the keeper is
         # as late as this thread.
         for _ in range(2):
             seen = max(self.page.alive, self._awaited)
-            if self._hold is None or now() - seen < STALLED:
+            if not self._is_needed() or now() - seen < STALLED:
                 return
             time.sleep(CHECK_INTERVAL / 2)
-        os.kill(self._keeper, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._keeper_fd, signal.SIGKILL)
 
     def _replace_keeper(self) -> None:
         with self._lock:
@@ -336,9 +424,7 @@ class Lease:
                 self._start_keeper()
             except LockUnavailableError as exc:
                 return self._end_process(str(exc))
-            if self._claim is not None:
-                self._tell(self._claim)
-            for message in (self._hold, self._current_run()):
+            for message in (self._claim, self._hold, self._current_run()):
                 if message is not None:
                     self._exchange(message, True, REPLY_TIMEOUT)
 
@@ -347,26 +433,40 @@ class Lease:
         return run and {**run, 'elapsed': now() - self._run_begins}
 
     def _end_process(self, reason: str) -> None:
-        """End this process, if it holds a lock that nothing keeps."""
+        """End this process, if it holds a lock that nothing keeps.
+
+        A supervisor ends its run alone, if there is time for that.
+        """
         if self._hold is not None:
-            text = f'jobslib: {reason}; ending the process\n'
+            what = 'run' if self._supervised else 'process'
+            text = f'jobslib: {reason}; ending the {what}\n'
             # Whatever fails of this, the process has to end.
             with contextlib.suppress(OSError):
                 os.write(2, text.encode())
             # Where no keeper can be started, a thread may be too much as
             # well; then the children are left to the guard.
+            ended = False
             with contextlib.suppress(RuntimeError):
-                self._end_children()
-            os.kill(self.pid, signal.SIGKILL)
+                ended = self._end_children()
+            if not (self._supervised and ended):
+                os.kill(self.pid, signal.SIGKILL)
+            # There is no keeper whose part this would be.
+            self.page.set_state(Page.LOST, reason)
+            self.page.held = False
+        self._reason = reason
         self._abandoned = self._closed = True
 
-    def _end_children(self) -> None:
-        """End what the task started, if the lease leaves time for it."""
+    def _end_children(self) -> bool:
+        """End what the task started, if the lease leaves time for it.
+
+        :returns: whether it is gone.
+        """
         ending = threading.Thread(
             target=processes.end, args=(self.pid, None, self.marker, set()),
             daemon=True)
         ending.start()
         ending.join(max(self.page.until - self._kill - now(), 0))
+        return not ending.is_alive()
 
     def _reap(self) -> None:
         """Wait for the keeper's end, so that it leaves no zombie."""
@@ -380,6 +480,16 @@ class Lease:
         os.close(self._keeper_fd)
         self._keeper_fd = -1
         self._control.close()
+
+
+def _reap_left() -> None:
+    """Let those keepers go that have ended since they were left."""
+    for keeper, keeper_fd in list(_LEFT):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(keeper, os.WNOHANG)[0] == 0:
+                continue
+        os.close(keeper_fd)
+        _LEFT.remove((keeper, keeper_fd))
 
 
 def _above_standard(fd: int) -> int:

@@ -1,6 +1,6 @@
 """What the lease keeper and its process know of each other at any moment.
 
-Standard library only, see :mod:`jobslib.oneinstance.keeper`.  Times are
+Standard library only, see :mod:`jobslib.keeper.keeper`.  Times are
 those of :func:`jobslib.clock.now`.
 """
 
@@ -9,21 +9,29 @@ from __future__ import annotations
 import mmap
 import struct
 
+from jobslib.clock import now
+from jobslib.keeper.decisions import FINE, LOST, STOPPING
+
 __all__ = ['Page']
 
 
 class Page:
-    """Memory that the keeper and its process share.
+    """Memory that the keeper and its processes share.
 
-    :param fd: of a file of at least :attr:`SIZE` bytes.
+    Any process of ours can map it that has its descriptor, inherited or
+    sent: who runs under the lease sees in it how the lease stands, and
+    notes the progress of the run, without asking anybody.
+
+    :param fd: of a file of at least :attr:`SIZE` bytes.  It may be closed
+        afterwards.
     """
 
     SIZE = 4096
-    FINE, STOPPING, LOST = 0, 1, 2
+    FINE, STOPPING, LOST = FINE, STOPPING, LOST
 
     _LAYOUT = struct.Struct('q')
     _UNTIL, _ALIVE, _BEAT, _HELD, _STATE, _VERSION = 0, 8, 16, 24, 32, 40
-    _REASON, _CONTROL = 48, 512
+    _WARD, _CLEARED, _REASON, _CONTROL = 48, 56, 64, 512
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, self.SIZE)
@@ -62,6 +70,18 @@ class Page:
         self._set(self._BEAT, value)
 
     @property
+    def ward_alive(self) -> float:
+        """The last sign of life of a supervised ward; the ward writes it.
+
+        In the future: nothing is to be heard of it until then.
+        """
+        return self._get(self._WARD)
+
+    @ward_alive.setter
+    def ward_alive(self, value: float) -> None:
+        self._set(self._WARD, value)
+
+    @property
     def held(self) -> bool:
         """Whether there may be a run that needs the lease; the keeper
         writes it."""
@@ -72,9 +92,24 @@ class Page:
         self._LAYOUT.pack_into(self._memory, self._HELD, value)
 
     @property
+    def cleared(self) -> bool:
+        """Whether the run of a supervised ward was killed, with all that it
+        started; then there is nothing left for the guard to end.  The keeper
+        writes it."""
+        return bool(self._LAYOUT.unpack_from(self._memory, self._CLEARED)[0])
+
+    @cleared.setter
+    def cleared(self, value: bool) -> None:
+        self._LAYOUT.pack_into(self._memory, self._CLEARED, value)
+
+    @property
     def state(self) -> int:
         """FINE, STOPPING (the run must stop) or LOST (the lease, too)."""
         return int(self._LAYOUT.unpack_from(self._memory, self._STATE)[0])
+
+    def is_valid(self) -> bool:
+        """Return whether the lease is certainly ours at this moment."""
+        return self.state != self.LOST and now() < self.until
 
     @property
     def reason(self) -> str:

@@ -1,0 +1,154 @@
+"""What is known of jobs, as tables for people."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from jobslib.commands.jobs import LATEST, ago, since, who
+from jobslib.commands.output import Cell, bad, dim, good, warn
+
+__all__ = ['JobTable', 'demands', 'details', 'overview', 'runs',
+           'shown_progress']
+
+SHOWN_RUNS = 10
+
+Row = tuple[Cell | str, ...]
+
+
+class JobTable(NamedTuple):
+    """A table: its headings, its rows, and what gives way on a terminal that
+    is too narrow.
+
+    *less* names columns that are left out, the first one first, *short* those
+    whose texts are cut off.
+    """
+
+    headings: tuple[str, ...]
+    rows: list[Row]
+    less: tuple[str, ...] = ()
+    short: tuple[str, ...] = ()
+
+
+def overview(jobs: list[dict[str, Any]]) -> JobTable:
+    """Return a table with a row for each job."""
+    names = [job['task'] for job in jobs]
+    headings = ('task', 'state', 'holder', 'last run', 'outcome', 'next due',
+                'runs', 'failed', 'standbys')
+    rows: list[Row] = []
+    for job in jobs:
+        name = job['task']
+        if names.count(name) > 1:
+            # Two locks of one name are two jobs.
+            name = f'{name} ({(job["lock"] or {}).get("key")})'
+        rows.append((
+            name, _state(job), str((job['holder'] or {}).get('fqdn', '-')),
+            since((job['last_run'] or {}).get('started')),
+            _outcome(job['last_run']), since(job['due']), str(job['runs']),
+            str(job['failures']), _standbys(job)))
+    return JobTable(headings, rows,
+                    ('standbys', 'runs', 'next due', 'failed', 'holder'),
+                    ('task', 'holder'))
+
+
+def details(job: dict[str, Any]) -> JobTable:
+    """Return a table with what is known of one job."""
+    holder, last, lock = job['holder'], job['last_run'], job['lock'] or {}
+    rows: list[Row] = [
+        ('lock', lock.get('backend') or '-'),
+        ('address', lock.get('address') or '-'),
+        ('key', lock.get('key') or '-'),
+        ('task', job['task']), ('state', _state(job)), ('holder', who(holder)),
+        ('since', ago((holder or {}).get('since'))),
+        ('fencing token', str((holder or {}).get('token') or '-')),
+        ('last run', ago((last or {}).get('started'))),
+        ('outcome', _outcome(last)), ('duration', _duration(last)),
+        ('error', str((last or {}).get('error') or '-')),
+        ('last success', ago(job['last_success'])),
+        ('next due', ago(job['due'])), ('runs', str(job['runs'])),
+        ('failed', str(job['failures'])),
+        ('standbys', ', '.join(map(who, job['standbys'] or ())) or '-')]
+    if job['progress']:
+        rows.append(('progress', shown_progress(job['progress'])))
+    if job['paused'] is not None:
+        rows.append(('paused', warn(_paused(job['paused']))))
+    rows += [('asked', warn(_request(each))) for each in _requests(job)]
+    rows += [('skipped', warn(_skip(each))) for each in job['skipped']]
+    return JobTable(('field', 'value'), rows)
+
+
+def runs(job: dict[str, Any]) -> JobTable:
+    """Return a table with the newest runs of a job."""
+    return JobTable(
+        ('run', 'started', 'duration', 'outcome', 'on', 'error'),
+        [(str(run.get('run')), ago(run.get('started')), _duration(run),
+          _outcome(run), who(run), str(run.get('error') or ''))
+         for run in reversed(job['history'][-SHOWN_RUNS:])],
+        ('on', 'duration'), ('error', 'on'))
+
+
+def _state(job: dict[str, Any]) -> Cell:
+    state = job['state']
+    if job['paused'] is not None:
+        # A holder that is told to pause ends its run first.
+        return warn('paused' if state != 'running' else 'running, then paused')
+    return good(state) if job['holder'] else dim(state)
+
+
+def _outcome(run: dict[str, Any] | None) -> Cell:
+    if run is None:
+        return dim('-')
+    outcome = str(run.get('outcome'))
+    return good(outcome) if outcome == 'succeeded' else bad(outcome)
+
+
+def _duration(run: dict[str, Any] | None) -> str:
+    duration = (run or {}).get('duration')
+    ok = isinstance(duration, int | float) and abs(duration) < LATEST
+    return f'{duration:.3f} s' if ok else '-'
+
+
+def _standbys(job: dict[str, Any]) -> str:
+    return '-' if job['standbys'] is None else str(len(job['standbys']))
+
+
+def shown_progress(progress: dict[str, Any]) -> str:
+    """Return how far a run is, for people."""
+    done, total = progress.get('done'), progress.get('total')
+    shown = f'{done} of {total}' if total is not None else f'{done}'
+    message = progress.get('message')
+    return f'{shown}{f", {message}" if message else ""}, at ' + ago(
+        progress.get('time'))
+
+
+def demands(jobs: list[dict[str, Any]]) -> list[str]:
+    """Return what operators ask of jobs, a line for each, with who does."""
+    found = [f'{job["task"]}: paused {_paused(job["paused"])}'
+             for job in jobs if job['paused'] is not None]
+    return found + [f'{job["task"]}: {_request(each)}'
+                    for job in jobs for each in _requests(job)] + [
+        f'{job["task"]}: skipped {_skip(each)}'
+        for job in jobs for each in job['skipped']]
+
+
+def _skip(skip: dict[str, Any]) -> str:
+    return f'the slot of {ago(skip["slot"])}, by {skip.get("by", "?")}'
+
+
+def _requests(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is asked of the holder, and not done yet."""
+    stop, extra = job['stop'], job['extra']
+    return [each for each in (
+        job['asked'], stop and {**stop, 'do': 'stop'},
+        extra and {**extra, 'do': 'run'}) if each]
+
+
+def _paused(paused: dict[str, Any]) -> str:
+    reason = paused.get('reason')
+    return (f'by {paused.get("by", "?")}, {ago(paused.get("timestamp"))}'
+            + (f': {reason}' if reason else ''))
+
+
+def _request(request: dict[str, Any]) -> str:
+    to = request.get('to')
+    return (f'{request.get("do")}{f" to {to}" if to else ""} by '
+            f'{request.get("by", "?")}, {ago(request.get("timestamp"))}')

@@ -1,0 +1,83 @@
+"""``runjob skip``: the next slot of a job is not run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from jobslib.commands.asking import Answer, answer, ask, stamp
+from jobslib.commands.common import add_json as add_arguments
+from jobslib.commands.common import require_task
+from jobslib.config import Config
+from jobslib.exceptions import ConfigError
+from jobslib.exitcodes import ExitCode
+from jobslib.oneinstance import BaseLock, LockState
+from jobslib.oneinstance.control import MAX_SKIPS, Control
+from jobslib.schedule.agenda import read_ledger
+from jobslib.schedule.decisions import upcoming
+from jobslib.schedule.ledger import Ledger
+from jobslib.schedule.rhythms import Every, Slots
+
+if TYPE_CHECKING:
+    from jobslib.schedule.plans import Plan
+
+__all__ = ['DESCRIPTION', 'add_arguments', 'run']
+
+DESCRIPTION = 'Do not run the next slot of a job, whoever would run it.'
+
+
+def run(config: Config) -> ExitCode:
+    """Have the next slot skipped.
+
+    :returns: ``LOCK_NOT_AVAILABLE`` when it is not known which that is.
+    :raises ConfigError: the job has no slots, or others than here.
+    """
+    require_task(config)
+    plan = config.make_plan(config.task_name)
+    if not isinstance(plan.rhythm, Slots | Every):
+        raise ConfigError(
+            f'skip: the job has no slots: {plan.rhythm.words()}; give '
+            f'--schedule or --run-interval, as the job has it, or use '
+            f'"runjob pause"')
+
+    def shown(slot: float) -> str:
+        return config.local_time(slot).isoformat()
+
+    return answer(config, lambda lock: _skip(lock, plan, shown))
+
+
+def _skip(lock: BaseLock, plan: Plan, shown: Callable[[float], str]) -> Answer:
+    slot = None
+
+    def change(state: LockState) -> Control | None:
+        nonlocal slot
+        ledger = _find_ledger(state, plan)
+        slot = next(iter(upcoming(plan, ledger, time.time() - plan.jitter, 1)),
+                    None)
+        if slot is None or slot in state.control.skipped:
+            return None
+        # The others are over, as far as anybody still asks.
+        skips = [each for each in state.control.skips
+                 if each['slot'] > ledger.settled]
+        skip = {'slot': slot, 'by': stamp(lock)['by']}
+        return state.control.changed(skips=[*skips, skip][-MAX_SKIPS:])
+
+    state = ask(lock, change)
+    if slot is None:
+        return ExitCode.LOCK_NOT_AVAILABLE, (
+            'which slot is the next is not known before the first run')
+    if slot in state.control.skipped:
+        return ExitCode.DONE, f'the slot of {shown(slot)} is skipped already'
+    return ExitCode.DONE, f'the slot of {shown(slot)} is skipped'
+
+
+def _find_ledger(state: LockState, plan: Plan) -> Ledger:
+    found, _ = read_ledger(state.record, state.history)
+    if found is None:
+        return Ledger(plan.fingerprint)
+    if state.held and found.schedule != plan.fingerprint:
+        raise ConfigError(
+            'skip: the holder of the job has another schedule than this '
+            'command; give it the settings of the job')
+    return found

@@ -1,0 +1,126 @@
+"""What the lease keeper writes to Consul in the name of a holder.
+
+Each write names the hold that it was made for by its fencing token, which is
+the index of the lock's key as long as that hold lasts.  So a request whose
+answer did not come, and which is carried out seconds later, does nothing.
+
+Standard library only, see :mod:`jobslib.keeper.keeper`.
+"""
+
+from __future__ import annotations
+
+from jobslib.consul import transactions
+from jobslib.consul.transport import TransportError
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from jobslib.consul.engine import Connections
+    from jobslib.consul.transport import Response
+
+__all__ = ['free', 'write_note']
+
+# What requests raise, and reading an answer that is not Consul's.
+_FAILURES = (TransportError, LookupError, TypeError, ValueError, AttributeError)
+
+
+def free(transport: Connections, key: str, session: str, token: int | None,
+         record: str, notes: dict[str, str]) -> bool:
+    """Free *key* if *session* has it; false if that is to be tried again.
+
+    :param token: of the hold that is to end; ``None``: it is not known
+        whether the key was taken at all.
+    :param record: what to leave in the key.
+    :param notes: what to leave in keys beside it.
+    """
+    try:
+        if token is not None and _unlock(
+                transport, key, session, token, record, notes):
+            return True
+        # Freed by a request before, or lost, or taken unheard, or written to
+        # by hand.  A key that our session has is ours to give back.
+        index = _index_if_held(transport, key, session)
+        return index == 0 or _unlock(
+            transport, key, session, index, record, notes)
+    except _FAILURES:
+        return False
+
+
+def _unlock(transport: Connections, key: str, session: str, index: int,
+            record: str, notes: dict[str, str]) -> bool:
+    unlock = [transactions.unchanged(key, index),
+              transactions.unlock(key, record.encode(), session)]
+    puts = [transactions.put(name, value.encode())
+            for name, value in notes.items()]
+    response = _transact(transport, unlock + puts)
+    if puts and response.status in (403, 409, 413) and not _says(
+            response, transactions.CHANGED + transactions.NOT_HELD):
+        # The notes may be what was refused.
+        response = _transact(transport, unlock)
+    return response.status == 200
+
+
+def _index_if_held(transport: Connections, key: str, session: str) -> int:
+    """Return the index of *key* if *session* has it, else 0."""
+    entry = _read(transport, key)
+    if entry is None or entry.get('Session') != session:
+        return 0
+    return int(entry['ModifyIndex'])
+
+
+def write_note(transport: Connections, lock: str, token: int, key: str,
+               value: str, index: int | None) -> tuple[bool, int | None]:
+    """Write *value* to *key* while *lock* is held with *token*.
+
+    :param index: of *key* as it was written last, ``None`` if that is not
+        known.  An older note that comes late does not overwrite this one.
+    :returns: whether that is done with, and the index of *key* then.
+    """
+    try:
+        if index is None:
+            entry = _read(transport, key)
+            index = int(entry['ModifyIndex']) if entry else 0
+        response = _transact(transport, [
+            transactions.unchanged(lock, token),
+            transactions.compare_and_set(key, value.encode(), index)])
+        if response.status == 200:
+            results = [each['KV'] for each in response.json()['Results']]
+            return True, transactions.modify_index(results, key)
+        if _says(response, transactions.STALE):
+            # An earlier attempt that was late, perhaps.
+            index = None
+        # Changed: the lock is not held, or not as it was then.
+        return _says(response, transactions.CHANGED), index
+    except _FAILURES:
+        return False, index
+
+
+def _read(transport: Connections, key: str) -> dict[str, Any] | None:
+    """Return *key* as the leader of a quorum knows it, ``None``: missing.
+
+    :raises ValueError: the answer does not tell.
+    """
+    response = transport.request('GET', f'/v1/kv/{key}', [('consistent', '1')])
+    # A 404 without an index is not Consul's.
+    if response.status not in (200, 404) or not response.index:
+        raise ValueError('the answer does not tell')
+    entry: dict[str, Any] | None = (
+        response.json()[0] if response.status == 200 else None)
+    return entry
+
+
+def _transact(transport: Connections,
+              operations: Sequence[dict[str, Any]]) -> Response:
+    return transport.request(
+        'PUT', '/v1/txn', body=transactions.body(operations))
+
+
+def _says(response: Response, phrases: tuple[str, ...]) -> bool:
+    """Return whether a transaction was refused for one of these reasons."""
+    if response.status != 409:
+        return False
+    text = transactions.reasons(response.json()).lower()
+    return any(phrase in text for phrase in phrases)

@@ -1,0 +1,25 @@
+"""Lines for people: on a terminal they are folded between words."""
+
+from __future__ import annotations
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+__all__ = ['folded']
+
+
+def folded(text: str, file: TextIO | None) -> str:
+    """Return one line of *text* as it is to be written to *file*.
+
+    A terminal would break it in the middle of a word.  What else reads it
+    has it in one line.
+    """
+    if file is None or not file.isatty():
+        return text
+    import shutil
+    import textwrap
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, max(width, 1), break_long_words=False,
+                         break_on_hyphens=False)

@@ -1,0 +1,421 @@
+"""The lease keeper: a small process that keeps the lease of another.
+
+Why it is a process.  A lease has to be renewed while its *ward*, the process
+that it belongs to, does whatever it does, and the ward has to stop when the
+lease is lost.  A thread of the ward's could do neither: it stands still while
+a C call keeps the interpreter, for seconds at a time, and it cannot kill what
+it is part of.  A signal handler of the ward's runs only when that call
+returns.  A timer of the kernel's that kills (``SIGALRM`` without a handler)
+knows nothing of what the ward has started, and anybody may set it anew.
+
+What it does.  It renews the session, watches the lock, interrupts the run
+when the lease is lost or about to be, kills it, and whatever it started, when
+it does not stop in time, and gives up the lock when the ward is gone.  It
+counts from when the last renewal that succeeded was *sent*: the service may
+have carried it out at that moment, so nothing later is certain.  It
+ignores the signals by which a process manager or a terminal stops a whole
+group, because it has to leave last.
+
+What it does not do by itself:
+
+- It knows no lock service.  It asks an *engine*, see
+  :mod:`jobslib.keeper.engine`, by threads of their own, see
+  :mod:`jobslib.keeper.service`: no answer that is late holds it up.
+- When to interrupt and when to kill is decided by
+  :mod:`jobslib.keeper.decisions`, which has neither clock nor threads.
+
+Where it can still fail.  When the keeper itself is killed or stopped, its ward
+starts another one with the same session; where the ward cannot, the guard
+that the keeper forked ends the ward before the lease ends
+(:mod:`jobslib.keeper.guard`).  When both are stopped by a signal, and the
+ward is not, nobody is left; and a machine that freezes as a whole cannot know
+of it before it wakes.  For these there is the fencing token.
+
+It is started by :mod:`jobslib.consul.launch`, beside programs of users in
+an interpreter without installed packages (``-I -S``), so it uses the standard
+library only, and of jobslib what does the same.
+
+All times are of ``CLOCK_BOOTTIME``, in seconds, which all processes of the
+machine share and which goes on while it is suspended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import threading
+import time
+
+from jobslib.clock import now
+from jobslib.keeper import processes
+from jobslib.keeper.decisions import Decisions, Interrupt, Kill
+from jobslib.keeper.guard import Guard
+from jobslib.keeper.page import Page
+from jobslib.keeper.service import Service
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+    from jobslib.keeper.engine import Engine
+
+__all__ = ['Keeper', 'main']
+
+# What a process manager or a terminal sends to all processes of a group; the
+# keeper leaves last.
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT,
+           signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGPIPE)
+
+# poll() does not count the time that a machine was suspended, so no wait is
+# longer while the lock may be held.
+MAX_POLL = 0.25
+# The name that the keeper's lines have in the log.
+LOGGER = 'jobslib.keeper'
+MAX_MESSAGE = 1 << 18
+# How often the keeper looks what the run has started.
+LOOK = 1.0
+
+
+class Keeper:
+    """Keeps one session, for one process.
+
+    It has three parts: what it does itself, in its main thread, is here; the
+    threads that speak with the lock service are in :class:`Service`; what
+    has to be done when is up to :class:`Decisions`.
+
+    :param control: where the process sends its messages.
+    :param page: shared with the process.
+    :param config: ``pid, marker, since, supervised, ttl, window,
+        renew_interval, grace, kill, renewed, record``.
+    :param engine: speaks with the lock service.
+    :param pidfd: of the process; -1: it is gone already.
+    """
+
+    # All fields are written by the main thread alone.  Of the page the main
+    # thread writes all that is the keeper's, but for `until` and what
+    # operators ask: these are up to the service, see there.
+
+    def __init__(self, control: socket.socket, page: Page,
+                 config: dict[str, Any], engine: Engine, pidfd: int) -> None:
+        self.control = control
+        self.page = page
+        self.pid: int = config['pid']
+        self.marker: str = config['marker']
+        self.since: int = config['since']
+        self.ttl: float = config['ttl']
+        self.window: float = config['window']
+        self.kill: float = config['kill']
+        self.pidfd = pidfd
+        self.decisions = Decisions(
+            config['grace'], self.kill, config['supervised'])
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self.service = Service(
+            engine, page, self.ttl, self.window, config['renew_interval'],
+            config['renewed'], lambda: os.eventfd_write(self.wake_fd, 1))
+        # The process may have the key: what to write on its release.
+        self.record: dict[str, Any] | None = config['record']
+        # Of the hold that a release is to end; None: it may not even have it.
+        self.token: int | None = None
+        # What it is to leave beside the key.
+        self.last_notes: dict[str, str] = {}
+        # The run that is under way, for the history of its successors.
+        self.run_begun: dict[str, Any] | None = None
+        self.run_begins = 0.0
+        # What interrupts the process, or 0.
+        self.signal = 0
+        # What was seen below the process.
+        self.known: set[tuple[int, int]] = set()
+        self.look_at = 0.0
+        self.quit = False
+
+    def run(self) -> None:
+        """Keep the lease until the process is gone or wants no more."""
+        if self.pidfd < 0:
+            return self._process_is_gone()
+        self.service.start()
+        poller = select.poll()
+        for fd in (self.pidfd, self.control.fileno(), self.wake_fd):
+            poller.register(fd, select.POLLIN)
+        while not self.quit:
+            self._be_alive()
+            timeout = self.ttl / 4 if self.record is None else MAX_POLL
+            ready = [fd for fd, _ in poller.poll(timeout * 1000)]
+            self._be_alive()
+            if self.pidfd in ready:
+                return self._process_is_gone()
+            if self.wake_fd in ready:
+                os.eventfd_read(self.wake_fd)
+            if self.control.fileno() in ready and not self._receive():
+                # Closed by exec(); the process itself goes on.
+                poller.unregister(self.control.fileno())
+            self._enforce()
+        self._give_up()
+
+    # Messages of the process; those that return True are answered.
+
+    def _receive(self) -> bool:
+        try:
+            data = self.control.recv(MAX_MESSAGE)
+        except ConnectionResetError:
+            # The process ended before it had read an answer.  It is said
+            # once; what the process had sent is still to be read.
+            return True
+        if not data:
+            return False
+        self.decisions.heard()
+        message = json.loads(data)
+        number = message.pop('number')
+        replies = getattr(self, f'do_{message.pop("do")}')(**message)
+        if replies:
+            try:
+                self.control.send(json.dumps({'number': number}).encode())
+            except OSError:
+                return False
+        return True
+
+    def do_claim(self, record: dict[str, Any]) -> bool:
+        """The process is about to take the key."""
+        self.record = record
+        self.token = None
+        return True
+
+    def do_hold(self, proof: float, record: dict[str, Any], token: int,
+                signum: int) -> bool:
+        """The process took the key; the session lived at *proof*."""
+        self.record = record
+        self.token = token
+        self.signal = signum
+        # The state is what the keeper before has begun.
+        self.decisions.hold_begins(now(), self.page.state, self.page.reason)
+        self.page.forget_control()
+        self.service.hold_begins(
+            proof, lambda: now() >= self.decisions.stop_at(self.page.until))
+        self.page.cleared = False
+        self.page.held = True
+        return True
+
+    def do_run(self, max_run_time: float | None, heartbeat: float | None,
+               run: dict[str, Any] | None, elapsed: float) -> bool:
+        """A *run* begins, or began *elapsed* seconds ago."""
+        self.run_begun = run
+        self.run_begins = now() - elapsed
+        self.page.cleared = False
+        self.page.beat = max(self.page.beat, self.run_begins)
+        self.decisions.run_begins(self.run_begins, max_run_time, heartbeat)
+        return True
+
+    def do_stopping(self) -> None:
+        """The process told its run to stop."""
+        self.decisions.run_is_told(now())
+
+    def do_end(self, stopped: bool, spared: list[int]) -> bool:
+        """The run is over; it was told to stop, if *stopped*.
+
+        :param spared: processes that are left alone, but what they started
+            is not.
+        """
+        self.run_begun = None
+        if self.decisions.run_ends(stopped):
+            self._end_processes(None, frozenset(spared))
+            state = self.decisions.is_cleared(
+                now(), self.page.until,
+                self.service.loss_of_hold() is not None)
+            if state == Page.FINE:
+                self.page.set_state(Page.FINE)
+            else:
+                self.page.set_state(Page.LOST, self.decisions.reason)
+                self.page.held = False
+        return True
+
+    def do_note(self, key: str, value: str, token: int) -> None:
+        """Write *value* to *key*, while the process has the lock."""
+        self.service.notes.add(key, value, token)
+
+    def do_release(self, record: dict[str, Any],
+                   notes: dict[str, str]) -> bool:
+        """The process is about to release the key, and to leave these."""
+        self.record, self.last_notes = record, notes
+        self._hold_ends()
+        return True
+
+    def do_released(self) -> None:
+        """The process does not have the key."""
+        self._hold_ends()
+        self.record, self.last_notes = None, {}
+
+    def _hold_ends(self) -> None:
+        self.page.held = False
+        self.decisions.hold_ends()
+        self.service.hold_ends()
+
+    def do_quit(self) -> None:
+        """The process needs the lease no more."""
+        self.quit = True
+
+    # Stopping the run.
+
+    def _enforce(self) -> None:
+        loss = self.service.loss_of_hold()
+        if not self.decisions.held:
+            if loss is not None:
+                # Nothing is lost with it, but the process needs another one.
+                self.page.set_state(Page.LOST, loss.reason)
+            return
+        if now() >= self.look_at:
+            self.look_at = now() + LOOK
+            self.known = processes.still_there(self.known)
+            self.known |= processes.children(self.pid)
+        page = self.page
+        for action in self.decisions.decide(
+                now(), page.until, page.beat, page.ward_alive, loss):
+            if isinstance(action, Interrupt):
+                self._interrupt(action)
+            else:
+                self._kill(action)
+
+    def _interrupt(self, interrupt: Interrupt) -> None:
+        self.page.set_state(interrupt.state, interrupt.reason)
+        if self.signal and interrupt.signal:
+            try:
+                signal.pidfd_send_signal(self.pidfd, self.signal)
+            except OSError:
+                # Gone, or of another user by now; then the kill has to do.
+                pass
+
+    def _kill(self, kill: Kill) -> None:
+        if kill.ward:
+            _log(f'killing process {self.pid}: {kill.reason}')
+            self._end_processes(self.pidfd)
+            self.quit = True
+        else:
+            _log(f'killing the run of process {self.pid}: {kill.reason}')
+            self._end_processes(None)
+            self.page.cleared = True
+            self.decisions.run_is_killed(now())
+
+    def _process_is_gone(self) -> None:
+        # What it said last: that it is about to take the key, for instance.
+        while (select.select([self.control], [], [], 0)[0]
+               and self._receive()):
+            pass
+        if self.record is not None:
+            count = self._end_processes(None)
+            if count:
+                _log(f'process {self.pid} is gone; ended {count} processes '
+                     f'that it left running')
+        self._give_up()
+
+    def _end_processes(self, pidfd: int | None,
+                       spared: frozenset[int] = frozenset()) -> int:
+        return processes.end(self.pid, pidfd, self.marker, self.known,
+                             self._be_alive, self.since, spared, _log)
+
+    def _be_alive(self) -> None:
+        self.page.alive = now()
+
+    def _give_up(self) -> None:
+        """Release the lock and end the session, if the service lets us."""
+        self.page.held = False
+        self.service.give_up(
+            None if self.record is None else self._last_record,
+            self.last_notes, self.token,
+            max(now(), self.page.until) + self.window)
+        self.service.stop()
+
+    def _last_record(self) -> dict[str, Any]:
+        record = {**(self.record or {}), 'released': time.time()}
+        if self.run_begun is not None:
+            record['killed'] = {
+                **self.run_begun, 'outcome': 'killed',
+                'duration': round(now() - self.run_begins, 3),
+                'error': self.decisions.reason or 'its process ended'}
+        return record
+
+
+def _open_process(pid: int) -> int:
+    """Return a pidfd, or -1 when the process is gone already."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+
+
+# What lines of the log say of the job: ``task``, ``fqdn``, ``format``.  Set
+# once, before anything is logged.
+_about: dict[str, str] = {}
+
+
+def _log(text: str) -> None:
+    # In a thread: a pipe that nobody reads must not hold up the keeper.
+    line = f'{_format(text, time.time())}\n'
+    try:
+        threading.Thread(target=os.write, args=(2, line.encode()),
+                         daemon=True).start()
+    except RuntimeError:
+        # There is no room for a thread.  What is reported has to be done.
+        pass
+
+
+def _format(text: str, at: float) -> str:
+    """Return a line like those that :mod:`jobslib.logs` makes."""
+    seconds, milliseconds = divmod(int(at * 1000), 1000)
+    if _about.get('format') == 'json':
+        utc = time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))
+        return json.dumps({
+            'timestamp': f'{utc}.{milliseconds:03d}Z', 'level': 'WARNING',
+            'logger': LOGGER, 'fqdn': _about['fqdn'], 'pid': os.getpid(),
+            'message': text, 'task': _about['task']})
+    local = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))
+    of = f' ({_about["task"]})' if _about else ''
+    return f'{local},{milliseconds:03d} WARNING {LOGGER}: {text}{of}'
+
+
+def main(engines: ModuleType) -> None:
+    """Keep a lease: control socket on 0, shared page on 1.
+
+    :param engines: what makes the engine, by its function ``make``.
+    """
+    for signum in IGNORED:
+        signal.signal(signum, signal.SIG_IGN)
+    os.closerange(3, os.sysconf('SC_OPEN_MAX'))
+    os.chdir('/')
+    control = socket.socket(fileno=0)
+    page = Page(1)
+    data = control.recv(MAX_MESSAGE)
+    if data:
+        config = json.loads(data)
+        _about.update(config.get('about') or {})
+        pidfd = _open_process(config['pid'])
+        if pidfd >= 0 and os.getppid() != config['pid']:
+            # A pid that was reused before it was opened is not our parent.
+            os.close(pidfd)
+            pidfd = -1
+        engine = engines.make(config['engine'])
+        keeper = Keeper(control, page, config, engine, pidfd)
+        if pidfd >= 0:
+            _fork_guard(keeper)
+        keeper.run()
+
+
+def _fork_guard(keeper: Keeper) -> None:
+    """Start the guard; before any thread, since it is a fork."""
+    # Not opened by the guard: until it gets to that, the keeper may be gone.
+    keeper_fd = os.pidfd_open(os.getpid())
+    # A guard that has lost its keeper is a child of the supervisor, and must
+    # not be taken for the next keeper.
+    name = processes.rename(processes.GUARD_NAME)
+    if os.fork() == 0:
+        # Whatever happens, this must never go on as a keeper.
+        try:
+            keeper.control.close()
+            Guard(keeper.page, keeper_fd, keeper.pidfd, keeper.pid,
+                  keeper.marker, keeper.since, keeper.kill, _log).run()
+        finally:
+            os._exit(0)
+    processes.rename(name)
+    os.close(keeper_fd)

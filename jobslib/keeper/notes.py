@@ -1,0 +1,89 @@
+"""What a holder keeps beside its lock, written by a thread of the keeper.
+
+Standard library only, see :mod:`jobslib.keeper.keeper`.
+"""
+
+from __future__ import annotations
+
+import threading
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ['RETRY', 'Notes']
+
+#: Pause after a request that failed, in seconds.
+RETRY = 0.3
+# The longest pause between attempts to write a note.
+LONGEST_RETRY = 30.0
+
+
+class Notes:
+    """Of each key the newest value is written, for as long as it counts.
+
+    :param write: :meth:`jobslib.keeper.engine.Engine.write`.
+    """
+
+    def __init__(self, write: Callable[[str, str, int], bool]) -> None:
+        self._write = write
+        # By key: the newest value, and the fencing token of the holder.  The
+        # keeper's main thread adds and clears, the thread of the notes takes
+        # away; both with the lock below.
+        self._values: dict[str, tuple[str, int]] = {}
+        self._lock = threading.Lock()
+        # Set by the main thread, cleared by the other.
+        self._added = threading.Event()
+        # Written by the main thread alone.
+        self._thread: threading.Thread | None = None
+
+    def add(self, key: str, value: str, token: int) -> None:
+        """Write *value* to *key* soon, for the holder with *token*."""
+        with self._lock:
+            self._values[key] = value, token
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # There is no room for a thread; the next note tries again.
+                return
+            self._thread = thread
+        self._added.set()
+
+    def clear(self) -> None:
+        """Forget what is not written yet."""
+        with self._lock:
+            self._values.clear()
+
+    def pending(self) -> dict[str, str]:
+        """Return what is not written yet, by keys."""
+        with self._lock:
+            return {key: value for key, (value, _) in self._values.items()}
+
+    def _run(self) -> None:
+        pause: float | None = None
+        while True:
+            self._added.wait(pause)
+            self._added.clear()
+            if self._write_all():
+                pause = None
+            else:
+                # A token without the right to do it may never get it.
+                pause = min(2 * pause, LONGEST_RETRY) if pause else RETRY
+
+    def _write_all(self) -> bool:
+        written = True
+        for key in list(self._values):
+            # Another by now, or forgotten.
+            note = self._values.get(key)
+            if note is None:
+                continue
+            if not self._write(key, *note):
+                written = False
+                continue
+            with self._lock:
+                if self._values.get(key) is note:
+                    del self._values[key]
+        return written

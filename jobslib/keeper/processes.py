@@ -1,0 +1,407 @@
+"""Finding and ending a task's process and all that it started.
+
+Linux only: reads ``/proc``.  Standard library only, see ``keeper``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+__all__ = ['GUARD_NAME', 'KEEPER_NAME', 'KEEPER_VARIABLE', 'children', 'end',
+           'end_gently', 'find', 'leftovers', 'mark', 'rename', 'start_time',
+           'still_there', 'unmark']
+
+#: Marks keepers, in their environment: they leave last, on their own.
+KEEPER_VARIABLE = 'JOBSLIB_KEEPER'
+
+#: The names of the commands of a keeper that was forked, and of a guard; at
+#: most 15 characters.
+KEEPER_NAME, GUARD_NAME = 'jobslib-keeper', 'jobslib-guard'
+
+#: Marks, in their environment, the processes that a task started.
+MARKER_VARIABLE = 'JOBSLIB_LEASE'
+
+# The limit of file locks, which means nothing to any Linux since 2.4.25.  It is
+# inherited whatever else a process sheds (environment, parent, session), and
+# its value can be a mark.
+RLIMIT_LOCKS = 10
+
+RESCAN = 5.0
+# The most of a command that is shown, in characters.
+MAX_NAME = 80
+TICK = 0.25
+# How often it is said that something is still waited for.
+SAY_AGAIN = 60.0
+
+# What multiprocessing starts beside the processes of a program, on the command
+# line.  They end by themselves when the program does.
+TRACKER = b'multiprocessing.resource_tracker'
+HELPERS = (TRACKER, b'multiprocessing.forkserver')
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+def mark(marker: str) -> None:
+    """Mark what this process starts from here on with *marker*."""
+    os.environ[MARKER_VARIABLE] = marker
+    _limit_locks(_number(marker))
+
+
+def unmark() -> None:
+    """Mark no more."""
+    os.environ.pop(MARKER_VARIABLE, None)
+    _limit_locks(None)
+
+
+def start_time(pid: int) -> int:
+    """Return when *pid* started, in clock ticks since boot; 0 if it ended."""
+    status = _status(pid)
+    return status[1] if status else 0
+
+
+def find(root: int, marker: str, known: set[tuple[int, int]],
+         since: int = 0,
+         spared: frozenset[int] = frozenset()) -> set[tuple[int, int]]:
+    """Return what *root* started and what still lives, *root* excluded.
+
+    A process belongs to it that descends from it; that has *marker*, whoever
+    its parent is now: in its limits, in its environment or, forked from the
+    task, in its memory map; or that is among *known*, which were seen below
+    *root* before.  With each of them come its descendants.
+
+    :param since: :func:`start_time` of *root*; older processes are not
+        looked at, which saves most of the work.
+    :param spared: processes that are not returned, but for what they started;
+        with them go the helpers of multiprocessing that are their children.
+    :returns: pairs of process id and start time, which tell a process from
+        a later one of the same id.
+    """
+    below, starts = _scan()
+    seeds = {pid for pid, start in starts.items()
+             if (pid, start) in known
+             or start >= since and _is_marked(pid, marker)}
+    helpers = {pid for parent in spared for pid in below.get(parent, ())
+               if _is_helper(pid)}
+    found: set[int] = set()
+    queue = [*below.get(root, ()), *seeds]
+    while queue:
+        pid = queue.pop()
+        if pid not in found and pid != root and not _is_keeper(pid):
+            found.add(pid)
+            queue += below.get(pid, ())
+    return {(pid, starts[pid]) for pid in found - spared - helpers}
+
+
+def children(root: int) -> set[tuple[int, int]]:
+    """Return the descendants of *root*, at little cost."""
+    return {(pid, start) for pid, start, _ in _descend(root)}
+
+
+def leftovers(root: int, spared: frozenset[int] = frozenset(),
+              ) -> dict[tuple[int, int], str]:
+    """Return what runs below *root*, with the name of each, at little cost.
+
+    Left out are keepers, *spared* and the helpers of multiprocessing that are
+    children of those, but not what any of these started.
+
+    :returns: the names of the commands by process id and start time.
+    """
+    return {(pid, start): _command(pid) for pid, start, parent in _descend(root)
+            if pid not in spared
+            and not (parent in spared and _is_helper(pid))}
+
+
+def still_there(known: set[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Return those of *known* that have not ended."""
+    return {(pid, start) for pid, start in known if start_time(pid) == start}
+
+
+def end(root: int, pidfd: int | None, marker: str,
+        known: set[tuple[int, int]],
+        tick: Callable[[], object] | None = None, since: int = 0,
+        spared: frozenset[int] = frozenset(),
+        report: Callable[[str], None] | None = None) -> int:
+    """Kill what *root* started, and wait until it is gone.
+
+    :param pidfd: of *root*, to kill it as well; ``None`` spares it.
+    :param tick: called now and then while it waits.
+    :param since: see :func:`find`.
+    :param spared: see :func:`find`.
+    :param report: called with a line that says what is waited for, when it
+        cannot be killed or does not end; again every minute.
+    :returns: how many processes were killed, *root* not counted.
+    """
+    if pidfd is not None:
+        # Stopped, it starts nothing more while the others are looked for.
+        _send(pidfd, signal.SIGSTOP)
+    waiting = _Waiting(tick, report)
+    killed: set[tuple[int, int]] = set()
+    while True:
+        found = find(root, marker, known, since, spared)
+        pidfds = {each: fd for each in found
+                  if (fd := _open(*each)) is not None}
+        refused = {each for each, fd in pidfds.items()
+                   if not _send(fd, signal.SIGKILL)}
+        waited = list(pidfds.values())
+        if pidfd is not None:
+            _send(pidfd, signal.SIGKILL)
+            waited.append(pidfd)
+        waiting.wait(waited, refused)
+        for fd in pidfds.values():
+            os.close(fd)
+        killed |= pidfds.keys()
+        if not pidfds and (pidfd is None or _has_ended(pidfd)):
+            return len(killed)
+
+
+def end_gently(root: int, marker: str, known: set[tuple[int, int]],
+               spared: frozenset[int], grace: float,
+               tick: Callable[[], object] | None = None,
+               report: Callable[[str], None] | None = None,
+               ) -> list[tuple[int, str]]:
+    """End what runs below *root*: by SIGTERM, and by SIGKILL after *grace*.
+
+    :param spared: see :func:`find`.
+    :param grace: in seconds.
+    :param tick: called now and then while it waits.
+    :param report: see :func:`end`.
+    :returns: process id and name of the command of all that had to be ended.
+    """
+    told: dict[tuple[int, int], str] = {}
+    ends = time.monotonic() + grace
+    while left := leftovers(root, spared):
+        # What comes to be meanwhile, a child of one of them, is told too.
+        for each in left.keys() - told.keys():
+            # A tracker whose program is gone clears up, and then ends.
+            if TRACKER in _read(each[0], 'cmdline'):
+                continue
+            if (fd := _open(*each)) is not None:
+                told[each] = left[each]
+                _send(fd, signal.SIGTERM)
+                os.close(fd)
+        if time.monotonic() >= ends:
+            break
+        _wait_for_any(left, min(ends - time.monotonic(), TICK))
+        if tick is not None:
+            tick()
+    if not told and not still_there(known):
+        return []
+    # What has left the family, too, and whatever did not obey.
+    since = start_time(root)
+    for each in find(root, marker, known, since, spared):
+        told.setdefault(each, _command(each[0]))
+    end(root, None, marker, known, tick, since, spared, report)
+    return sorted((pid, name) for (pid, _), name in told.items())
+
+
+class _Waiting:
+    """Waits for the end of processes, and says so when it takes long."""
+
+    def __init__(self, tick: Callable[[], object] | None,
+                 report: Callable[[str], None] | None) -> None:
+        self._tick = tick
+        self._report = report
+        self._say_at = 0.0
+        self._rounds = 0
+
+    def wait(self, pidfds: list[int], refused: set[tuple[int, int]]) -> None:
+        """Wait until all have ended; give up after a while, to look again.
+
+        :param refused: those that may not be killed.
+        """
+        self._rounds += 1
+        if refused:
+            self._say('of other users, which may not be killed',
+                      [pid for pid, _ in refused])
+        poller = select.poll()
+        for fd in pidfds:
+            poller.register(fd, select.POLLIN)
+        left = len(pidfds)
+        for _ in range(int(RESCAN / TICK)):
+            if self._tick is not None:
+                self._tick()
+            for fd, _ in poller.poll(TICK * 1000) if left else ():
+                poller.unregister(fd)
+                left -= 1
+            if not left:
+                return
+        if not refused:
+            self._say('that were killed and do not end', [
+                pid for fd in pidfds if not _has_ended(fd)
+                if (pid := _pid_of(fd)) > 0])
+
+    def _say(self, what: str, pids: list[int]) -> None:
+        if self._report is None or time.monotonic() < self._say_at:
+            return
+        self._say_at = time.monotonic() + SAY_AGAIN
+        names = ', '.join(f'{pid} ({_command(pid)})' for pid in sorted(pids))
+        self._report(f'waiting for processes {what}: {names}')
+
+
+def _status(pid: int) -> tuple[int, int] | None:
+    """Return parent and start time of *pid*, ``None`` if it has ended."""
+    try:
+        with open(f'/proc/{pid}/stat', 'rb') as file:
+            # The name, in parentheses, can have any character in it.
+            fields = file.read().rpartition(b')')[2].split()
+    except OSError:
+        return None
+    if not fields or fields[0] in (b'Z', b'X', b'x'):
+        return None
+    return int(fields[1]), int(fields[19])
+
+
+def _scan() -> tuple[dict[int, list[int]], dict[int, int]]:
+    """Return the children of all processes, and when each started."""
+    below: dict[int, list[int]] = {}
+    starts: dict[int, int] = {}
+    for name in os.listdir('/proc'):
+        if name.isdigit() and (status := _status(int(name))):
+            parent, starts[int(name)] = status
+            below.setdefault(parent, []).append(int(name))
+    return below, starts
+
+
+def _number(marker: str) -> int:
+    # Below infinity, and so large that no other limit is the same.
+    return int(marker[:15], 16) | 1 << 60
+
+
+def _limit_locks(number: int | None) -> None:
+    # Imported late: the keeper marks nothing.
+    import resource
+    hard = resource.getrlimit(RLIMIT_LOCKS)[1]
+    try:
+        resource.setrlimit(
+            RLIMIT_LOCKS, (hard if number is None else number, hard))
+    except (ValueError, OSError):
+        # The hard limit is lower; the other marks have to do.
+        pass
+
+
+def _is_marked(pid: int, marker: str) -> bool:
+    # Environment and memory map are for where the limits are not shown.
+    return (b' %d ' % _number(marker) in _read(pid, 'limits')
+            or any(marker.encode() in _read(pid, name)
+                   for name in ('environ', 'maps')))
+
+
+def rename(name: str) -> str:
+    """Give this thread, and what it forks, a name; return the one before."""
+    with open('/proc/thread-self/comm', 'r+', encoding='utf-8',
+              errors='surrogateescape') as file:
+        before = file.read().rstrip('\n')
+        file.seek(0)
+        file.write(name)
+    return before
+
+
+def _is_keeper(pid: int) -> bool:
+    # A process that was forked shows the environment of its parent.
+    return (f'{KEEPER_VARIABLE}='.encode() in _read(pid, 'environ')
+            or _title(pid) in (KEEPER_NAME, GUARD_NAME))
+
+
+def _is_helper(pid: int) -> bool:
+    command = _read(pid, 'cmdline')
+    return any(name in command for name in HELPERS)
+
+
+def _title(pid: int) -> str:
+    """Return the name that *pid* has given itself, see :func:`rename`."""
+    return _read(pid, 'comm').decode('utf-8', 'replace').strip()
+
+
+def _command(pid: int) -> str:
+    """Return the command of *pid*, for a line of the log."""
+    # What a process that ends has no more is empty.
+    words = _read(pid, 'cmdline').replace(b'\0', b' ').decode('utf-8', 'replace')
+    return ' '.join(words.split())[:MAX_NAME] or _title(pid) or '?'
+
+
+def _descend(root: int) -> Iterator[tuple[int, int, int]]:
+    """Return id, start time and parent of what runs below *root*."""
+    queue = [root]
+    # Not all kernels list the children of a process.
+    below = (None if os.path.exists(f'/proc/{root}/task/{root}/children')
+             else _scan()[0])
+    while queue:
+        parent = queue.pop()
+        for pid in (_children(parent) if below is None
+                    else below.get(parent, ())):
+            status = _status(pid)
+            if status and not _is_keeper(pid):
+                yield pid, status[1], parent
+                queue.append(pid)
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        with open(f'/proc/{pid}/{name}', 'rb') as file:
+            return file.read()
+    except OSError:
+        return b''
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for task in os.listdir(f'/proc/{pid}/task'):
+            with open(f'/proc/{pid}/task/{task}/children', 'rb') as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass
+    return found
+
+
+def _open(pid: int, start: int) -> int | None:
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    status = _status(pid)
+    if status is None or status[1] != start:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _send(pidfd: int, signum: int) -> bool:
+    """Send a signal; return whether that is allowed."""
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except PermissionError:
+        return False
+    except ProcessLookupError:
+        pass
+    return True
+
+
+def _has_ended(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the process id of *pidfd*; -1 when it has been waited for."""
+    for line in _read(os.getpid(), f'fdinfo/{pidfd}').splitlines():
+        if line.startswith(b'Pid:'):
+            return int(line.split()[1])
+    return -1
+
+
+def _wait_for_any(processes: Iterable[tuple[int, int]],
+                  timeout: float) -> None:
+    """Wait until one of *processes* has ended, or until it is *timeout*."""
+    poller = select.poll()
+    pidfds = [fd for each in processes if (fd := _open(*each)) is not None]
+    for fd in pidfds:
+        poller.register(fd, select.POLLIN)
+    poller.poll(max(timeout, 0) * 1000)
+    for fd in pidfds:
+        os.close(fd)

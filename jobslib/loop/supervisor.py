@@ -1,0 +1,309 @@
+"""The supervisor: it has the loop and the lock, and runs no code of a task.
+
+It is the process that people start and signal.  The first thing that it does
+is to fork the run's process, which reads the command line and the settings
+and makes the task; what they say comes back as plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from jobslib import __version__, needs
+from jobslib.config import Config
+from jobslib.exceptions import ConfigError, LockError, Terminate
+from jobslib.exitcodes import ExitCode
+from jobslib.folding import folded
+from jobslib.interrupts import Interrupts
+from jobslib.run.channel import fill_standard
+from jobslib.run.handle import RunHandle, describe_end
+from jobslib.run.prctl import adopt_orphans
+from jobslib.schedule.ledger import Records
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+    from typing import Any
+
+    from jobslib.context import Context
+    from jobslib.observers import Observer
+    from jobslib.oneinstance import BaseLock
+    from jobslib.run.handle import Body
+
+__all__ = ['ResolvedConfig', 'answers_of', 'configure_logging',
+           'export_config', 'supervise']
+
+
+#: How long the answer to a question of a task may take, in seconds, before
+#: the supervisor is taken to stand still.
+LONGEST_ANSWER = 60.0
+
+
+class ResolvedConfig(Config):
+    """What the run's process has read from the command line, the environment
+    and the settings.
+
+    Options of a class of the user are here as well, as attributes.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        values = self.__dict__.get('_values', {})
+        if name in values:
+            return values[name]
+        raise AttributeError(f'{type(self).__name__} has no option {name!r}; '
+                             f'the supervisor has those that fit into JSON')
+
+    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+        declared = self.declared().get(name)
+        if declared is None or declared.attrtype is None:
+            # Of the user: its class stays in the run's process.
+            return exported['values']
+        return super()._restore_group(name, exported)
+
+
+def export_config(config: Config) -> dict[str, Any]:
+    """Return *config* for the supervisor, fit for JSON."""
+    exported = config.export()
+    # It may have classes and functions in it, which JSON has not.
+    exported['values'].pop('logging', None)
+    logging = None
+    if config.logging is not None:
+        import base64
+        import pickle
+        try:
+            logging = base64.b64encode(pickle.dumps(config.logging)).decode()
+        except Exception as exc:
+            raise config.error(
+                'logging', f'it cannot be handed to the supervisor, another '
+                f'process ({exc}); allowed: what pickle can store, classes '
+                f'and functions by their dotted paths') from None
+    return exported | {'logging': logging, 'task_name': config.task_name}
+
+
+def supervise(body: Body) -> int:
+    """Run a job.
+
+    :param body: what the run's process does.
+    :returns: an :class:`jobslib.exitcodes.ExitCode`, or what the run's
+        process ended with before there was a job.
+    """
+    fill_standard()
+    if os.readlink('/proc/self') != str(os.getpid()):
+        return _fail('/proc is that of another PID namespace, and what a run '
+                     'leaves running could not be told from what is not ours; '
+                     'mount the proc of this one (unshare --mount-proc)')
+    with Interrupts() as interrupts:
+        try:
+            adopt_orphans()
+            process = RunHandle(body, interrupts)
+            with interrupts.guard():
+                process.start()
+                told = process.first_word()
+        except Terminate:
+            process.kill()
+            return ExitCode.TERMINATED
+        except (OSError, AttributeError) as exc:
+            # As the reason, one that says what to do about it, if there is.
+            return _fail(needs.missing() or f'no process can be started for '
+                                            f'the task: {exc}')
+        if 'leaves' in told:
+            return process.finish()
+        if 'exit' in told:
+            return _report_death(told['exit'])
+        try:
+            return _supervise(process, told['config'], interrupts)
+        finally:
+            process.finish()
+
+
+def _report_death(code: int) -> int:
+    """Say that the process ended before it had read its options.
+
+    :param code: its exit code, a signal as a negative number.
+    """
+    print(f'runjob: error: the task cannot be imported: '
+          f'{describe_end(code)}', file=sys.stderr)
+    # One that has lost its connection can still say that it was refused.
+    return ExitCode.USAGE if code == ExitCode.USAGE else ExitCode.TASK_FAILED
+
+
+def _supervise(process: RunHandle, exported: dict[str, Any],
+               interrupts: Interrupts) -> int:
+    if lack := needs.missing():
+        # Better no lock than one whose run nobody could end.
+        return _fail(lack)
+    config = _restore(exported)
+    if config.cold_standby:
+        process.finish()
+    else:
+        process.begin_making()
+    try:
+        logger = configure_logging(config)
+        for remark in exported['remarks']:
+            logger.warning('%s', remark)
+        config.hide_secrets()
+        context: Context = config.make_context()
+        lock = context.one_instance_lock
+    except (ConfigError, LockError) as exc:
+        return _refuse(str(exc))
+    process.answers = answers_of(lock, context)
+    process.grace = lock.watchdog.grace
+    if not config.cold_standby:
+        with interrupts.guard(process.interrupt):
+            made = process.end_making()
+        if interrupts.pending is not None:
+            logger.info('ended by %s', interrupts.pending)
+            return ExitCode.TERMINATED
+        if 'refused' in made:
+            return _refuse(made['refused'])
+        if not made.get('made'):
+            if 'exit' in made:
+                logger.error('the task cannot be made: %s',
+                             describe_end(made['exit']))
+            return ExitCode.TASK_FAILED
+    return _run(process, lock, context, config, interrupts, logger)
+
+
+def _restore(exported: dict[str, Any]) -> ResolvedConfig:
+    config = ResolvedConfig.restore(exported)
+    logging = exported['logging']
+    if logging is not None:
+        import base64
+        import pickle
+        logging = pickle.loads(base64.b64decode(logging))
+    config._values['logging'] = logging
+    config._values['context_class'] = 'jobslib.context.Context'
+    config.task_cls = type('Task', (), {'name': exported['task_name']})
+    return config
+
+
+def _fail(message: str) -> int:
+    print(f'runjob: error: {message}', file=sys.stderr)
+    return ExitCode.LOCK_SERVICE_UNAVAILABLE
+
+
+def _refuse(message: str) -> int:
+    print(folded(f'runjob: error: {message}', sys.stderr), file=sys.stderr)
+    return ExitCode.USAGE
+
+
+def answers_of(lock: BaseLock, context: Context) -> dict[str, Any]:
+    """Return what the run's process may ask, by name."""
+    def patiently(call: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(*args: Any) -> Any:
+            # A service may be slow to answer, or a class of the user.  A
+            # supervisor that waits for it does not stand still.
+            lock.sign_of_life(LONGEST_ANSWER)
+            try:
+                return call(*args)
+            finally:
+                lock.sign_of_life()
+        return answer
+
+    answers: dict[str, Callable[..., Any]] = {
+        'own_record': lambda: lock.own_record,
+        'control': lambda: lock.control.export(),
+        'refresh': lock.refresh,
+        'lease_left': lock.lease_left,
+        'get_lock_owner_info': lock.get_lock_owner_info,
+        'report_progress': lock.report_progress,
+        'push': lambda metrics: context.metrics.push(metrics)}
+    return {name: patiently(call) for name, call in answers.items()}
+
+
+def _run(process: RunHandle, lock: BaseLock, context: Context,
+         config: Config, interrupts: Interrupts,
+         logger: logging.Logger) -> int:
+    from jobslib.clock import Clock
+    from jobslib.loop.runner import Runner
+    from jobslib.schedule.agenda import Agenda
+    clock = Clock()
+    plan = config.make_plan(config.task_name)
+    agenda = Agenda(
+        plan, clock, lock.machine(), keeps=config.keep_lock,
+        records=_find_records(lock, config), one_run=config.run_once)
+    try:
+        observers = _make_observers(
+            process, lock, context, config, interrupts, logger)
+    except (ConfigError, LockError) as exc:
+        return _refuse(str(exc))
+    logger.info(
+        'jobslib %s; lock %s; schedule: %s', __version__,
+        _name_place(lock), agenda.explain())
+    try:
+        return Runner(process, lock, config, agenda, clock, interrupts,
+                      logger, observers).run()
+    except ConfigError as exc:
+        # What only the service of the lock can know.
+        return _refuse(str(exc))
+
+
+def _name_place(lock: BaseLock) -> str:
+    """Return what the lock is, and where, for the first line of the log."""
+    place = lock.place
+    return ' '.join(filter(None, (
+        type(lock).__name__, place['key'],
+        place['address'] and f'({place["address"]})')))
+
+
+def _find_records(lock: BaseLock, config: Config) -> Records:
+    """Return what can be known of the slots that a holder has begun."""
+    if not config.keep_lock or lock.saves_for_nothing:
+        return Records.BEGINS
+    # Without recoveries begins are recorded too, but nobody waits for that to
+    # be done: what is not known to be begun may have been begun all the same.
+    if config.history or config.recoveries == 0:
+        return Records.ENDS
+    return Records.NOTHING
+
+
+def _make_observers(process: RunHandle, lock: BaseLock, context: Context,
+                    config: Config, interrupts: Interrupts,
+                    logger: logging.Logger) -> list[Observer]:
+    """Return who is told what the loop does, as far as configured."""
+    from jobslib.logs import RunFields
+    from jobslib.loop.hooks import TaskHooks
+    # The fields first, so that what the others log has them.
+    observers: list[Observer] = [RunFields(config.task_name)]
+    if 'NOTIFY_SOCKET' in os.environ:
+        # Next, so that the end is told before slow last pushes.
+        from jobslib.notify import NotifyObserver
+        notify = NotifyObserver.from_environment(logger)
+        if notify is not None:
+            observers.append(notify)
+    if config.liveness.raw_value('backend') is not None:
+        observers.append(context.liveness.make_observer())
+    if config.metrics.raw_value('backend') is not None:
+        from jobslib.metrics.observer import MetricsObserver
+        observers.append(MetricsObserver(context))
+    # The hooks last, so that nobody waits for them.
+    observers.append(TaskHooks(
+        process, lock, interrupts, logger, config.max_hook_time))
+    return observers
+
+
+def configure_logging(config: Config) -> logging.Logger:
+    """Set logging up as *config* says; return the logger of the loop.
+
+    :raises ConfigError: the dict is refused by :mod:`logging.config`.
+    """
+    import logging
+
+    from jobslib.logs import install, make_handler
+    if config.logging is None:
+        # Force: something may have been logged or configured at an import.
+        logging.basicConfig(level=config.log_level.upper(), force=True,
+                            handlers=[make_handler(config.log_format)])
+    else:
+        import logging.config
+        try:
+            logging.config.dictConfig(
+                {'disable_existing_loggers': False} | config.logging)
+        except (ValueError, TypeError, AttributeError, ImportError) as exc:
+            causes = [str(each) for each in (exc, exc.__cause__) if each]
+            raise config.error('logging', ': '.join(causes)) from None
+    install(config.task_name)
+    return logging.getLogger('jobslib')

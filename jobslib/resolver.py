@@ -1,0 +1,135 @@
+"""Names of machines, from a name service that may be dead.
+
+Asking the system for a name takes as long as it takes, half a minute and
+more when the name service is dead, and nothing can interrupt it: a signal
+handler of Python runs when the call is over.  So a thread asks, and the
+caller waits for it, which a signal does interrupt, and not for long.
+
+Standard library only: the lease keeper uses it as well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+
+# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Address = tuple[int, Any]
+
+__all__ = ['addresses', 'machine_name']
+
+#: How long to wait for the full name of this machine, in seconds.
+NAME_TIMEOUT = 1.0
+
+
+class _Question:
+    """A question to the system, asked by a thread of its own."""
+
+    def __init__(self, ask: Callable[[], Any]) -> None:
+        self._ask = ask
+        self._answered = threading.Event()
+        self._answer: Any = None
+        self._error: Exception | None = None
+        self.pid = os.getpid()
+        threading.Thread(
+            target=self._run, daemon=True, name='jobslib-names').start()
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._ask()
+        except Exception as exc:
+            self._error = exc
+        finally:
+            self._answered.set()
+
+    def answer(self, timeout: float) -> Any:
+        """Return the answer, or raise what there is instead.
+
+        :raises TimeoutError: there is none within *timeout* seconds.
+        """
+        if not self._answered.wait(max(timeout, 0.0)):
+            raise TimeoutError
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the thread still waits for the answer."""
+        # In a forked child there is no such thread.
+        return not self._answered.is_set() and self.pid == os.getpid()
+
+
+# By what they ask for; one at a time, so that threads do not pile up.
+_questions: dict[object, _Question] = {}
+# The addresses that were found last, by host and port.
+_found: dict[tuple[str, int], list[Address]] = {}
+
+
+def _ask(what: object, ask: Callable[[], Any], timeout: float) -> Any:
+    question = _questions.get(what)
+    if question is None or not question.is_open:
+        try:
+            question = _questions[what] = _Question(ask)
+        except RuntimeError:
+            # There is no room for a thread.
+            return ask()
+    return question.answer(timeout)
+
+
+def addresses(host: str, port: int, deadline: float) -> list[Address]:
+    """Return the family and the address of each place that *host* is at.
+
+    When the name service does not answer, they are those that it named last.
+
+    :param deadline: monotonic seconds.
+    :raises OSError: there is no such host, or no answer.
+    """
+    def ask() -> list[Address]:
+        # As bytes: for a text the large tables of IDNA are loaded.
+        found = socket.getaddrinfo(
+            host.encode(), port, type=socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]
+
+    known = _found.get((host, port))
+    left = deadline - time.monotonic()
+    try:
+        found: list[Address] = _ask(
+            (host, port), ask, left / 2 if known else left)
+    except (TimeoutError, socket.gaierror) as exc:
+        if known is not None and _is_no_answer(exc):
+            return known
+        if isinstance(exc, TimeoutError):
+            raise OSError(
+                f'the name service did not say in time where {host!r} is'
+            ) from exc
+        raise
+    _found[host, port] = found
+    return found
+
+
+def _is_no_answer(exc: Exception) -> bool:
+    return isinstance(exc, TimeoutError) or (
+        isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN)
+
+
+def machine_name() -> str:
+    """Return the full name of this machine.
+
+    The short one, if the name service knows it under no other, or does not
+    answer soon.
+    """
+    short = os.uname().nodename
+    try:
+        name: str = _ask('machine', socket.getfqdn, NAME_TIMEOUT)
+    except (OSError, ValueError):
+        return short
+    # What some machines call themselves tells nobody which they are.
+    return short if name.startswith('localhost') else name

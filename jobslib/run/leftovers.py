@@ -1,0 +1,57 @@
+"""What a run leaves running: finding it, and ending it politely."""
+
+from __future__ import annotations
+
+import time
+
+from jobslib.clock import now
+from jobslib.keeper import processes
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ['end_gently', 'left_below']
+
+#: How long a process may take to end by itself, in seconds.
+PATIENCE = 0.2
+TICK = 0.02
+
+
+def left_below(root: int, keep: Iterable[int] = ()) -> set[tuple[int, int]]:
+    """Return what *root* has started and what still lives.
+
+    Keepers do not count, nor do helpers of :mod:`multiprocessing` of *root*
+    and of those that are kept: they end by themselves.
+
+    :param keep: process ids that do not count; what is below them does.
+    :returns: pairs of process id and start time.
+    """
+    return set(processes.leftovers(root, frozenset({root, *keep})))
+
+
+def end_gently(root: int, marker: str, keep: Iterable[int], grace: float,
+               tick: Callable[[], object],
+               report: Callable[[str], None] | None = None) -> list[str]:
+    """End what :func:`left_below` finds: SIGTERM, then SIGKILL.
+
+    What ends by itself in this very moment is given the time to.
+
+    :param marker: see :func:`.processes.mark`.
+    :param grace: seconds between the two.
+    :param tick: called at least four times a second while it waits.
+    :param report: called with a line that says what is waited for.
+    :returns: what was ended, each as ``COMMAND (pid PID)``.
+    """
+    keep = frozenset(keep)
+    begun = now()
+    while left_below(root, keep):
+        if now() >= begun + PATIENCE:
+            ended = processes.end_gently(
+                root, marker, set(), frozenset({root, *keep}), grace, tick,
+                report)
+            return [f'{name} (pid {pid})' for pid, name in ended]
+        tick()
+        time.sleep(TICK)
+    return []

@@ -1,0 +1,351 @@
+"""The run's process: the only place that runs code of users.
+
+It is forked from the supervisor, and does what it is told, one request after
+the other: make the task, run it, call a hook, end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from jobslib.exceptions import ConfigError, Interrupt, LockError, TaskError
+from jobslib.exitcodes import ExitCode
+from jobslib.interrupts import Interrupts
+from jobslib.run.link import Link
+from jobslib.run.signals import RunSignals
+from jobslib.run.threads import begun_since, wait_for
+from jobslib.runs import Outcome, Run, describe
+from jobslib.tasks import BaseTask
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from jobslib.run.channel import Channel
+    from jobslib.run.memory import Memory
+
+__all__ = ['FENCING_TOKEN_VARIABLE', 'JOB_VARIABLE', 'RunProcess',
+           'SLOT_VARIABLE']
+
+#: The environment variable that hands the name of the job to what a task
+#: starts.
+JOB_VARIABLE = 'JOBSLIB_JOB'
+
+#: The environment variable that hands the slot of a run to what a task
+#: starts: ISO 8601, in the schedule's time zone.
+SLOT_VARIABLE = 'JOBSLIB_SLOT'
+
+#: The environment variable that hands the fencing token to what a task
+#: starts.
+FENCING_TOKEN_VARIABLE = 'JOBSLIB_FENCING_TOKEN'
+
+HOOKS = ('on_acquired', 'on_success', 'on_failure', 'on_released', 'on_lost')
+
+# The most that is handed over of a message and of a traceback, in characters.
+# Together they fit into the memory, whatever characters these are.
+MAX_MESSAGE = 10_000
+MAX_TRACEBACK = 20_000
+
+
+class RunProcess:
+    """Carries out the supervisor's requests.
+
+    :param channel: where the requests come from.
+    :param questions: where what a task asks of its lock goes.
+    :param memory: shared with the supervisor.
+    """
+
+    def __init__(self, channel: Channel, questions: Channel,
+                 memory: Memory) -> None:
+        self._channel = channel
+        self._memory = memory
+        self.link = Link(questions, memory)
+        self._pid = os.getpid()
+        self._interrupts = Interrupts()
+        self._signals = RunSignals(
+            self._interrupts, memory, self._pass_on)
+        self._task: Any = None
+        os.register_at_fork(
+            before=self._signals.hold, after_in_child=self._forget,
+            after_in_parent=self._signals.let_through)
+        self._signals.install()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Tell the supervisor something; it may be gone."""
+        try:
+            self._channel.send(message)
+        except ConnectionError:
+            pass
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the supervisor can be told something."""
+        return self._channel.is_intact
+
+    def leave(self) -> None:
+        """Tell the supervisor that this process ends before there is a job,
+        and has said why."""
+        if os.getpid() == self._pid:
+            self.tell({'leaves': True})
+
+    def expect_no_fork(self) -> None:
+        """End a child that an import has forked, as Python would."""
+        self._expect_ours(None)
+
+    def serve(self, make_task: Callable[[], BaseTask],
+              logger: logging.Logger) -> None:
+        """Carry out requests until there are none any more."""
+        while received := self._channel.receive():
+            message, descriptors = received
+            do = message.pop('do')
+            if do == 'end':
+                return
+            if do == 'make':
+                self.tell(self._make(make_task, logger))
+                continue
+            self._serve(do, message, descriptors)
+            if not self._channel.is_intact:
+                # The task closed it: nothing can be asked of us any more.
+                return
+
+    def close(self, logger: logging.Logger) -> None:
+        """Close the context, if there is one."""
+        # What the task has is collected when the process ends.
+        task, self._task = self._task, None
+        if task is None:
+            return
+        try:
+            task.context.close()
+        except Exception:
+            # The runs are what the exit code is about.
+            logger.exception('the context was not closed')
+        finally:
+            self._expect_ours(None)
+
+    def _make(self, make_task: Callable[[], BaseTask],
+              logger: logging.Logger) -> dict[str, Any]:
+        """Make the task; say whether that succeeded."""
+        error: BaseException | None = None
+        try:
+            with self._interrupts.guard():
+                self._task = make_task()
+        except BaseException as exc:
+            error = exc
+        self._expect_ours(error)
+        if error is None:
+            return {'made': True, 'hooks': self._find_hooks()}
+        if isinstance(error, ConfigError | LockError):
+            if error.__cause__ is not None:
+                # Code of the user that broke while it was imported.
+                sys.excepthook(type(error.__cause__), error.__cause__,
+                               error.__cause__.__traceback__)
+            return {'made': False, 'refused': str(error)}
+        if isinstance(error, Interrupt):
+            return {'made': False}
+        logger.error('the task cannot be made', exc_info=error)
+        return {'made': False, 'error': describe(error)}
+
+    def _find_hooks(self) -> list[str]:
+        """Return the hooks that the task overrides."""
+        return [name for name in HOOKS if getattr(
+            getattr(self._task, name), '__func__', None)
+            is not getattr(BaseTask, name)]
+
+    def _serve(self, do: str, message: dict[str, Any],
+               descriptors: list[int]) -> None:
+        number = message.pop('number')
+        self._interrupts.clear_all()
+        self._signals.install()
+        self._signals.catch_up()
+        before = set(threading.enumerate())
+        error: BaseException | None = None
+        result: dict[str, Any] = {}
+        try:
+            with self._interrupts.guard():
+                if do == 'run':
+                    self._run(descriptors=descriptors, before=before,
+                              **message)
+                else:
+                    self._call_hook(**message)
+        except BaseException as exc:
+            error = exc
+        self._expect_ours(error)
+        if do == 'run':
+            self._task.end_progress()
+        self._signals.install()
+        result = self._describe(error)
+        if do == 'run' and isinstance(error, TaskError):
+            # The message explains it.
+            del result['traceback']
+        result['left'] = self._find_left(before)
+        result['closed'] = not self._channel.is_intact
+        _flush()
+        self._memory.finish(number, result)
+        self.tell({'finished': number})
+
+    def _run(self, run: dict[str, Any], marker: str | None,
+             descriptors: list[int], before: set[threading.Thread]) -> None:
+        """Call the task, and wait until what it started in here is over."""
+        self.link.adopt(descriptors)
+        self._begin(run, marker)
+        try:
+            self._call_task()
+        finally:
+            # A child that the task forked is no run.
+            if os.getpid() == self._pid and not (
+                    self._interrupts.pending
+                    or isinstance(sys.exception(), Interrupt)):
+                wait_for(before)
+
+    def _begin(self, run: dict[str, Any], marker: str | None) -> None:
+        from jobslib import logs
+        from jobslib.keeper import processes
+        token = run['token']
+        if token is None:
+            os.environ.pop(FENCING_TOKEN_VARIABLE, None)
+        else:
+            os.environ[FENCING_TOKEN_VARIABLE] = str(token)
+        os.environ[JOB_VARIABLE] = self._task.name
+        self.link.run = run
+        self._export_slot(run.get('slot'))
+        if marker is not None:
+            # For what the task starts from here on.
+            processes.mark(marker)
+        logs.set_run(token, run['run'])
+
+    def _export_slot(self, slot: float | None) -> None:
+        if slot is None:
+            os.environ.pop(SLOT_VARIABLE, None)
+        else:
+            config = self._task.context.config
+            os.environ[SLOT_VARIABLE] = config.local_time(slot).isoformat()
+
+    def _call_task(self) -> None:
+        try:
+            result = self._task.task()
+            if hasattr(result, '__await__'):
+                self._run_coroutine(result)
+        except SystemExit as exc:
+            if os.getpid() != self._pid:
+                raise
+            if exc.code not in (None, 0):
+                raise TaskError(f'exit with {exc.code}') from exc
+
+    def _call_hook(self, name: str, args: list[Any], token: int | None) -> None:
+        from jobslib import logs
+        values = [Run.load(each) if isinstance(each, dict) else each
+                  for each in args]
+        run = next((each for each in values if isinstance(each, Run)), None)
+        logs.set_run(token, None if run is None else run.number)
+        result = getattr(self._task, name)(*values)
+        if hasattr(result, '__await__'):
+            self._run_coroutine(result)
+
+    def _run_coroutine(self, coroutine: Any) -> None:
+        """Run *coroutine*; an interrupt cancels it."""
+        import asyncio
+
+        async def run() -> None:
+            loop = asyncio.get_running_loop()
+            current = asyncio.current_task()
+            assert current is not None
+
+            def cancel(interrupt: Interrupt) -> None:
+                loop.call_soon_threadsafe(current.cancel, str(interrupt))
+
+            with self._interrupts.guard(cancel):
+                await coroutine
+
+        asyncio.run(run())
+
+    def _describe(self, error: BaseException | None) -> dict[str, Any]:
+        """Return how a request ended, fit for JSON."""
+        if error is None:
+            return {'outcome': Outcome.SUCCEEDED.value}
+        result: dict[str, Any] = {
+            'outcome': (Outcome.INTERRUPTED if isinstance(error, Interrupt)
+                        else Outcome.FAILED).value,
+            'error': describe(error), 'message': _message(error)}
+        import traceback
+        text = ''.join(_lines(traceback, error)).rstrip('\n')
+        result['traceback'] = text.encode(
+            'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
+        return result
+
+    def _find_left(self, before: set[threading.Thread]) -> bool:
+        """Return whether something goes on that the run has started."""
+        from jobslib.run.leftovers import left_below
+        return bool(begun_since(before) or left_below(self._pid))
+
+    def _expect_ours(self, error: BaseException | None) -> None:
+        """End a forked child of the task here, as Python would."""
+        if os.getpid() != self._pid:
+            exit_like_python(error)
+
+    def _pass_on(self, signum: int) -> None:
+        self.tell({'signal': signum})
+
+    def _forget(self) -> None:
+        """In a forked child: it has nothing to do with the supervisor."""
+        self._signals.forget()
+        self._interrupts.clear_all()
+        self._signals.let_through()
+
+
+def exit_like_python(error: BaseException | None, code: int = 0) -> NoReturn:
+    """End this process as the interpreter does at the end of a program.
+
+    Threads that are no daemons are waited for, functions registered with
+    :mod:`atexit` are called, the streams are flushed.
+
+    :param error: what left the program, shown as Python shows it.
+    """
+    import ctypes
+    if isinstance(error, SystemExit):
+        code = _exit_code(error)
+    elif error is not None:
+        code = ExitCode.TASK_FAILED
+        sys.excepthook(type(error), error, error.__traceback__)
+    # What the interpreter calls itself at the end of a program.  To raise
+    # SystemExit instead would unwind the supervisor's frames.
+    ctypes.pythonapi.Py_Exit(ctypes.c_int(code))
+    os._exit(code)
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xff
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)[:MAX_MESSAGE]
+        return text.encode('utf-8', 'backslashreplace').decode()[:MAX_MESSAGE]
+    except Exception:
+        return '(the message cannot be shown)'
+
+
+def _lines(traceback: Any, error: BaseException) -> list[str]:
+    try:
+        lines: list[str] = traceback.format_exception(error)
+        return lines
+    except Exception:
+        return [describe(error)]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            # Closed by the task, or by who started us.
+            pass

@@ -1,0 +1,71 @@
+"""The threads of a run: when they are over."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Set
+    from typing import Any
+
+__all__ = ['begun_since', 'wait_for']
+
+# How often it is looked whether workers of executors have become idle.
+LOOK = 0.05
+
+EXECUTORS = 'concurrent.futures.thread'
+
+
+def begun_since(before: Set[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads that live and are not among *before*."""
+    return [thread for thread in threading.enumerate()
+            if thread not in before
+            and thread is not threading.current_thread()]
+
+
+def wait_for(before: Set[threading.Thread]) -> None:
+    """Wait for the threads that Python waits for at the end of a program.
+
+    Those are all that are not daemons.  A worker of an executor that has
+    nothing to do would go on for ever, and is ended by Python then; here it
+    is left alone, because the executor may be used again by the next run.
+    """
+    idle: set[threading.Thread] = set()
+    while True:
+        waiting = [thread for thread in begun_since(before)
+                   if not thread.daemon]
+        now_idle = {thread for thread in waiting if _is_idle_worker(thread)}
+        # Idle twice in a row: between taking a piece of work and beginning
+        # it a worker looks idle for an instant.
+        busy = [thread for thread in waiting
+                if thread not in now_idle or thread not in idle]
+        if not busy:
+            return
+        idle = now_idle
+        others = [thread for thread in busy if _queue_of(thread) is None]
+        # A signal handler that raises ends the wait.
+        if others:
+            others[0].join()
+        else:
+            busy[0].join(LOOK)
+
+
+def _is_idle_worker(thread: threading.Thread) -> bool:
+    """Return whether *thread* is of an executor and waits for work."""
+    queue = _queue_of(thread)
+    if queue is None or not queue.empty():
+        return False
+    frame = sys._current_frames().get(thread.ident or 0)
+    # In a function of its work there would be another frame above.
+    return (frame is not None and frame.f_code.co_name == '_worker'
+            and frame.f_globals.get('__name__') == EXECUTORS
+            and frame.f_locals.get('work_item') is None)
+
+
+def _queue_of(thread: threading.Thread) -> Any:
+    """Return the queue of work of *thread*, if an executor started it."""
+    module = sys.modules.get(EXECUTORS)
+    return getattr(module, '_threads_queues', {}).get(thread)

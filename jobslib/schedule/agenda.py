@@ -1,0 +1,315 @@
+"""The agenda of one process: its ledger, and when to look at it again."""
+
+from __future__ import annotations
+
+import time
+
+from jobslib.schedule.belief import Memory, Situation
+from jobslib.schedule.decisions import decide, ended
+from jobslib.schedule.ledger import Ledger, Records, State
+from jobslib.schedule.rhythms import Slots
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from jobslib.clock import Clock
+    from jobslib.schedule.decisions import Decision, GivenUp
+    from jobslib.schedule.ledger import Ending
+    from jobslib.schedule.plans import Plan
+
+__all__ = ['Agenda', 'read_ledger']
+
+#: From so many seconds on, a difference between the clocks of a machine means
+#: that the wall clock was set.
+STEP = 1.0
+#: The clocks are not compared if reading them took longer, in seconds.
+AT_ONCE = 0.1
+
+
+class Agenda:
+    """Decides for one process, and remembers what it has decided.
+
+    :param plan: when the job is due.
+    :param clock: the clocks of this machine.
+    :param by: the name of this machine.
+    :param keeps: whether the lock is kept between runs, so that it is taken
+        whether anything is due or not.
+    :param records: what is written into the ledger while the lock is held.
+    :param one_run: whether the process is there for one run only.
+    """
+
+    def __init__(self, plan: Plan, clock: Clock, by: str | None = None, *,
+                 keeps: bool = False, records: Records = Records.BEGINS,
+                 one_run: bool = False) -> None:
+        self.plan = plan
+        self.clock = clock
+        self.by = by
+        self.keeps = keeps
+        self.one_run = one_run
+        self.records = records
+        now = clock.wall()
+        # The wall clock less the one that never jumps.
+        self._offset = now - clock.now()
+        self.memory = (Memory.of_one_run(plan, now) if one_run
+                       else Memory(now))
+        #: The ledger, while the lock is held.
+        self.ledger = Ledger(plan.fingerprint, now)
+        #: UNIX time at which there may be something to do.
+        self.due = now
+        #: What was decided last.
+        self.decision: Decision | None = None
+        #: Slots that were given up and are not reported yet, and whether
+        #: there are more of them.
+        self.given_up: list[GivenUp] = []
+        self.more = False
+        #: When the job was paused: from and to, UNIX times.
+        self.pauses: Sequence[tuple[float, float]] = ()
+        #: Slots that are not to be run.
+        self.skips: Sequence[float] = ()
+        #: Whether a run is wanted beside the schedule.
+        self.extra = False
+        # The ledger that the last decision is about, and that from before a
+        # run that was decided on and has not begun.
+        self._found: Ledger | None = None
+        self._before: Ledger | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether a run is decided on, and has not begun."""
+        return self._before is not None
+
+    @property
+    def seconds_left(self) -> float:
+        """In how many seconds there may be something to do."""
+        now = self._now()
+        return self.due - now
+
+    @property
+    def is_imminent(self) -> bool:
+        """Whether a slot has come, and only its jitter is waited for."""
+        return 0 < self.seconds_left <= self.plan.jitter
+
+    @property
+    def retries(self) -> bool:
+        """Whether the slot that failed is to be tried again."""
+        return self.ledger.state is State.OPEN
+
+    @property
+    def reason(self) -> str | None:
+        """Why the slot is run."""
+        reason = self.decision.reason if self.decision else None
+        return reason.value if reason else None
+
+    def is_in_hand(self, record: dict[str, Any] | None) -> bool:
+        """Return whether who has the lock, with *record* in it, runs the slot
+        that is due.
+        """
+        ledger, _ = read_ledger(record)
+        if ledger is None or not self.plan.has_slots:
+            return False
+        slots = self.plan.slots(ledger)
+        newest = slots.newest(self._now() - self.plan.jitter) if (
+            slots) else ledger.slot
+        return newest is None or ledger.settled >= newest
+
+    def describe(self) -> str:
+        """Say what became of the newest slot, and when the next is due."""
+        assert self.decision is not None
+        ledger = self.decision.ledger
+        parts = []
+        if ledger.slot is not None and ledger.began is not None:
+            ending = ledger.ending.value if ledger.ending else 'begun'
+            parts.append(
+                f'the slot of {self.shown(ledger.slot)} was run by '
+                f'{ledger.by or "somebody"} at {self.shown(ledger.began)}, '
+                f'{ending}')
+        else:
+            parts.append('nothing is due')
+        parts.append(f'next at {self.shown(self.due)}')
+        return '; '.join(parts)
+
+    def explain(self) -> str:
+        """Say when the job is due, and when next, as far as that is known."""
+        rhythm = self.plan.rhythm
+        if self.one_run and not self.plan.has_slots:
+            return 'one run, now'
+        words = rhythm.words()
+        if self.plan.jitter:
+            words += f', {self.plan.jitter:g} s later'
+        if not isinstance(rhythm, Slots):
+            return words
+        now = self.clock.wall()
+        due = rhythm.after(now - self.plan.jitter) + self.plan.jitter
+        here = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(due))
+        there = self.shown(due)
+        return f'{words}; next at {there}' + (
+            '' if here == there else f', here {here}')
+
+    def shown(self, at: float) -> str:
+        """Return the UNIX time *at* by the clocks of the schedule's zone."""
+        from jobslib.schedule.calendars import Calendar
+        rhythm = self.plan.rhythm
+        if isinstance(rhythm, Calendar):
+            moment = rhythm.zone.shown(at)
+        else:
+            import datetime
+            moment = datetime.datetime.fromtimestamp(at).astimezone()
+        return moment.strftime('%Y-%m-%dT%H:%M:%S%z')
+
+    def by_reason(self, given_up: list[GivenUp]) -> list[tuple[str, str]]:
+        """Return the reasons for which slots are given up, and which slots."""
+        found: dict[str, list[float | None]] = {}
+        for each in given_up:
+            found.setdefault(each.why.value, []).append(each.slot)
+        return [(why, self._listed(slots)) for why, slots in found.items()]
+
+    def _listed(self, slots: list[float | None]) -> str:
+        newest = slots[-1]
+        text = 'a run' if newest is None else (
+            f'the slot of {self.shown(newest)}')
+        if len(slots) == 1:
+            return text
+        count = f'{len(slots) - 1}{" or more" if self.more else ""}'
+        return f'{text} and {count} before it'
+
+    def consider(self, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return the ledger to take the free lock with; ``None`` if it is not
+        to be taken.
+
+        :param record: the owner record that was found.
+        """
+        decision = self._decide(*read_ledger(record))
+        if not (decision.run or self.keeps or self.extra):
+            return None
+        self._accept(decision)
+        return self.export()
+
+    def inherit(self, record: dict[str, Any] | None,
+                history: dict[str, Any] | None) -> None:
+        """The lock was taken, with *record* in it and *history* beside it,
+        which is newer where the lock was kept: decide again, if need be.
+        """
+        found, vanished = read_ledger(record, history)
+        if found != read_ledger(record)[0]:
+            self.cancel()
+            self.given_up.clear()
+            self._accept(self._decide(found, vanished))
+
+    def look(self) -> None:
+        """The lock is held, nothing is under way: is there anything to do?"""
+        self._now()
+        if not self.runs:
+            self._accept(self._decide(self.ledger))
+
+    def is_held_elsewhere(self, record: dict[str, Any] | None) -> Decision:
+        """Somebody else has the lock, with *record* in it."""
+        found, _ = read_ledger(record)
+        return self._decide(found, held=True)
+
+    def begin(self) -> None:
+        """The run that was decided on begins."""
+        assert self.decision is not None
+        self._before = None
+        self.given_up += self.decision.given_up
+
+    def cancel(self) -> None:
+        """The run that was decided on does not begin."""
+        if self._before is not None:
+            self.ledger, self._before = self._before, None
+
+    def end(self, ending: Ending) -> None:
+        """The run that is under way ended."""
+        # Before the ledger is looked at: it follows the clock.
+        now = self._now()
+        self.ledger, given_up = ended(self.plan, self.ledger, ending, now)
+        self.given_up += given_up
+        # For who reads it; what is given up by it is not yet.
+        self._decide(self.ledger)
+
+    def export(self) -> dict[str, Any]:
+        """Return the ledger as the owner record has it, with ``due``, a UNIX
+        time."""
+        return self.ledger.export() | {'due': self.due}
+
+    def _now(self) -> float:
+        """Return the UNIX time; if the clock was set since it was read last,
+        what is remembered follows it.
+        """
+        before = self.clock.now()
+        now = self.clock.wall()
+        step = now - before - self._offset
+        if abs(step) > STEP and self.clock.now() - before < AT_ONCE:
+            self._offset += step
+            self._follow(now, step)
+        return now
+
+    def _follow(self, now: float, step: float) -> None:
+        """The wall clock was set: it was put on by *step* seconds."""
+        if isinstance(self.plan.rhythm, Slots):
+            # The schedule is about that clock: look at it again.
+            self.due = now
+            return
+        # It is about time that passes, which went on as before.
+        self.due += step
+        self.memory.since += step
+        self.ledger = self.ledger.shifted(step)
+        if self._before is not None:
+            self._before = self._before.shifted(step)
+
+    def _decide(self, found: Ledger | None, vanished: bool = False,
+                held: bool = False) -> Decision:
+        situation = Situation(
+            self._now(), self.by, held=held, vanished=vanished,
+            pauses=self.pauses, skips=self.skips)
+        decision = decide(self.plan, found, situation, self.memory)
+        self.decision, self._found = decision, found
+        if decision.run or decision.due is None:
+            self.due = situation.now
+        else:
+            self.due = decision.due
+        return decision
+
+    def _accept(self, decision: Decision) -> None:
+        self.ledger = decision.ledger.changed(records=self.records)
+        self.more = decision.more
+        if decision.run:
+            self._before = self._found or Ledger(
+                self.plan.fingerprint, self.memory.since)
+        else:
+            self.given_up += decision.given_up
+
+
+def read_ledger(
+    record: dict[str, Any] | None, history: dict[str, Any] | None = None,
+) -> tuple[Ledger | None, bool]:
+    """Return the newest ledger in *record* and *history*, and whether the
+    holder that left them vanished.
+    """
+    record = record or {}
+    found = Ledger.parse(record.get('schedule'))
+    newer = Ledger.parse((history or {}).get('ledger'))
+    if newer is not None and (
+            found is None or (newer.began or 0.0) >= (found.began or 0.0)):
+        found = newer
+    killed = record.get('killed')
+    if found is not None and isinstance(killed, dict):
+        found = _with_killed(found, killed)
+    return found, bool(record) and 'released' not in record
+
+
+def _with_killed(ledger: Ledger, killed: dict[str, Any]) -> Ledger:
+    """Return *ledger* with the run that the lease keeper saw end with its
+    process.
+    """
+    slot, started = killed.get('slot'), killed.get('started')
+    if 'asked' in killed:
+        # It was beside the schedule.
+        return ledger
+    if (ledger.state is State.BEGUN or not isinstance(started, int | float)
+            or not isinstance(slot, int | float | None)
+            or started <= (ledger.began or 0.0)):
+        return ledger
+    return ledger.begin(slot, started, ledger.by)

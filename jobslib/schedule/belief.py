@@ -1,0 +1,196 @@
+"""What may be believed of a ledger that another process has left.
+
+Three things stand between what is written there and what is so: another
+schedule, a clock that was wrong, and a holder that vanished before it could
+write what it had done.
+"""
+
+from __future__ import annotations
+
+from jobslib.schedule.ledger import Ending, Ledger, Records, State
+from jobslib.schedule.rhythms import Every, Pause, Slots
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jobslib.schedule.plans import Plan
+
+__all__ = ['Memory', 'Situation', 'believe', 'due_after', 'retry_at',
+           'take_over']
+
+#: By how many seconds clocks of machines may differ, without that a slot which
+#: one of them has run is run by another again.
+TOLERANCE = 10.0
+
+
+class Memory:
+    """What a process remembers of the time that it waits for its job.
+
+    :param since: UNIX time; slots before it are none of this process's
+        business, unless a ledger says that they are due.
+    """
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        # Of the ledger: no two are alike in both.
+        self._distrusted: tuple[float, float | None] | None = None
+
+    @classmethod
+    def of_one_run(cls, plan: Plan, now: float) -> Memory:
+        """Return the memory of a process that is started for one run: the
+        newest slot is its business, if no ledger says that it is done.
+        """
+        rhythm = plan.rhythm
+        newest = rhythm.newest(now) if isinstance(rhythm, Slots) else None
+        return cls(now if newest is None else newest - 0.001)
+
+    def distrusts(self, ledger: Ledger) -> bool:
+        """Return whether *ledger* was from the future when it was seen."""
+        return self._distrusted == (ledger.settled, ledger.ended)
+
+    def distrust(self, ledger: Ledger, now: float) -> float:
+        """Return when this process first saw that *ledger* is from the
+        future.
+        """
+        if not self.distrusts(ledger):
+            self._distrusted = ledger.settled, ledger.ended
+            self.since = now
+        return self.since
+
+
+class Situation:
+    """What is known beside the ledger.
+
+    :param now: UNIX time.
+    :param by: this machine.
+    :param held: whether somebody else has the lock.
+    :param vanished: whether the last holder went without a word.
+    :param pauses: when the job was paused: from and to, UNIX times.
+    :param skips: slots that an operator does not want to be run.
+    """
+
+    def __init__(self, now: float, by: str | None = None, *,
+                 held: bool = False, vanished: bool = False,
+                 pauses: Sequence[tuple[float, float]] = (),
+                 skips: Sequence[float] = ()) -> None:
+        self.now = now
+        self.by = by
+        self.held = held
+        self.vanished = vanished
+        self.pauses = pauses
+        self.skips = skips
+
+    def paused(self, due: float) -> bool:
+        """Return whether the job was paused at the time *due*."""
+        return any(begin <= due < end for begin, end in self.pauses)
+
+    def skipped(self, slot: float) -> bool:
+        """Return whether *slot* is not to be run."""
+        # Half of the smallest distance that slots are told apart by.
+        return any(abs(slot - each) < 0.0005 for each in self.skips)
+
+
+def believe(plan: Plan, found: Ledger | None, now: float,
+            memory: Memory) -> Ledger:
+    """Return what is to be believed of the ledger that was *found*."""
+    # The clock may have been put back since this process was started.
+    memory.since = min(memory.since, now)
+    if found is None:
+        return Ledger(plan.fingerprint, memory.since)
+    if found.schedule != plan.fingerprint:
+        newest = max(found.settled, found.began or 0.0, found.ended or 0.0)
+        if newest > now + TOLERANCE:
+            newest = memory.distrust(found, now)
+        return Ledger(plan.fingerprint, max(memory.since, newest),
+                      origin=found.origin, ended=found.ended,
+                      ending=found.ending)
+    if memory.distrusts(found) or _is_from_the_future(plan, found, now):
+        since = memory.distrust(found, now)
+        return Ledger(plan.fingerprint, since, origin=found.origin,
+                      ended=since)
+    return found
+
+
+def _is_from_the_future(plan: Plan, ledger: Ledger, now: float) -> bool:
+    slots = plan.slots(ledger)
+    if slots is None:
+        return (ledger.ended or ledger.began or 0.0) > now + TOLERANCE
+    # The next slot may have been run already, by a clock that is ahead.
+    return ledger.settled > max(slots.after(now - plan.jitter),
+                                now + TOLERANCE)
+
+
+def retry_at(plan: Plan, ledger: Ledger, now: float) -> float:
+    """Return when the newest slot is to be tried again."""
+    ended = ledger.ended
+    if ledger.ending is not Ending.FAILED or ended is None or (
+            ended > now + TOLERANCE):
+        return now
+    return ended + plan.retry_delay * 2.0 ** min(ledger.failures - 1, 30)
+
+
+def due_after(plan: Plan, ledger: Ledger) -> float | None:
+    """Return when the next run is due, where that depends on the last;
+    ``None`` if there was none.
+    """
+    assert isinstance(plan.rhythm, Pause)
+    last = ledger.began if ledger.ended is None else ledger.ended
+    return None if last is None else round(
+        last + plan.rhythm.pause(ledger.failures), 3)
+
+
+def take_over(plan: Plan, ledger: Ledger, situation: Situation) -> Ledger:
+    """Return what *ledger* would say if its holder, which has the lock no
+    more, had written down all that it did.
+    """
+    if ledger.state is not State.BEGUN and not situation.vanished:
+        return ledger
+    if not plan.has_slots:
+        # There is nothing to make up for: a run is due in any case.
+        return ledger.changed(state=State.DONE)
+    slot = _presumed(plan, ledger, situation)
+    if slot is not None:
+        # Perhaps it was not begun; but then nobody would have written more.
+        return _cut_short(ledger.begin(slot, slot, ledger.by), presumed=True)
+    return _cut_short(ledger) if ledger.state is State.BEGUN else ledger
+
+
+def _cut_short(ledger: Ledger, presumed: bool = False) -> Ledger:
+    return ledger.changed(state=State.OPEN, ending=Ending.CUT_SHORT,
+                          cuts=ledger.cuts + 1, presumed=presumed)
+
+
+def _presumed(plan: Plan, ledger: Ledger,
+              situation: Situation) -> float | None:
+    """Return the slot that the holder that vanished had begun, if it had the
+    lock for long enough, and the ledger would not say so.
+    """
+    records = ledger.records
+    if not situation.vanished or records is Records.BEGINS or (
+            records is Records.ENDS and ledger.state is State.BEGUN):
+        return None
+    if ledger.state is State.OPEN and records is Records.ENDS:
+        again = retry_at(plan, ledger, situation.now)
+        return ledger.slot if again <= situation.now else None
+    slots = plan.slots(ledger)
+    if slots is not None:
+        return _due_while_held(plan, slots, ledger, situation)
+    if isinstance(plan.rhythm, Every):
+        return None
+    due = due_after(plan, ledger)
+    return due if due is not None and due <= situation.now else None
+
+
+def _due_while_held(plan: Plan, slots: Slots, ledger: Ledger,
+                    situation: Situation) -> float | None:
+    horizon = situation.now - plan.jitter
+    if ledger.records is Records.NOTHING:
+        found, _ = slots.last(ledger.settled, horizon, 1)
+    else:
+        found = slots.between(ledger.settled, horizon, 1)
+    # In a pause its holder would have given up the lock with a word.
+    return next((slot for slot in found
+                 if not situation.paused(slot + plan.jitter)
+                 and not situation.skipped(slot)), None)

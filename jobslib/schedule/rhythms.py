@@ -1,0 +1,177 @@
+"""Rhythms: which slots there are, or how long after a run the next is due."""
+
+from __future__ import annotations
+
+import math
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ['Endless', 'Every', 'Grid', 'Pause', 'Rhythm', 'Slots']
+
+# How far back a search for the newest slot looks first, in seconds, and by
+# which factor it looks further back each time.
+FIRST_LOOK = 60.0
+LOOK_FACTOR = 8.0
+# Longest look, in seconds: expressions whose slots are more than 50 years
+# apart are refused.
+LAST_LOOK = 51 * 366 * 86400.0
+
+# Where runs follow one another at once, the pauses after failures in a row,
+# in seconds.
+FIRST_BACKOFF = 1.0
+LAST_BACKOFF = 60.0
+
+
+class Rhythm:
+    """When a job is due."""
+
+    @property
+    def identity(self) -> str:
+        """What tells this rhythm from others, as text."""
+        raise NotImplementedError
+
+    def words(self) -> str:
+        """Say when the job is due."""
+        raise NotImplementedError
+
+
+class Slots(Rhythm):
+    """A rhythm whose slots are there whether the job runs or not."""
+
+    def after(self, at: float) -> float:
+        """Return the first slot after *at*."""
+        raise NotImplementedError
+
+    def newest(self, at: float) -> float | None:
+        """Return the newest slot at or before *at*, ``None`` if none is."""
+        found, _ = self.last(at - LAST_LOOK, at, 1)
+        return found[0] if found else None
+
+    def last(self, begin: float, end: float,
+             most: int) -> tuple[list[float], bool]:
+        """Return the newest slots in (*begin*, *end*], no more than *most* of
+        them, the oldest first, and whether there are more.
+        """
+        look = FIRST_LOOK
+        while True:
+            since = max(begin, end - look)
+            found = list(self._all_between(since, end))
+            if since == begin or len(found) > most:
+                return found[-most:], len(found) > most
+            look *= LOOK_FACTOR
+
+    def between(self, begin: float, end: float, most: int) -> list[float]:
+        """Return the slots in (*begin*, *end*], no more than *most* of them,
+        the oldest first.
+        """
+        import itertools
+        return list(itertools.islice(self._all_between(begin, end), most))
+
+    def _all_between(self, begin: float, end: float) -> Iterator[float]:
+        slot = self.after(begin)
+        while slot <= end:
+            yield slot
+            slot = self.after(slot)
+
+
+class Grid(Slots):
+    """Slots every so many seconds, without drift.
+
+    :param interval: seconds.
+    :param origin: one of the slots, as UNIX time.
+    """
+
+    def __init__(self, interval: float, origin: float) -> None:
+        self.interval = interval
+        self.origin = origin
+
+    @property
+    def identity(self) -> str:
+        """The interval and the origin, as text."""
+        return f'every {self.interval!r} from {self.origin!r}'
+
+    def words(self) -> str:
+        """Say how long the interval is."""
+        return f'every {self.interval:g} s'
+
+    def after(self, at: float) -> float:
+        """Return the first slot after *at*."""
+        # The quotient is rounded: begin with the slot before.
+        number = math.floor((at - self.origin) / self.interval) - 1
+        while self._slot(number) <= at:
+            number += 1
+        return self._slot(number)
+
+    def _slot(self, number: int) -> float:
+        # Rounded, so that a slot is the same number for all who work it out.
+        return round(self.origin + number * self.interval, 3)
+
+
+class Every(Rhythm):
+    """A grid that begins with the first run; its origin is in the ledger.
+
+    :param interval: seconds.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+
+    @property
+    def identity(self) -> str:
+        """The interval, as text."""
+        return f'every {self.interval!r}'
+
+    def words(self) -> str:
+        """Say how long the interval is."""
+        return f'every {self.interval:g} s'
+
+
+class Pause(Rhythm):
+    """Due so many seconds after the end of the last run, wherever it was.
+
+    :param interval: seconds.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+
+    @property
+    def identity(self) -> str:
+        """The length of the pause."""
+        return f'after {self.interval!r}'
+
+    def words(self) -> str:
+        """Say how long the pause is."""
+        return f'{self.interval:g} s after the end of each run'
+
+    def pause(self, failures: int) -> float:
+        """Return how long after the end of a run the next is due.
+
+        :param failures: how many runs failed in a row.
+        """
+        return self.interval
+
+
+class Endless(Pause):
+    """Runs follow one another at once, after failures with a pause."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    @property
+    def identity(self) -> str:
+        """That there is no schedule."""
+        return 'endless'
+
+    def words(self) -> str:
+        """Say that runs follow one another."""
+        return 'runs follow one another at once'
+
+    def pause(self, failures: int) -> float:
+        """Return the pause after *failures* in a row, which doubles."""
+        if not failures:
+            return 0.0
+        return min(FIRST_BACKOFF * 2.0 ** min(failures - 1, 10), LAST_BACKOFF)

@@ -1,0 +1,177 @@
+"""The options that say when a job is due, and what becomes of its slots."""
+
+from __future__ import annotations
+
+from jobslib.exceptions import ConfigError
+from jobslib.options import ConfigGroup, Given, option
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import datetime
+    from typing import Any
+
+    from jobslib.schedule.plans import Plan
+    from jobslib.schedule.rhythms import Rhythm
+
+__all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
+
+#: The options of which one says when a job is due.
+RHYTHMS = ('schedule', 'sleep_interval', 'run_interval')
+
+
+class rhythm_option(option):
+    """One of the options that say when a job is due.
+
+    They exclude each other: what the command line says about any of them
+    wins over what the environment and the settings say about all of them.
+    """
+
+    def given(self, group: ConfigGroup) -> Given | None:
+        """Return what is given for the option, by who says when the job is
+        due.
+        """
+        declared = group.declared()
+        options = [declared[name] for name in RHYTHMS if name in declared]
+        sources = [{each.name: each._from_command_line(group)
+                    for each in options},
+                   {each.name: each._from_environment() for each in options},
+                   {each.name: each._from_settings(group) for each in options}]
+        for found in sources:
+            if any(given is not None for given in found.values()):
+                return found.get(self.name)
+        return None
+
+
+class schedule_option(rhythm_option):
+    """Cron expressions, one or a list of them."""
+
+    repeatable = True
+
+    def allowed(self) -> str:
+        """Say what the option allows."""
+        return ('a cron expression, or a list of them (in the environment a '
+                'JSON array)')
+
+    def _convert(self, given: Given, group: ConfigGroup) -> Any:
+        value = given.value
+        if isinstance(value, str) and value.lstrip().startswith('[') and (
+                given.source.startswith('environment')):
+            import json
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise self.error(given, 'it is not JSON') from None
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list | tuple) or not value or not all(
+                isinstance(each, str) for each in value):
+            raise self.error(given)
+        return list(value)
+
+
+class ScheduleOptions(ConfigGroup):
+    """When a job is due, and what becomes of its slots."""
+
+    schedule = schedule_option(
+        attrtype=list, flag='--schedule', metavar='CRON',
+        env='JOBSLIB_SCHEDULE',
+        help='When the job is due: a cron expression of five or six fields, '
+             '@daily and the like, or several of them.')
+    time_zone = option(
+        attrtype=str, default='UTC', flag='--time-zone', metavar='ZONE',
+        env='JOBSLIB_TIME_ZONE',
+        help='The time zone that the schedule is meant in, as Europe/Prague.')
+    sleep_interval = rhythm_option(
+        attrtype=float, minimum=0, flag='--sleep-interval',
+        metavar='SECONDS', env='JOBSLIB_SLEEP_INTERVAL',
+        help='Pause from the end of a run to the start of the next.')
+    run_interval = rhythm_option(
+        attrtype=float, minimum=0, flag='--run-interval',
+        metavar='SECONDS', env='JOBSLIB_RUN_INTERVAL',
+        help='Start runs on a grid of this many seconds, without drift.')
+    jitter = option(
+        attrtype=float, minimum=0, default=0.0, flag='--jitter',
+        metavar='SECONDS', env='JOBSLIB_JITTER',
+        help='Start runs up to so much later than their slots, always the '
+             'same for one job, different from job to job.')
+    catch_up = option(
+        attrtype=str, choices=('none', 'latest', 'all'), default='latest',
+        flag='--catch-up', metavar='WHICH', env='JOBSLIB_CATCH_UP',
+        help='Which slots that passed while nobody could run are run late.')
+    start_deadline = option(
+        attrtype=float, minimum=0, flag='--start-deadline',
+        metavar='SECONDS', env='JOBSLIB_START_DEADLINE',
+        help='Do not begin a slot that is later than this.')
+    retries = option(
+        attrtype=int, minimum=0, default=0, flag='--retries', metavar='COUNT',
+        env='JOBSLIB_RETRIES',
+        help='How often a failed run is tried again in its slot.')
+    retry_delay = option(
+        attrtype=float, minimum=0, default=60.0, flag='--retry-delay',
+        metavar='SECONDS', env='JOBSLIB_RETRY_DELAY',
+        help='Pause from a failed run to the next of its slot; it doubles.')
+    recoveries = option(
+        attrtype=int, minimum=0, default=1, flag='--recoveries',
+        metavar='COUNT', env='JOBSLIB_RECOVERIES',
+        help='How often a slot is run again whose run was cut short; with 0 '
+             'a slot is run at most once.')
+
+    def validate(self) -> None:
+        """Refuse what contradicts itself, wrong expressions and zones."""
+        given = [name for name in RHYTHMS if getattr(self, name)]
+        if len(given) > 1:
+            shown = [f'{name} ({_shown(getattr(self, name))} from '
+                     f'{self.source(name)})' for name in given]
+            raise ConfigError(f'{" and ".join(shown)} exclude each other; '
+                              f'give one of them')
+        if self.schedule is not None:
+            self._make_calendar()
+
+    def local_time(self, at: float) -> datetime.datetime:
+        """Return the UNIX time *at* in the schedule's time zone."""
+        import datetime
+        if self.schedule is None:
+            return datetime.datetime.fromtimestamp(at, datetime.UTC)
+        from jobslib.schedule.zones import Zone
+        return Zone(self.time_zone).shown(at)
+
+    def make_plan(self, name: str) -> Plan:
+        """Return the plan of the job *name*."""
+        from jobslib.schedule import plans
+        return plans.Plan(
+            self._make_rhythm(), jitter=plans.jitter(name, self.jitter),
+            catch_up=plans.CatchUp(self.catch_up),
+            start_deadline=self.start_deadline, retries=self.retries,
+            retry_delay=self.retry_delay, recoveries=self.recoveries)
+
+    def _make_rhythm(self) -> Rhythm:
+        from jobslib.schedule.rhythms import Endless, Every, Pause
+        if self.schedule is not None:
+            return self._make_calendar()
+        if self.run_interval:
+            return Every(self.run_interval)
+        return Pause(self.sleep_interval) if self.sleep_interval else Endless()
+
+    def _make_calendar(self) -> Rhythm:
+        from jobslib.schedule.calendars import (
+            Calendar,
+            Expression,
+            ExpressionError,
+        )
+        from jobslib.schedule.zones import Zone, ZoneError
+        expressions = []
+        for text in self.schedule:
+            try:
+                expressions.append(Expression(text))
+            except ExpressionError as exc:
+                raise ConfigError(f'schedule: {text!r} from '
+                                  f'{self.source("schedule")}: {exc}') from None
+        try:
+            return Calendar(expressions, Zone(self.time_zone))
+        except ZoneError as exc:
+            raise self.error('time_zone', str(exc)) from None
+
+
+def _shown(value: Any) -> str:
+    return f'{value:g}' if isinstance(value, float) else repr(value)

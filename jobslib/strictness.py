@@ -1,0 +1,262 @@
+"""What is refused at the start because it can only be a mistake.
+
+Values are checked where they are declared (:mod:`jobslib.options`).  Here is
+what no option sees: names that no option has, in the settings module and in
+the environment; options that have no effect together; classes of tasks that
+cannot work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+from jobslib.config import Config, ConfigGroup, option
+from jobslib.exceptions import ConfigError
+from jobslib.slips import is_slip, nearest
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ['find_unknown_settings', 'refuse_class', 'refuse_slips',
+           'remarks']
+
+PREFIX = 'JOBSLIB_'
+#: Variables that are no options: one is read before there is a
+#: configuration, the others are for what a run starts.
+OTHER_VARIABLES = frozenset({
+    'JOBSLIB_SETTINGS_MODULE', 'JOBSLIB_SLOT', 'JOBSLIB_FENCING_TOKEN',
+    'JOBSLIB_JOB', 'JOBSLIB_LEASE'})
+#: Where the options of jobslib's own backends are.  Their variables may be
+#: there for other jobs of this machine, whose backends are not loaded here.
+BACKENDS = ('jobslib.oneinstance.file', 'jobslib.oneinstance.consul',
+            'jobslib.liveness.consul_check', 'jobslib.metrics.prometheus',
+            'jobslib.metrics.influxdb')
+# What people set in a settings module; functions, classes and modules in it
+# were imported, or are for its own use.
+PLAIN = (str, int, float, dict, list, tuple, type(None))
+
+OWN_NAME = 'an own name has to differ more, or begin with an underscore'
+
+
+def refuse_slips(config: Config) -> None:
+    """Refuse names that no option has.
+
+    :raises ConfigError: a name in the settings module is nearly that of an
+        option, or a variable in the environment begins with ``JOBSLIB_`` and
+        no option has it.
+    """
+    for name, known in _find_slips(config):
+        raise ConfigError(
+            f'unknown name {name!r} in settings module '
+            f'{_name_of(config._settings)}; did you mean {known!r}? ({OWN_NAME})')
+    unknown = [name for name in os.environ
+               if name.upper().startswith(PREFIX)
+               and name not in OTHER_VARIABLES]
+    if not unknown:
+        return
+    variables = set(_variables(config))
+    unknown = [name for name in unknown if name not in variables]
+    if unknown:
+        variables |= _variables_of_all()
+    for name in sorted(unknown):
+        if name not in variables:
+            near = nearest(name, variables | OTHER_VARIABLES, 0.0)
+            raise ConfigError(
+                f'unknown variable {name} in the environment, no option of '
+                f'jobslib or of your classes has it; nearest known: {near}')
+
+
+def find_unknown_settings(config: Config) -> list[str]:
+    """Return the names of the settings module, in upper case, that no option
+    has."""
+    known = set(_setting_names(config))
+    return [name for name, value in _names(config._settings)
+            if name.isupper() and name not in known
+            and not isinstance(value, ModuleType | type)]
+
+
+def _find_slips(config: Config) -> Iterator[tuple[str, str]]:
+    """Return the names that are slips, and what they mean."""
+    known = set(_setting_names(config))
+    unknown = [name for name, value in _names(config._settings)
+               if name not in known and isinstance(value, PLAIN)]
+    if not unknown:
+        return
+    variables = {name.removeprefix(PREFIX): name
+                 for name in _variables(config)}
+    for name in unknown:
+        for each in sorted(known):
+            if is_slip(name, each):
+                yield name, each
+        # The name in the environment of what is part of a dict here.
+        variable = name.upper().removeprefix(PREFIX)
+        if variable in variables:
+            yield name, _place(variable)
+
+
+def _place(variable: str) -> str:
+    """Return where the settings have what the environment calls so."""
+    for part in ('ONE_INSTANCE', 'LIVENESS', 'METRICS'):
+        if variable == f'{part}_BACKEND':
+            return f"{part}['backend']"
+        if variable.startswith(f'{part}_'):
+            return f"{part}['options']"
+    return variable
+
+
+def _names(settings: Any) -> list[tuple[str, Any]]:
+    try:
+        found = vars(settings)
+    except TypeError:
+        return []
+    return [(name, value) for name, value in found.items()
+            if not name.startswith('_')]
+
+
+def _name_of(settings: Any) -> str:
+    return repr(getattr(settings, '__name__', type(settings).__name__))
+
+
+def _setting_names(config: Config) -> Iterator[str]:
+    for declared in config.declared().values():
+        yield declared.setting_name(None)
+
+
+def _variables(group: ConfigGroup) -> Iterator[str]:
+    """Return the variables of all options of *group*, and of what it has."""
+    for name, declared in group.declared().items():
+        yield from _variables_of(declared)
+        value = group.raw_value(name)
+        if isinstance(value, ConfigGroup):
+            yield from _variables(value)
+
+
+def _variables_of_all() -> set[str]:
+    """Return the variables of all classes of options that there are."""
+    from jobslib.imports import import_module
+    for name in BACKENDS:
+        import_module(name)
+    found: set[str] = set()
+    classes: list[type[ConfigGroup]] = [ConfigGroup]
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        for declared in cls.declared().values():
+            found |= _variables_of(declared)
+    return found
+
+
+def _variables_of(declared: option) -> set[str]:
+    """Return the variable of an option, and the names that it had once."""
+    return {*([declared.env] if declared.env else []),
+            *getattr(declared, 'old', ())}
+
+
+def remarks(config: Config) -> list[str]:
+    """Return what is probably not meant, a sentence for each: options that
+    have no effect, and tasks of one name."""
+    shared = _find_namesakes(config)
+    return _find_ineffective(config) + ([
+        f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
+        f'tasks of one name share one lock and one history, and run one at a '
+        f'time'] if shared else [])
+
+
+def _find_ineffective(config: Config) -> list[str]:
+    def given(name: str) -> bool:
+        return (getattr(config, name) not in (None, False)
+                and config.source(name) != 'default')
+
+    def say(name: str, why: str) -> str:
+        return f'{name} (from {config.source(name)}) has no effect {why}'
+
+    found = []
+    if given('release_on_error') and not config.keep_lock:
+        found.append(say('release_on_error', 'without keep_lock: the lock is '
+                         'released after every run'))
+    if config.run_once and given('keep_lock'):
+        found.append(say('keep_lock', 'with run_once: there is one run'))
+    if config.one_instance.disabled and given('keep_lock'):
+        found.append(say('keep_lock', 'with the lock disabled'))
+    if config.logging is not None:
+        found += [say(name, 'with logging, which says it all')
+                  for name in ('log_format', 'log_level')
+                  if name in config.declared() and given(name)]
+    return found
+
+
+def refuse_class(path: str, task_cls: Any) -> None:
+    """Refuse a task class that cannot be run.
+
+    :param path: how the user named it.
+    :raises ConfigError: it says what is wrong with it.
+    """
+    from jobslib.tasks import BaseTask
+    wrong = _find_fault(task_cls, BaseTask)
+    if wrong is not None:
+        raise ConfigError(f'task {path!r} {wrong}')
+
+
+def _find_fault(found: Any, base: type[Any]) -> str | None:
+    if not (isinstance(found, type) and issubclass(found, base)):
+        return 'is not a subclass of jobslib.BaseTask'
+    task_cls: Any = found
+    if task_cls is base:
+        return 'is the base of all tasks; name a subclass of it'
+    if task_cls.task is base.task:
+        return 'has no method task(); that is what a run does'
+    if not callable(task_cls.task):
+        return 'has a task that is not a method'
+    if not isinstance(task_cls.name, str):
+        return (f'has the name {task_cls.name!r:.80}; allowed: a string')
+    if not isinstance(task_cls.description, str):
+        return (f'has the description {task_cls.description!r:.80}; allowed: '
+                f'a string')
+    return _find_fault_in_arguments(task_cls.arguments)
+
+
+def _find_fault_in_arguments(arguments: Any) -> str | None:
+    from jobslib.cmdlineparser import Argument
+    if isinstance(arguments, Argument):
+        return ('has arguments that are not a tuple; a tuple of one ends with '
+                'a comma: arguments = (argument(...),)')
+    if not isinstance(arguments, tuple | list):
+        return (f'has arguments that are not a tuple but '
+                f'{arguments!r:.80}; allowed: a tuple of jobslib.argument(...)')
+    for each in arguments:
+        # The plain pair is what it was in jobslib 3.
+        pair = (isinstance(each, tuple) and len(each) == 2
+                and isinstance(each[1], dict))
+        if not (isinstance(each, Argument) or pair):
+            return (f'has {each!r:.80} among its arguments; allowed: '
+                    f'jobslib.argument(...)')
+    return None
+
+
+def _find_namesakes(config: Config) -> list[str]:
+    """Return the dotted paths of other tasks that have this one's name.
+
+    They share its lock, its history and what operators ask of it.  Only
+    classes that are loaded are known.
+    """
+    import sys
+
+    from jobslib.tasks import BaseTask
+    own = config.task_cls
+    found = []
+    classes = list(BaseTask.__subclasses__())
+    while classes:
+        cls = classes.pop()
+        classes += cls.__subclasses__()
+        if (own is None or cls is own or cls.task is BaseTask.task
+                or not cls.name or cls.name != config.task_name):
+            continue
+        # Not what is left of a class after it was made anew.
+        module = sys.modules.get(cls.__module__)
+        if getattr(module, cls.__name__, None) is cls:
+            found.append(f'{cls.__module__}.{cls.__qualname__}')
+    return sorted(found)
