@@ -22,7 +22,9 @@ BLOCK = re.compile(
     r'(?P<options>(?:   :.*\n)*)\n'
     r'(?P<code>(?:   .*\n|\n)+)', re.MULTILINE)
 # What differs from run to run, and from machine to machine.
-CHANGING = re.compile(r'lock file \S+:|from \S+, fencing|\d+')
+CHANGING = re.compile(
+    r'lock file \S+:|FileLock \S+ \(this machine, \S+\);|'
+    r'from \S+, fencing|\d+')
 
 
 class Block(NamedTuple):

@@ -17,6 +17,7 @@ from jobslib.commands.lease import handovers, sums
 from jobslib.commands.listing import list_options
 from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
+from jobslib.keeper.timings import Timings
 from jobslib.masking import MASK, mask
 from jobslib.oneinstance.asking import Asker
 from jobslib.oneinstance.consul import ConsulLock
@@ -28,7 +29,6 @@ from jobslib.oneinstance.diagnosis import (
     Finding,
 )
 from jobslib.oneinstance.dummy import DummyLock
-from jobslib.oneinstance.timings import Timings
 from jobslib.testing import ConsulStandIn, make_lock
 from jobslib.testing.consul_api import Answer, Request
 
@@ -119,10 +119,10 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options['batch'][1:] == (
         7, 'environment, JOBSLIB_BATCH', 'an integer of at least 1')
     assert options['run_interval'][1:] == (
-        60.0, 'settings, RUN_INTERVAL', 'a number above 0')
+        60.0, 'settings, RUN_INTERVAL', 'a number of seconds of at least 0')
     assert options['target'].source == 'computed'
     assert options['one_instance.options.ttl'][1:] == (
-        15.0, 'default', 'a number from 10 to 86400')
+        15.0, 'default', 'a number of seconds from 10 to 86400')
     assert options['one_instance.options.token'].source == (
         "settings, ONE_INSTANCE['options']['token']")
 
@@ -140,7 +140,7 @@ def test_no_secret(capsys: pytest.CaptureFixture[str],
             'API_KEY': SECRET}]},
         ONE_INSTANCE=consul.one_instance(token=SECRET))
     for as_json in (False, True):
-        config.args.json = as_json
+        config.args.json, config.args.all = as_json, True
         assert check.run(config) == ExitCode.DONE
         text = capsys.readouterr().out
         assert SECRET not in text
@@ -525,9 +525,13 @@ class Tick(BaseTask):
     name = 'plain'
     def initialize(self):
         sys.exit('the task is made')
+    def task(self):
+        pass
 
 class Conflict(BaseTask):
     arguments = (argument('--keep-lock'),)
+    def task(self):
+        pass
 '''
 
 
@@ -543,7 +547,7 @@ def test_as_a_command(folder: pathlib.Path, consul: ConsulStandIn) -> None:
     env = {'JOBSLIB_CONTEXT_CLASS': 'jobs.Never',
            'JOBSLIB_ONE_INSTANCE_BACKEND': CONSUL_LOCK,
            'CONSUL_HTTP_ADDR': '%s:%d' % consul.address}
-    done = run_job(folder, 'check', 'jobs.Tick', **env)
+    done = run_job(folder, 'check', '--all', 'jobs.Tick', **env)
     assert (done.returncode, done.stderr) == (ExitCode.DONE, '')
     for text in ('Options of plain', 'jobs.Never', 'Lease',
                  '2 x ttl 15 + lock_delay 15', f'write {KEY}', 'All is well.'):

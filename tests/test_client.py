@@ -16,15 +16,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from jobslib.exceptions import LockUnavailableError
-from jobslib.oneinstance.client import (
+from jobslib.consul.client import (
     Acquired,
     ConsulClient,
     KeyState,
     PermissionDeniedError,
     SessionLostError,
 )
-from jobslib.oneinstance.transport import Endpoint
+from jobslib.consul.transport import Endpoint
+from jobslib.exceptions import LockError, LockUnavailableError
 
 SESSION = '1a412ca3-ca5d-b5a5-2984-a944f6fae0d8'
 OTHER = '2d0755f4-e344-b3c7-4990-0947e351f5a9'
@@ -65,6 +65,7 @@ class Agent:
     def __init__(self) -> None:
         self.replies: list[Reply] = []
         self.index: str | None = '7'
+        self.headers: dict[str, str] = {}
         self.seen: list[Seen] = []
         self.clients: list[ConsulClient] = []
         self.done = threading.Event()
@@ -103,6 +104,8 @@ class Agent:
         if handler.command == 'GET' and status < 500 and self.index is not None:
             handler.send_header('X-Consul-Index', self.index)
         handler.send_header('Content-Length', str(len(body)))
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(body.encode())
 
@@ -171,13 +174,19 @@ GONE = failed(f'invalid session "{SESSION}"')
 NO_LEADER: Reply = (500, 'No cluster leader')
 RPC_ERROR: Reply = (500, 'rpc error making call: EOF')
 
+CHANGED = failed('failed index check for key "a/b", current modify index 60 != 53')
+# The key as it was read before it is to be taken, and its session without.
+FREE = KeyState(7, None, None, 0)
+ONCE_HELD = KeyState(7, b'', None, 60)
+
 # Every call, and an answer that pleases it.
 CALLS: dict[str, tuple[Callable[[ConsulClient], object], Reply]] = {
     'create': (lambda c: c.create_session('job', 10, 15), (200, {'ID': SESSION})),
     'destroy': (lambda c: c.destroy_session(SESSION), (200, 'true')),
     'read': (lambda c: c.read('a/b'), key()),
-    'acquire': (lambda c: c.acquire('a/b', b'x', SESSION), locked()),
-    'release': (lambda c: c.release('a/b', b'x', SESSION), locked()),
+    'acquire': (lambda c: c.acquire('a/b', b'x', SESSION, FREE), locked()),
+    'release': (lambda c: c.release('a/b', b'x', SESSION, 53), locked()),
+    'write': (lambda c: c.write_if('a/b', b'x', 53), locked()),
 }
 every_call = pytest.mark.parametrize('name', CALLS)
 repeatable = pytest.mark.parametrize('name', sorted(set(CALLS) - {'create', 'acquire'}))
@@ -254,6 +263,15 @@ def test_attempts_come_to_an_end(
     assert len(pauses) == 2
 
 
+def test_too_many_connections(client: ConsulClient, agent: Agent) -> None:
+    """A newer agent that takes no connection more is told with its limit."""
+    agent.replies = [(429, 'Your IP is issuing too many concurrent connections, '
+                           'please rate limit your calls\n')]
+    with pytest.raises(LockUnavailableError,
+                       match='too many.*limits.http_max_conns_per_client'):
+        client.read('a/b')
+
+
 def test_pause_stops_growing(agent: Agent, pauses: list[float]) -> None:
     """No pause is longer than a second."""
     agent.replies = [NO_LEADER]
@@ -326,7 +344,8 @@ def test_create_session(
     body = agent.seen[0].body
     # Consul's default is left out by the package.
     assert body.get('lockdelay', '15s') == f'{lock_delay}s'
-    assert (body['name'], body['ttl'], body['checks']) == ('job', '10s', [])
+    assert (body['name'], body['ttl'], body['NodeChecks']) == ('job', '10s', [])
+    assert 'checks' not in body
     assert 'node' not in body and 'behavior' not in body
 
 
@@ -335,7 +354,42 @@ def test_create_session_with_checks(client: ConsulClient, agent: Agent) -> None:
     agent.replies = [(200, {'ID': SESSION})]
     client.create_session('job', 10, 15, checks=('serfHealth', 'x'), node='beta')
     body = agent.seen[0].body
-    assert (body['checks'], body['node']) == (['serfHealth', 'x'], 'beta')
+    assert (body['NodeChecks'], body['node']) == (['serfHealth', 'x'], 'beta')
+
+
+def test_checks_by_their_old_name(client: ConsulClient, agent: Agent) -> None:
+    """A Consul that does not know the new name is given the old one."""
+    agent.replies = [
+        (400, 'Request decode failed: json: unknown field "NodeChecks"'),
+        (200, {'ID': SESSION})]
+    assert client.create_session('job', 10, 15, checks=('serfHealth',)) == SESSION
+    assert [(each.body.get('NodeChecks'), each.body.get('checks'))
+            for each in agent.seen] == [
+        (['serfHealth'], None), (None, ['serfHealth'])]
+    agent.replies = [(400, 'Request decode failed: no duration')]
+    with pytest.raises(LockUnavailableError, match='no duration'):
+        client.create_session('job', 10, 15)
+    assert len(agent.seen) == 3
+
+
+def test_session_elsewhere_is_refused(client: ConsulClient, agent: Agent,
+                                      pauses: list[float]) -> None:
+    """A client agent that makes sessions at home only is not asked again."""
+    text = 'cross datacenter lock must be created at server agent'
+    agent.replies = [(500, text)]
+    with pytest.raises(LockUnavailableError, match=text):
+        client.create_session('job', 10, 15)
+    assert pauses == [] and len(agent.seen) == 1
+
+
+def test_hidden_key_is_not_free(client: ConsulClient, agent: Agent) -> None:
+    """A key that the token may not read is not taken for one that is missing.
+    """
+    agent.replies = [(404, '')]
+    assert client.read('a/b').session is None
+    agent.headers = {'X-Consul-Results-Filtered-By-ACLs': 'true'}
+    with pytest.raises(PermissionDeniedError, match='may not read it'):
+        client.read('a/b')
 
 
 @pytest.mark.parametrize('trouble', [DROP, RPC_ERROR, (503, '')],
@@ -436,26 +490,52 @@ def test_blocking_read(client: ConsulClient, agent: Agent) -> None:
         'dc': 'dc9', 'recurse': '1', 'consistent': '1', 'index': '7', 'wait': '2500ms'}
 
 
-def test_blocking_read_is_not_repeated(agent: Agent, pauses: list[float]) -> None:
-    """A blocking read may take its wait, a sixteenth and the timeout, once."""
+def test_blocking_read_is_short(client: ConsulClient, agent: Agent) -> None:
+    """Nothing that cuts long answers, after 30 s for instance, is in its way."""
+    agent.replies = [key()]
+    client.read('a/b', index=7, wait=60)
+    assert agent.seen[0].query['wait'] == '20000ms'
+
+
+@pytest.mark.parametrize('trouble', [DROP, (504, 'Gateway timeout'), RPC_ERROR],
+                         ids=['drop', '504', 'rpc-error'])
+def test_blocking_read_that_is_cut(
+    client: ConsulClient, agent: Agent, pauses: list[float], trouble: Reply,
+) -> None:
+    """A cut is no error where the key can be read; queries do not follow in haste."""
+    agent.replies = [trouble, key()]
+    assert client.read('a/b', index=7, wait=20).session == SESSION
+    assert ['index' in seen.query for seen in agent.seen] == [True, False]
+    [pause] = pauses
+    assert 0.5 < pause <= 1.0
+
+
+def test_blocking_read_without_an_answer(agent: Agent, pauses: list[float]) -> None:
+    """A blocking read may take its wait, a sixteenth and the timeout."""
     agent.replies = [HANG]
-    client = make_client(agent, pauses, timeout=0.1)
-    with pytest.raises(LockUnavailableError, match=r'no answer within 0\.1425 s'):
+    client = make_client(agent, pauses, attempts=1, timeout=0.1)
+    with pytest.raises(LockUnavailableError, match=r'no answer within 0\.1 s'):
         client.read('a/b', index=7, wait=0.04)
-    assert len(agent.seen) == 1
+    assert ['index' in seen.query for seen in agent.seen] == [True, False]
 
 
 def test_acquire(client: ConsulClient, agent: Agent) -> None:
-    """Acquiring is one transaction, and returns its fencing token."""
+    """Acquiring is one transaction, for the key as it was read, and returns its
+    fencing token."""
     agent.replies = [locked(53)]
-    assert client.acquire('a/b', b'\xffheld', SESSION) == Acquired(53, None)
-    [seen] = agent.seen
+    assert client.acquire('a/b', b'\xffheld', SESSION, FREE) == Acquired(53, None)
+    client.acquire('a/b', b'', SESSION, ONCE_HELD)
+    assert not client.is_doubtful(SESSION)
+    seen, later = agent.seen
     assert (seen.method, seen.path) == ('PUT', '/v1/txn')
     assert seen.body == [{'KV': each} for each in (
+        {'Verb': 'check-not-exists', 'Key': 'a/b'},
         {'Verb': 'lock', 'Key': 'a/b', 'Session': SESSION,
          'Value': base64.b64encode(b'\xffheld').decode()},
         {'Verb': 'check-not-exists', 'Key': 'a/b.control'},
         {'Verb': 'get-tree', 'Key': 'a/history/b'})]
+    assert later.body[0] == {
+        'KV': {'Verb': 'check-index', 'Key': 'a/b', 'Index': 60}}
 
 
 def test_acquire_unless_the_control_key_changed(
@@ -466,9 +546,11 @@ def test_acquire_unless_the_control_key_changed(
                      'current modify index 9 != 8')
     appeared = failed('key "a/b.control" exists')
     agent.replies = [changed, appeared]
-    assert client.acquire('a/b', b'', SESSION, 8) is None
-    assert client.acquire('a/b', b'', SESSION) is None
-    assert agent.seen[0].body[1] == {'KV': {
+    asked = KeyState(7, None, None, 0, b'{}', 8)
+    assert client.acquire('a/b', b'', SESSION, asked) is None
+    assert client.acquire('a/b', b'', SESSION, FREE) is None
+    assert not client.is_doubtful(SESSION)
+    assert agent.seen[0].body[2] == {'KV': {
         'Verb': 'check-index', 'Key': 'a/b.control', 'Index': 8}}
 
 
@@ -479,8 +561,8 @@ def test_acquire_that_may_have_been_carried_out(
     have taken the key."""
     agent.replies = [DROP, key(session=SESSION),
                      failed('key "a/b.control" exists')]
-    with pytest.raises(LockUnavailableError):
-        client.acquire('a/b', b'', SESSION)
+    assert client.acquire('a/b', b'', SESSION, FREE) is None
+    assert client.is_doubtful(SESSION) and not client.is_doubtful(OTHER)
 
 
 def test_history_comes_with_the_lock(client: ConsulClient, agent: Agent) -> None:
@@ -490,14 +572,14 @@ def test_history_comes_with_the_lock(client: ConsulClient, agent: Agent) -> None
                for name, value in (('a/b', b''), ('a/history/b', b'mine'),
                                    ('a/history/bc', b''))]
     agent.replies = [(200, {'Results': entries})]
-    assert client.acquire('a/b', b'', SESSION) == Acquired(53, b'mine')
+    assert client.acquire('a/b', b'', SESSION, FREE) == Acquired(53, b'mine')
 
 
 @pytest.mark.parametrize('reply', [HELD, DELAYED], ids=['held', 'delayed'])
 def test_acquire_held(client: ConsulClient, agent: Agent, reply: Reply) -> None:
     """A key that is held, or not yet free, is not acquired."""
     agent.replies = [reply]
-    assert client.acquire('a/b', b'', SESSION) is None
+    assert client.acquire('a/b', b'', SESSION, FREE) is None
     assert len(agent.seen) == 1
 
 
@@ -509,7 +591,7 @@ def test_acquire_without_session(
     """A session that has ended cannot acquire."""
     agent.replies = [reply]
     with pytest.raises(SessionLostError):
-        client.acquire('a/b', b'', SESSION)
+        client.acquire('a/b', b'', SESSION, FREE)
     assert len(agent.seen) == 1
 
 
@@ -534,34 +616,109 @@ def test_transaction_that_failed_otherwise(
 
 
 @pytest.mark.parametrize('trouble', [DROP, RPC_ERROR], ids=['drop', 'rpc-error'])
-@pytest.mark.parametrize('state', [key(session=None), key(session=SESSION), MISSING],
-                         ids=['free', 'own', 'missing'])
-def test_acquire_is_repeated_on_a_key_read_free(
-    client: ConsulClient, agent: Agent, trouble: Reply, state: Reply,
+@pytest.mark.parametrize('read, state, index', [
+    (key(session=None), ONCE_HELD, 60), (key(session=SESSION), ONCE_HELD, 60),
+    (key(session=SESSION), FREE, 60), (MISSING, FREE, 0),
+], ids=['free', 'own', 'own-new', 'missing'])
+def test_acquire_is_repeated_on_a_key_as_it_was(
+    client: ConsulClient, agent: Agent, trouble: Reply, read: Reply,
+    state: KeyState, index: int,
 ) -> None:
-    """Acquiring is tried again once the key is read free, or its own."""
-    agent.replies = [trouble, state, locked(54)]
-    assert client.acquire('a/b', b'', SESSION) == Acquired(54, None)
+    """Acquiring is tried again when the key is as before, or the session has it."""
+    agent.replies = [trouble, read, locked(64)]
+    assert client.acquire('a/b', b'', SESSION, state) == Acquired(64, None)
     assert [seen.method for seen in agent.seen] == ['PUT', 'GET', 'PUT']
+    assert agent.seen[2].body[0]['KV'].get('Index', 0) == index
+    assert client.is_doubtful(SESSION)
 
 
-def test_acquire_is_not_repeated_on_a_held_key(
-    client: ConsulClient, agent: Agent,
+@pytest.mark.parametrize('read', [key(session=OTHER), key(session=None), MISSING],
+                         ids=['held', 'was-held', 'deleted'])
+def test_acquire_is_not_repeated_on_a_key_that_changed(
+    client: ConsulClient, agent: Agent, read: Reply,
 ) -> None:
-    """Acquiring is not tried again when another session got the key meanwhile."""
-    agent.replies = [RPC_ERROR, key(session=OTHER)]
-    assert client.acquire('a/b', b'', SESSION) is None
+    """Acquiring is not tried again when another session had the key meanwhile."""
+    agent.replies = [RPC_ERROR, read]
+    state = KeyState(7, b'', None, 59)
+    assert client.acquire('a/b', b'', SESSION, state) is None
     assert [seen.method for seen in agent.seen] == ['PUT', 'GET']
+    assert client.is_doubtful(SESSION)
+
+
+@pytest.mark.parametrize('name', ['acquire', 'release'])
+@pytest.mark.parametrize('reply, doubtful', [
+    (DROP, True), (RPC_ERROR, True), ((503, ''), True), ((408, ''), True),
+    ((200, '<html>'), True), (NO_LEADER, False), ((429, ''), False),
+    ((403, 'Permission denied'), False), (failed('Permission denied'), False),
+    (GONE, False)])
+def test_session_with_a_request_in_doubt(
+    agent: Agent, pauses: list[float], name: str, reply: Reply, doubtful: bool,
+) -> None:
+    """A session is doubtful when nobody can know what becomes of a request."""
+    agent.replies = [reply]
+    client = make_client(agent, pauses, attempts=1)
+    with pytest.raises(LockError):
+        CALLS[name][0](client)
+    assert client.is_doubtful(SESSION) is doubtful
+
+
+def test_interrupted_request(
+    client: ConsulClient, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A session is doubtful as well when its process did not wait for the answer."""
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client._consul.txn, 'put', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.acquire('a/b', b'', SESSION, FREE)
+    assert client.is_doubtful(SESSION)
 
 
 def test_release(client: ConsulClient, agent: Agent) -> None:
-    """Releasing is one transaction that leaves a value."""
-    agent.replies = [locked(), NOT_HELD]
-    assert client.release('a/b', b'free', SESSION)
-    assert not client.release('a/b', b'free', SESSION)
-    assert agent.seen[0].body == [{'KV': {
-        'Verb': 'unlock', 'Key': 'a/b', 'Session': SESSION,
-        'Value': base64.b64encode(b'free').decode()}}]
+    """Releasing is one transaction that leaves a value, for one hold."""
+    agent.replies = [locked(), CHANGED, key(session=OTHER), NOT_HELD, MISSING]
+    assert client.release('a/b', b'free', SESSION, 53)
+    assert not client.release('a/b', b'free', SESSION, 53)
+    assert not client.release('a/b', b'free', SESSION, 53, b'runs')
+    assert agent.seen[0].body == [{'KV': each} for each in (
+        {'Verb': 'check-index', 'Key': 'a/b', 'Index': 53},
+        {'Verb': 'unlock', 'Key': 'a/b', 'Session': SESSION,
+         'Value': base64.b64encode(b'free').decode()})]
+    assert agent.seen[3].body[2] == {'KV': {
+        'Verb': 'set', 'Key': 'a/history/b',
+        'Value': base64.b64encode(b'runs').decode()}}
+
+
+def test_release_that_was_carried_out_unheard(
+    client: ConsulClient, agent: Agent,
+) -> None:
+    """A key that has the value that was to be left in it was freed."""
+    agent.replies = [DROP, CHANGED, key(session=None)]
+    assert client.release('a/b', b'held', SESSION, 53)
+
+
+@pytest.mark.parametrize('token', [53, None])
+def test_release_of_a_key_that_was_written_to(
+    client: ConsulClient, agent: Agent, token: int | None,
+) -> None:
+    """A key that the session has is given back, whatever its index is."""
+    agent.replies = [CHANGED] if token else []
+    agent.replies += [key(session=SESSION), locked()]
+    assert client.release('a/b', b'free', SESSION, token)
+    assert agent.seen[-1].body[0] == {
+        'KV': {'Verb': 'check-index', 'Key': 'a/b', 'Index': 60}}
+
+
+@pytest.mark.parametrize('value, written', [(b'held', True), (b'other', False)])
+def test_write_that_was_carried_out_unheard(
+    client: ConsulClient, agent: Agent, value: bytes, written: bool,
+) -> None:
+    """A write that is refused after one whose answer was lost may be done."""
+    agent.replies = [DROP, CHANGED, key()]
+    assert client.write_if('a/b', value, 53) is written
+    assert agent.seen[0].body == agent.seen[1].body
+    assert agent.seen[0].body[0]['KV']['Verb'] == 'check-index'
 
 
 def test_close(client: ConsulClient, agent: Agent) -> None:

@@ -49,11 +49,16 @@ def test_all_options() -> None:
     args = build_parser().parse_args([
         '-s', 'settings', '--disable-one-instance', '--run-once',
         '--sleep-interval', '1.5', '--run-interval', 'x', '--keep-lock',
-        '--release-on-error', '--max-run-time', '-1', TASK])
+        '--release-on-error', '--max-run-time', '-1', '--log-level', 'x',
+        TASK])
     assert vars(args) == {
         'settings': 'settings', 'disable_one_instance': True,
         'run_once': True, 'sleep_interval': '1.5', 'run_interval': 'x',
         'keep_lock': True, 'release_on_error': True, 'max_run_time': '-1',
+        'log_level': 'x',
+        'cold_standby': None, 'schedule': None, 'time_zone': None,
+        'jitter': None, 'catch_up': None, 'start_deadline': None,
+        'retries': None, 'retry_delay': None, 'recoveries': None,
         'task_cls': TASK}
 
 
@@ -67,8 +72,11 @@ def test_nothing_given() -> None:
 def test_flags() -> None:
     """The options with a flag are found, those of nested groups included."""
     assert [declared.flag for declared in flags(Config)] == [
-        '--run-once', '--sleep-interval', '--run-interval', '--keep-lock',
-        '--release-on-error', '--max-run-time', '--disable-one-instance']
+        '--schedule', '--time-zone', '--sleep-interval', '--run-interval',
+        '--jitter', '--catch-up', '--start-deadline', '--retries',
+        '--retry-delay', '--recoveries', '--run-once', '--keep-lock',
+        '--release-on-error', '--max-run-time', '--cold-standby', '--log-level',
+        '--disable-one-instance']
 
 
 @pytest.mark.parametrize('argv', [
@@ -134,9 +142,14 @@ def test_help_of_a_task() -> None:
 
 
 def test_help_of_a_task_without_description() -> None:
-    """A task without a description has the help of runjob."""
-    assert 'Run a task, once or for ever' in (
-        build_parser(PlainTask).format_help())
+    """A task without a description has its docstring there, or else the
+    help of runjob; its own arguments stand first."""
+    text = build_parser(PlainTask).format_help()
+    assert 'A task that does nothing.' in text
+    bare = type('Bare', (PlainTask,), {'arguments': (argument('--own'),)})
+    text = build_parser(bare).format_help()
+    assert 'Run a task, once or for ever' in text
+    assert text.index('arguments of Bare') < text.rindex('--keep-lock')
 
 
 def test_own_flags() -> None:

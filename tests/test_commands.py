@@ -2,9 +2,9 @@
 
 import io
 import json
+import os
 import pathlib
 import pty
-import os
 import signal
 import subprocess
 import sys
@@ -33,6 +33,8 @@ class Copy(BaseTask):
                  argument('--json', required=True))
     def __init__(self, config):
         raise AssertionError('the task is not made')
+    def task(self):
+        pass
 '''
 
 
@@ -118,7 +120,10 @@ def test_every_command(name: str) -> None:
     text = build_command_parser(name, command, PlainTask).format_help()
     assert text.startswith(f'usage: runjob {name} ')
     assert text.index('--help') < text.index('options as for a run')
-    assert '--run-interval SECONDS' in text
+    assert '--settings SETTINGS' in text
+    # Only what it shows needs the options of a run.
+    assert ('--run-interval SECONDS' in text) == (
+        name in ('check', 'exec'))
     assert 'runjob_command' not in text
 
 
@@ -155,11 +160,12 @@ def test_command_of_a_task(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize(('args', 'says'), [
     ('check no_such.Task', "task 'no_such.Task': no module named 'no_such'"),
     ('check jobs.NoSuch', "module 'jobs' has no 'NoSuch'"),
-    ('check copy', "task 'copy': 'copy' is no dotted path"),
+    ('check copy', "task 'copy': 'copy' is not a dotted path"),
     ('check --typo no_such.Task', 'unknown: --typo'),
-    ('chekc', "'chekc' is no dotted path (package.module.Name); nor is it a "
+    ('chekc', "'chekc' is not a dotted path (package.module.Name); nor is it a "
      "command (check"),
-    ('check --run-interval 0', "run_interval: '0' from command line"),
+    ('check --run-interval x', "run_interval: 'x' from command line"),
+    ('check --max-run-time 0', "max_run_time: '0' from command line"),
     ('-s no_such check', "settings module 'no_such' from --settings"),
 ])
 def test_bad_input(folder: pathlib.Path, args: str, says: str) -> None:
@@ -202,7 +208,7 @@ def test_a_task_starts_without_commands(tmp_path: pathlib.Path) -> None:
     done = run_job(tmp_path, 'jobs.Show', '--run-once')
     assert done.returncode == ExitCode.DONE, done.stderr
     loaded = done.stdout.split()
-    assert 'jobslib.runner' in loaded
+    assert 'jobslib.run.process' in loaded
     assert not [name for name in loaded
                 if name.startswith(('jobslib.commands.', 'rich'))]
 
@@ -259,7 +265,7 @@ def test_require_task(command: Callable[[Any], None],
     assert main(['check']) == ExitCode.USAGE
     assert capsys.readouterr().err == (
         'runjob: error: check: name a task: runjob check '
-        'package.module.Task\n')
+        'package.module.Task, or a job of "runjob exec": --name NAME\n')
 
 
 def test_closed_pipe(tmp_path: pathlib.Path) -> None:
@@ -295,6 +301,42 @@ def test_make_lock(tmp_path: pathlib.Path) -> None:
     assert lock.get_lock_owner_info() is None
 
 
+# Completion.
+
+@pytest.mark.parametrize(('words', 'completed'), [
+    ('sta', 'status'), ('status --wa', '--watch'), ('--run-on', '--run-once'),
+    ('pause --rea', '--reason'), ('check --al', '--all')])
+def test_completion(tmp_path: pathlib.Path, words: str,
+                    completed: str) -> None:
+    """The script for bash completes commands, and the flags of each."""
+    done = run_job(tmp_path, 'completion', '--shell', 'bash')
+    assert done.returncode == ExitCode.DONE, done.stderr
+    (tmp_path / 'script').write_text(done.stdout)
+    shell = subprocess.run(
+        ['bash', '-c', f'source ./script; COMP_WORDS=(runjob {words}); '
+         f'COMP_CWORD={len(words.split())}; _shtab_runjob; '
+         'echo "${COMPREPLY[@]}"'], cwd=tmp_path, capture_output=True,
+        text=True, timeout=DEADLINE)
+    assert (shell.stdout, shell.stderr) == (f'{completed}\n', '')
+
+
+def test_completion_of_zsh(tmp_path: pathlib.Path) -> None:
+    """The shell is the user's own, unless another one is named."""
+    done = run_job(tmp_path, 'completion', SHELL='/usr/bin/zsh')
+    assert done.stdout.startswith('#compdef runjob\n')
+    assert '--max-age' in done.stdout
+
+
+def test_completion_without_its_library(tmp_path: pathlib.Path) -> None:
+    """What is missing is said, and how to get it."""
+    write_module(tmp_path, 'shtab', 'raise ImportError("no shtab")')
+    done = run_job(tmp_path, 'completion')
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr == (
+        "runjob: error: completion: the library shtab is needed, which is "
+        "installed by: pip install 'jobslib[completion]'\n")
+
+
 # What is shown.
 
 ROWS = [('ttl', output.good('fine')), ('long', 'x' * 300), (None, 5)]
@@ -315,6 +357,45 @@ def test_what_others_wrote_is_escaped() -> None:
     assert output.printable(evil) == r'a\x1b[2Jb\nc\x9bd\u202ee'
     assert output.plain_table(('x',), [(evil,)]).splitlines()[1] == (
         output.printable(evil))
+
+
+def test_fitted_table() -> None:
+    """A table that is too wide does without some columns, and then cuts
+    texts; where it fits, it is whole."""
+    headings = ('name', 'spare', 'long')
+    rows = [('name', 'spared', 100 * 'x'), ('other', '', 'y')]
+
+    def fit(width: int) -> tuple[list[str], list[list[str]]]:
+        shown, cells = output.fit(headings, rows, ('spare',), ('long',), width)
+        return shown, [[cell.text for cell in row] for row in cells]
+
+    assert fit(200) == (list(headings), [list(row) for row in rows])
+    shown, [first, second] = fit(60)
+    assert shown == list(headings) and second == list(rows[1])
+    assert first[2] == 42 * 'x' + '…'
+    shown, [first, second] = fit(30)
+    assert shown == ['name', 'long']
+    assert first == ['name', 21 * 'x' + '…'] and second == ['other', 'y']
+
+
+def test_errors_on_a_terminal() -> None:
+    """An error is folded between words where a person reads it."""
+    text = on_terminal('from jobslib.main import main; main(["check", '
+                       '"--run-interval", "often"])').replace('\r', '')
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert ' '.join(lines) == (
+        "runjob: error: run_interval: 'often' from command line, "
+        '--run-interval is not allowed; allowed: a number of seconds of at '
+        'least 0')
+
+
+def test_forced_colour() -> None:
+    """FORCE_COLOR gives colours where no person is, with nothing cut off."""
+    done = subprocess.run(
+        [sys.executable, '-c', TABLE], capture_output=True, text=True,
+        check=True, env=environment(pathlib.Path('/'), FORCE_COLOR='1'))
+    assert '\x1b[1;31m' in done.stdout and 60 * 'y' in done.stdout
 
 
 def test_print_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +455,9 @@ def test_closed_output(folder: pathlib.Path, args: str) -> None:
         ['sh', '-c', f'exec "$0" -m jobslib {args} >&-', sys.executable],
         cwd=folder, env=environment(folder), stderr=subprocess.PIPE,
         timeout=DEADLINE)
-    assert (done.returncode, done.stderr) == (ExitCode.DONE, b'')
+    assert done.returncode == ExitCode.DONE
+    assert done.stderr.count(b'\n') == (
+        done.stderr.count(b'runjob: warning: no lock is configured'))
 
 
 def on_terminal(code: str, **extra: str) -> str:
@@ -384,7 +467,7 @@ def on_terminal(code: str, **extra: str) -> str:
     variables.pop('NO_COLOR', None)
     try:
         subprocess.run(
-            [sys.executable, '-c', code], stdin=theirs, stdout=theirs,
+            [sys.executable, '-c', code], stdin=theirs, stdout=theirs, stderr=theirs,
             env=variables | extra, check=True, timeout=DEADLINE)
     finally:
         os.close(theirs)

@@ -1,6 +1,7 @@
 """Options: where they come from, what they allow, how they are refused."""
 
 import math
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -9,9 +10,11 @@ import pytest
 from support import PlainTask
 
 from jobslib import Config, ConfigGroup, option
+from jobslib.cmdlineparser import build_parser
 from jobslib.config import Given, OneInstanceConfig
 from jobslib.exceptions import ConfigError
 from jobslib.oneinstance.consuloptions import ConsulOptions
+from jobslib.schedule.plans import CatchUp
 
 FILE_LOCK = 'jobslib.oneinstance.file.FileLock'
 DUMMY_LOCK = 'jobslib.oneinstance.dummy.DummyLock'
@@ -70,7 +73,7 @@ def test_command_line_wins(case: Case,
     monkeypatch.setenv(f'JOBSLIB_{case.name.upper()}', case.environment)
     config = make({case.name: case.command_line},
                   **{case.name.upper(): case.setting})
-    value = getattr(config, case.name)
+    value = config.raw_value(case.name)
     assert value == case.expected[0]
     assert type(value) is type(case.expected[0])
     flag = '--' + case.name.replace('_', '-')
@@ -84,7 +87,7 @@ def test_environment_wins_over_settings(
     variable = f'JOBSLIB_{case.name.upper()}'
     monkeypatch.setenv(variable, case.environment)
     config = make(**{case.name.upper(): case.setting})
-    value = getattr(config, case.name)
+    value = config.raw_value(case.name)
     assert value == case.expected[1]
     assert type(value) is type(case.expected[1])
     assert config.source(case.name) == f'environment, {variable}'
@@ -94,7 +97,7 @@ def test_environment_wins_over_settings(
 def test_settings_win_over_default(case: Case) -> None:
     """The settings win over the default."""
     config = make({case.name: None}, **{case.name.upper(): case.setting})
-    value = getattr(config, case.name)
+    value = config.raw_value(case.name)
     assert value == case.expected[2]
     assert type(value) is type(case.expected[2])
     assert config.source(case.name) == f'settings, {case.name.upper()}'
@@ -104,7 +107,7 @@ def test_settings_win_over_default(case: Case) -> None:
 def test_default(case: Case) -> None:
     """What nothing gives is the default; None in the settings is nothing."""
     config = make(**{case.name.upper(): None})
-    assert getattr(config, case.name) == case.default
+    assert config.raw_value(case.name) == case.default
     assert config.source(case.name) == 'default'
 
 
@@ -115,7 +118,7 @@ def test_nothing_given(settings: Any, args: Any) -> None:
     config = Config(settings, args, PlainTask)
     assert config.sleep_interval is None
     assert config.run_once is False
-    assert config.one_instance.backend == FILE_LOCK
+    assert config.one_instance.raw_value('backend') == FILE_LOCK
     assert config.args is args
 
 
@@ -127,9 +130,9 @@ def test_settings_of_any_kind() -> None:
     assert Config(Settings, None, PlainTask).run_interval == 60
 
 
-INTERVALS = [('sleep_interval', 'a number of at least 0'),
-             ('run_interval', 'a number above 0'),
-             ('max_run_time', 'a number above 0')]
+INTERVALS = [('sleep_interval', 'a number of seconds of at least 0'),
+             ('run_interval', 'a number of seconds of at least 0'),
+             ('max_run_time', 'a number of seconds above 0')]
 FLAGS = ['run_once', 'keep_lock', 'release_on_error']
 NO_NUMBERS = ['', 'abc', '1,5', '5s', '-1', 'nan', 'inf', '-inf', '1e999']
 
@@ -179,16 +182,18 @@ def test_bad_number_in_the_settings(name: str, allowed: str,
         f'allowed: {allowed}')
 
 
-@pytest.mark.parametrize('name', ['run_interval', 'max_run_time'])
+def test_run_of_no_time() -> None:
+    """A run may not be limited to zero seconds."""
+    assert refusal(lambda: make({'max_run_time': '0'})).endswith(
+        'is not allowed; allowed: a number of seconds above 0')
+
+
+@pytest.mark.parametrize('name', ['sleep_interval', 'run_interval'])
 def test_zero_is_no_interval(name: str) -> None:
-    """A grid of zero seconds, or a run of none, is refused."""
-    assert refusal(lambda: make({name: '0'})).endswith(
-        'is not allowed; allowed: a number above 0')
-
-
-def test_zero_is_a_pause() -> None:
-    """A pause of zero seconds is allowed."""
-    assert make({'sleep_interval': '0'}).sleep_interval == 0
+    """An interval of zero seconds is allowed: there is none."""
+    value = getattr(make({name: '0'}), name)
+    assert value == 0
+    assert not make({name: '0'}).make_plan('x').has_slots
 
 
 @pytest.mark.parametrize('value', ['maybe', '2', 'None', 'y'])
@@ -228,7 +233,7 @@ def test_bad_text_in_the_settings(name: str) -> None:
     setting = name.upper()
     assert refusal(lambda: make(**{setting: 5})) == (
         f'{name}: 5 from settings, {setting} is not allowed; '
-        f'allowed: a text')
+        f'allowed: a dotted path (a string)')
 
 
 @pytest.mark.parametrize(('value', 'detail'), [
@@ -302,22 +307,86 @@ def test_options_without_a_backend(setting: str) -> None:
     assert message.startswith(f'options of {setting} are given, and no')
 
 
-def test_both_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both kinds of interval are refused, with both sources."""
-    both = make, 'exclude each other; give one of them'
-    monkeypatch.setenv('JOBSLIB_SLEEP_INTERVAL', '1.5')
-    message = refusal(lambda: both[0](RUN_INTERVAL=2))
+def test_both_intervals() -> None:
+    """Both kinds of interval are refused, if one source has them."""
+    message = refusal(lambda: make(SLEEP_INTERVAL=1.5, RUN_INTERVAL=2))
     assert message == (
-        'sleep_interval (1.5 from environment, JOBSLIB_SLEEP_INTERVAL) and '
+        'sleep_interval (1.5 from settings, SLEEP_INTERVAL) and '
         'run_interval (2 from settings, RUN_INTERVAL) exclude each other; '
         'give one of them')
-    message = refusal(lambda: make({'run_interval': '3'}))
-    assert 'run_interval (3 from command line, --run-interval)' in message
+    message = refusal(lambda: make({'run_interval': '3',
+                                    'schedule': ['@daily']}))
+    assert "schedule (['@daily'] from command line, --schedule)" in message
+
+
+def test_one_source_says_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What wins over another source wins over all that it says of when the
+    job is due."""
+    monkeypatch.setenv('JOBSLIB_SLEEP_INTERVAL', '1.5')
+    config = make(RUN_INTERVAL=2, SCHEDULE='@daily')
+    assert (config.sleep_interval, config.run_interval, config.schedule) == (
+        1.5, None, None)
+    config = make({'schedule': ['@daily']}, RUN_INTERVAL=2)
+    assert (config.sleep_interval, config.run_interval, config.schedule) == (
+        None, None, ['@daily'])
 
 
 def test_intervals_of_zero_and_more() -> None:
-    """A pause of zero seconds excludes a grid as any other pause does."""
-    refusal(lambda: make(SLEEP_INTERVAL=0, RUN_INTERVAL=2))
+    """An interval of zero seconds excludes no other."""
+    assert make(SLEEP_INTERVAL=0, RUN_INTERVAL=2).run_interval == 2
+    assert make(SLEEP_INTERVAL=2, RUN_INTERVAL=0).sleep_interval == 2
+
+
+@pytest.mark.parametrize(('value', 'expected'), [
+    ('@daily', ['@daily']), ('["@daily", "5 4 * * *"]', ['@daily', '5 4 * * *'])])
+def test_schedule_in_the_environment(
+        value: str, expected: list[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment has one expression, or a JSON array."""
+    monkeypatch.setenv('JOBSLIB_SCHEDULE', value)
+    assert make().schedule == expected
+
+
+@pytest.mark.parametrize(('settings', 'expected'), [
+    ({'SCHEDULE': '61 2 * * *'},
+     "schedule: '61 2 * * *' from settings, SCHEDULE: the minute '61' is "
+     "wrong; allowed: 0-59, *, lists (1,3), ranges (1-5) and steps (*/5)"),
+    ({'SCHEDULE': ['@daily', '1 2']},
+     "schedule: '1 2' from settings, SCHEDULE: it has 2 fields instead"),
+    ({'SCHEDULE': 5}, 'schedule: 5 from settings, SCHEDULE is not allowed; '
+                      'allowed: a cron expression, or a list of them'),
+    ({'SCHEDULE': []}, 'schedule: [] from settings'),
+    ({'SCHEDULE': '@daily', 'TIME_ZONE': 'Europe/Praha'},
+     "time_zone: 'Europe/Praha' from settings, TIME_ZONE: there is no such "
+     "time zone, nearest known: Europe/Prague;"),
+    ({'CATCH_UP': 'some'}, 'one of none, latest, all'),
+])
+def test_wrong_schedule(settings: dict[str, Any], expected: str) -> None:
+    """A wrong schedule is refused: what, where from, what is wrong with it."""
+    assert expected in refusal(lambda: make(**settings))
+
+
+def test_plan() -> None:
+    """The options make a plan."""
+    plan = make(SCHEDULE='30 2 * * *', TIME_ZONE='Europe/Prague', JITTER=600,
+                CATCH_UP='all', START_DEADLINE=5, RETRIES=2, RETRY_DELAY=7,
+                RECOVERIES=0).make_plan('nightly')
+    assert plan.rhythm.words() == 'At 02:30 every day (Europe/Prague)'
+    assert plan.jitter == 98.981
+    assert plan.catch_up is CatchUp.ALL
+    assert (plan.start_deadline, plan.retries, plan.retry_delay,
+            plan.recoveries) == (5, 2, 7, 0)
+    assert make(RUN_INTERVAL=60).make_plan('x').rhythm.words() == 'every 60 s'
+    assert make(SLEEP_INTERVAL=60).make_plan('x').rhythm.words() == (
+        '60 s after the end of each run')
+    assert not make(SLEEP_INTERVAL=0).make_plan('x').has_slots
+
+
+def test_boolean_that_is_switched_off() -> None:
+    """What the settings switch on the command line can switch off."""
+    args = build_parser().parse_args(['--no-keep-lock', '--no-run-once', 'a.Task'])
+    config = Config(SimpleNamespace(KEEP_LOCK=True, RUN_ONCE=True), args, None)
+    assert (config.keep_lock, config.run_once) == (False, False)
 
 
 class Numbers(ConfigGroup):
@@ -339,7 +408,7 @@ class Numbers(ConfigGroup):
     ('both', [1, 9], [0, 10], 'an integer from 1 to 9'),
     ('above', [1.1, 2], [1, 1.0, 0.9], 'a number above 1'),
     ('between', [1.1, 9], [1, 9.1], 'a number above 1, at most 9'),
-    ('chosen', ['http', 'https'], ['ftp', '', 'HTTP'],
+    ('chosen', ['http', 'https'], ['ftp', '', 'HTTPX'],
      'one of http, https'),
     ('many', [[], [1]], [(), {}, 'x'],
      'a list (in the environment a JSON array)'),
@@ -439,9 +508,9 @@ def test_decorator_with_arguments() -> None:
 
     assert Group(SimpleNamespace(HOST='here'), None).host == 'here'
     assert refusal(lambda: Group(SimpleNamespace(HOST=5), None)) == (
-        'host: 5 from computed is not allowed; allowed: a text')
+        'host: 5 from computed is not allowed; allowed: a string')
     assert refusal(lambda: Group(SimpleNamespace(HOST=None), None)) == (
-        'host: required, and not given; allowed: a text')
+        'host: required, and not given; allowed: a string')
     assert Group.declared()['host'].__doc__ == 'A host.'
 
 
@@ -523,7 +592,7 @@ def test_no_flag() -> None:
     """An option without a flag is not looked for on the command line."""
     config = make({'logging': 'an argument of the task', 'one_instance': 5})
     assert config.logging is None
-    assert config.one_instance.backend == FILE_LOCK
+    assert config.one_instance.raw_value('backend') == FILE_LOCK
 
 
 def test_required() -> None:
@@ -533,7 +602,7 @@ def test_required() -> None:
 
     assert Group({'host': 'here'}, None).host == 'here'
     assert refusal(lambda: Group({}, None)) == (
-        'host: required, and not given; allowed: a text')
+        'host: required, and not given; allowed: a string')
 
 
 class Inner(ConfigGroup):
@@ -740,7 +809,7 @@ def test_options_of_the_lock() -> None:
     """The lock's options come from ONE_INSTANCE."""
     config = make(ONE_INSTANCE={
         'backend': FILE_LOCK, 'options': {'folder': '/x', 'grace': 2}})
-    assert config.one_instance.backend == FILE_LOCK
+    assert config.one_instance.raw_value('backend') == FILE_LOCK
     assert config.one_instance.options.folder == '/x'
     assert config.one_instance.options.grace == 2.0
 
@@ -756,7 +825,7 @@ def test_other_backend_drops_options(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {'backend': FILE_LOCK, 'options': {'folder': '/x', 'grace': 2}}
     monkeypatch.setenv('JOBSLIB_ONE_INSTANCE_BACKEND', DUMMY_LOCK)
     config = make(ONE_INSTANCE=settings)
-    assert config.one_instance.backend == DUMMY_LOCK
+    assert config.one_instance.raw_value('backend') == DUMMY_LOCK
     assert config.one_instance.backend_class.__name__ == 'DummyLock'
     assert config.one_instance.options.grace is None
 
@@ -790,7 +859,7 @@ def test_bad_option_of_the_lock() -> None:
     assert refusal(lambda: make(ONE_INSTANCE={
         'backend': FILE_LOCK, 'options': {'grace': 0}})) == (
         "grace: 0 from settings, ONE_INSTANCE['options']['grace'] is not "
-        "allowed; allowed: a number above 0")
+        "allowed; allowed: a number of seconds above 0")
 
 
 def test_option_of_the_lock_in_the_environment(
@@ -812,11 +881,16 @@ def test_unknown_key_of_one_instance() -> None:
         "'backend'; allowed: backend, disabled, options")
 
 
+WHERE = f' in {os.getcwd()} or where Python has its packages'
+
+
 @pytest.mark.parametrize(('backend', 'detail'), [
-    ('no_such.Lock', "no module named 'no_such'"),
+    ('no_such.Lock', f"no module named 'no_such'{WHERE}"),
+    ('no_such.ConsulLock', f"no module named 'no_such'{WHERE} (did you mean "
+     "'jobslib.oneinstance.consul.ConsulLock'?)"),
     ('jobslib.no_such.Lock', "no module named 'jobslib.no_such'"),
-    ('jobslib.clock.NoSuch', "module 'jobslib.clock' has no 'NoSuch'"),
-    ('nodot', "'nodot' is no dotted path (package.module.Name)"),
+    ('jobslib.clock.NoSuch', "module 'jobslib.clock' has no 'NoSuch' (it has Clock)"),
+    ('nodot', "'nodot' is not a dotted path (package.module.Name)"),
     ('jobslib.clock.Clock', 'it is not a BaseLock'),
     ('os.getcwd', 'it is not a BaseLock'),
 ])
@@ -828,7 +902,8 @@ def test_bad_backend(backend: str, detail: str) -> None:
 
 
 @pytest.mark.parametrize(('path', 'detail'), [
-    ('no_such.Context', "no module named 'no_such'"),
+    ('no_such.Context', f"no module named 'no_such'{WHERE} (did you mean "
+     "'jobslib.context.Context'?)"),
     ('jobslib.clock.Clock', 'it is not a Context'),
     ('os.getcwd', 'it is not a Context'),
 ])
@@ -843,7 +918,7 @@ def test_bad_context_class(path: str, detail: str) -> None:
 def test_one_instance_by_itself() -> None:
     """The group of the lock can be made without any settings."""
     group = OneInstanceConfig(None, None)
-    assert group.backend == FILE_LOCK
+    assert group.raw_value('backend') == FILE_LOCK
     assert group.options.folder is None
     assert "from settings, ONE_INSTANCE['options']['grace'] is" in refusal(
         lambda: OneInstanceConfig({'options': {'grace': 0}}, None))

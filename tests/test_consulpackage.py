@@ -18,7 +18,7 @@ def run(code: str, *options: str) -> str:
 def test_http_layer_is_not_loaded() -> None:
     """The client neither loads requests nor leaves half a package behind."""
     assert run(
-        'import jobslib.oneinstance.client\n'
+        'import jobslib.consul.client\n'
         'print([name for name in sys.modules if name.partition(".")[0] in '
         '("consul", "requests", "urllib3")])') == '[]'
 
@@ -26,7 +26,7 @@ def test_http_layer_is_not_loaded() -> None:
 def test_imported_later() -> None:
     """Who imports the package after the client gets all of it."""
     assert run(
-        'import jobslib.oneinstance.client\n'
+        'import jobslib.consul.client\n'
         'import consul\n'
         'print(consul.Consul.__name__, consul.Check.__name__, '
         'sys.modules["consul.base"] is consul.base, '
@@ -38,7 +38,7 @@ def test_imported_before() -> None:
     """A package that is loaded already is used, and stays."""
     assert run(
         'import consul\n'
-        'from jobslib.oneinstance import consulapi\n'
+        'from jobslib.consul import api as consulapi\n'
         'print(consulapi.base is consul.base is sys.modules["consul.base"], '
         'sys.modules["consul"] is consul)') == 'True True'
 
@@ -48,7 +48,7 @@ def test_other_threads() -> None:
     assert run(
         'done = threading.Event()\n'
         'threading.Thread(target=done.wait, daemon=True).start()\n'
-        'from jobslib.oneinstance import consulapi\n'
+        'from jobslib.consul import api as consulapi\n'
         'print(consulapi.base is sys.modules["consul"].base, '
         '"requests" in sys.modules)') == 'True True'
 
@@ -61,7 +61,7 @@ def test_version_that_needs_its_package(tmp_path: pathlib.Path) -> None:
     (package / 'base.py').write_text('from consul import NEEDED\n')
     assert run(
         f'sys.path.insert(0, {str(tmp_path)!r})\n'
-        'from jobslib.oneinstance.consulpackage import import_base\n'
+        'from jobslib.consul.package import import_base\n'
         'base = import_base()\n'
         'print(base.NEEDED, sys.modules["consul"].base is base)') == '1 True'
 
@@ -69,7 +69,7 @@ def test_version_that_needs_its_package(tmp_path: pathlib.Path) -> None:
 def test_no_package() -> None:
     """Without the package, the error is the usual one."""
     assert run(
-        'from jobslib.oneinstance.consulpackage import import_base\n'
+        'from jobslib.consul.package import import_base\n'
         'try: import_base()\n'
         'except ModuleNotFoundError as exc: print(exc.name, exc)',
         '-I', '-S') == "consul No module named 'consul'"

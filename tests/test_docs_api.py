@@ -12,18 +12,29 @@ from pages import DOCS
 import jobslib
 from jobslib.commands import COMMANDS
 from jobslib.config import ConfigGroup, option
-from jobslib.oneinstance.connection import ConsulConnection
+from jobslib.consul.connection import ConsulConnection
 
 # What works behind the names in the reference; nobody else imports it.
 INTERNAL = re.compile(r"""jobslib\.(
     bar
+    | folding
+    | environment
+    | legacy
+    | machine
     | masking
-    | commands\.(asking | check_liveness | handover | jobs | pause | release
-                 | resume | status)
-    | oneinstance\.(asking | client | consulapi | consulpackage | consulview
-                    | guard | keeper
-                    | keeperconsul | lease | lockfolder | page | processes
-                    | record | transport)
+    | parsing
+    | resolver
+    | run(\.\w+)?
+    | slips
+    | strictness
+    | needs
+    | commands\.(asking | check_liveness | exec | handover | jobs | jobtables
+                 | completion | looking | pause | release | resume | run | status
+                 | skip | stop | watching)
+    | oneinstance\.(asking | consulview | lockfolder | record)
+    | consul(\.(?!connection)\w+)?
+    | keeper(\.(?!timings)\w+)?
+    | loop(\.\w+)?
     | testing\.(consul | contract)_\w+
     | testing\.fork
 )""", re.VERBOSE)

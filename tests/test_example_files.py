@@ -106,7 +106,7 @@ def test_unit_is_accepted(tmp_path: pathlib.Path) -> None:
 
 def test_unit_leaves_the_keeper_alone() -> None:
     """The keeper ignores what the unit sends, and has time to leave last."""
-    from jobslib.oneinstance import keeper
+    from jobslib.keeper import keeper
     unit = directives(UNIT)
     assert unit['KillMode'] == 'control-group'
     assert unit['WatchdogSignal'] in {each.name for each in keeper.IGNORED}
@@ -175,5 +175,10 @@ def test_deployment_has_probes(container: dict[str, Any]) -> None:
 def task_of(args: list[str]) -> type[Any]:
     """Return the task that *args* end with."""
     module, _, name = args[-1].rpartition('.')
-    found: type[Any] = getattr(importlib.import_module(module), name)
+    # Not a part of what is installed.
+    sys.path.append(str(ROOT))
+    try:
+        found: type[Any] = getattr(importlib.import_module(module), name)
+    finally:
+        sys.path.remove(str(ROOT))
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -102,6 +103,13 @@ def test_disk_usage_records_what_the_machine_says(
     assert rows(database, 'SELECT * FROM fence') == [('disk-usage', tokens[1])]
 
 
+def both(supervisor: int) -> list[int]:
+    """Return the process ids of a job: its supervisor, the run's process."""
+    children = pathlib.Path(
+        f'/proc/{supervisor}/task/{supervisor}/children').read_text()
+    return [supervisor, *map(int, children.split())]
+
+
 def test_disk_usage_refuses_a_run_that_was_overtaken(
         runjob: Runner, tmp_path: pathlib.Path) -> None:
     """A run that stood still while another one wrote cannot write any more.
@@ -119,7 +127,8 @@ def test_disk_usage_refuses_a_run_that_was_overtaken(
         frozen = runjob.start(*command)
         until(lambda: lock_file.exists() and lock_file.read_text(),
               'for the first run to take the lock')
-        frozen.send_signal(signal.SIGSTOP)
+        for pid in both(frozen.pid):
+            os.kill(pid, signal.SIGSTOP)
         connection.rollback()
     old_token = json.loads(lock_file.read_text())['token']
     lock_file.unlink()
@@ -128,7 +137,8 @@ def test_disk_usage_refuses_a_run_that_was_overtaken(
     written = rows(database, 'SELECT token FROM disk_usage')
     assert len(written) == 1 and written[0][0] > old_token
 
-    frozen.send_signal(signal.SIGCONT)
+    for pid in both(frozen.pid):
+        os.kill(pid, signal.SIGCONT)
     code, _, stderr = finish(frozen)
     assert code == 1, stderr
     assert f'refused: a newer fencing token than {old_token}' in stderr

@@ -20,8 +20,8 @@ from jobslib.exceptions import (
     LockNotHeldError,
     LockUnavailableError,
 )
-from jobslib.oneinstance.file import FileLock
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.file import FileLock
 from jobslib.oneinstance.lockfolder import MAX_NAME, default_folder
 
 HOLDER = '''
@@ -513,7 +513,7 @@ def test_other_things_in_the_folder(folder: pathlib.Path) -> None:
     assert lock.acquire()
     (folder / 'folder.lock').mkdir()
     (folder / 'link.lock').symlink_to('/nowhere')
-    assert list(FileLock.find_all(lock.context, lock.options)) == ['plain']
+    assert list(FileLock.find_all(lock.context, lock.options)) == [lock.path]
     lock.close()
 
 

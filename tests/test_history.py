@@ -7,7 +7,7 @@ import pytest
 
 from jobslib.history import MAX_SIZE, History, encode
 from jobslib.oneinstance.control import PATIENCE, Control, Restraint
-from jobslib.runs import MAX_ERROR, Outcome, Run
+from jobslib.runs import MAX_ERROR, Outcome, Run, describe
 
 NOW = 1000.0
 HOLDER = {'fqdn': 'here', 'pid': 5, 'timestamp': 100.0}
@@ -17,7 +17,7 @@ def ended(number: int = 1, outcome: Outcome = Outcome.SUCCEEDED,
           error: BaseException | None = None) -> Run:
     """Return a run that has ended."""
     run = Run(number, 7, 200.0 + number)
-    run.end(outcome, 0.5, error)
+    run.end(outcome, 0.5, None if error is None else describe(error))
     return run
 
 

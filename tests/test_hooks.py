@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from support import (
     DEADLINE,
     STEADY,
     FakeClock,
+    InProcess,
     is_free,
     run_job,
+    until,
     write_module,
 )
 from support import Job as Process
@@ -23,12 +26,14 @@ from support import Job as Process
 from jobslib import BaseTask, Config, OneInstanceWatchdogError, TaskError
 from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
-from jobslib.hooks import TaskHooks
 from jobslib.interrupts import Interrupts
+from jobslib.loop.hooks import TaskHooks
+from jobslib.loop.runner import Runner
 from jobslib.oneinstance.dummy import DummyLock
-from jobslib.runner import Runner
 from jobslib.runs import Run
-from jobslib.schedule import Schedule
+from jobslib.schedule.agenda import Agenda
+from jobslib.schedule.plans import Plan
+from jobslib.schedule.rhythms import Endless
 from jobslib.testing import ConsulStandIn
 
 Step = Callable[[], Any]
@@ -118,10 +123,12 @@ class Job:
         self.interrupts = Interrupts()
         clock = FakeClock()
         logger = logging.getLogger('jobslib')
+        self.process = InProcess(self.task, self.interrupts)
         self.runner = Runner(
-            self.task, self.config, Schedule(clock, None, None), clock,
-            self.interrupts, logger,
-            [TaskHooks(self.task, self.interrupts, logger, limit)])
+            self.process, self.lock, self.config,
+            Agenda(Plan(Endless()), clock), clock, self.interrupts, logger,
+            [TaskHooks(self.process, self.lock, self.interrupts, logger,
+                       limit)])
 
     def run(self) -> ExitCode:
         """Run the job to its end."""
@@ -261,12 +268,14 @@ def test_hook_that_raises(hook: str, error: BaseException,
     [record] = [record for record in caplog.records
                 if record.getMessage() == f'hook {hook} failed']
     assert record.levelname == 'ERROR'
-    assert record.exc_info and record.exc_info[1] is error
+    assert record.exc_text and record.exc_text.startswith('Traceback')
+    lines = traceback.format_exception_only(error)
+    assert record.exc_text.endswith(''.join(lines))
 
 
 @pytest.mark.parametrize(('hook', 'called'), [
-    # The run that was to follow is interrupted where it begins.
-    ('on_acquired', 'on_acquired end on_failure (on_released)'),
+    # The run that was to follow does not begin.
+    ('on_acquired', 'on_acquired end (on_released)'),
     ('on_success', 'on_acquired task on_success end (on_released)'),
     ('on_failure', 'on_acquired task on_failure end (on_released)'),
     ('on_released', 'on_acquired task on_success (on_released) (end)'),
@@ -280,16 +289,27 @@ def test_signal_in_a_hook(hook: str, called: str) -> None:
     assert job.called == called
 
 
+def is_caught(pid: int, signum: signal.Signals) -> bool:
+    """Return whether the process *pid* has a handler for *signum*."""
+    status = pathlib.Path(f'/proc/{pid}/status').read_text()
+    mask = int(status.split('SigCgt:')[1].split()[0], 16)
+    return bool(mask >> signum - 1 & 1)
+
+
 def test_second_signal_in_a_hook(tmp_path: pathlib.Path) -> None:
     """A second signal does not wait for a hook."""
     write_module(tmp_path, 'jobs', JOBS)
     with Process(tmp_path, 'jobs.Slow', '--run-once') as job:
         job.wait_for('success')
+        assert is_caught(job.popen.pid, signal.SIGTERM)
         job.send(signal.SIGTERM)
-        job.wait_for('Terminate is pending')
+        until(lambda: not is_caught(job.popen.pid, signal.SIGTERM))
+        (tmp_path / 'told').touch()
+        job.wait_for('goes on')
         job.send(signal.SIGTERM)
         assert job.wait() == -signal.SIGTERM
-    assert is_free(tmp_path, 'job')
+    # The hook's process dies with its supervisor.
+    until(lambda: is_free(tmp_path, 'job'))
 
 
 @pytest.mark.parametrize('hook', HELD)
@@ -309,7 +329,7 @@ def test_lock_lost_in_a_hook(hook: str,
     [record] = [record for record in caplog.records
                 if record.getMessage().startswith('hook')]
     assert record.getMessage() == f'hook {hook} was stopped: it is gone'
-    assert record.exc_info
+    assert record.exc_text and ', in step\n' in record.exc_text
 
 
 def test_lock_lost_in_a_hook_with_the_lock_kept() -> None:
@@ -383,18 +403,6 @@ def test_hooks_that_are_not_overridden_cost_nothing() -> None:
     assert started == [None]  # the run itself
 
 
-def test_coroutine_hooks() -> None:
-    """A hook may be a coroutine function."""
-    class Coroutine(Hooked):
-        async def on_success(  # type: ignore[override]
-                self, run: Run) -> None:
-            self._note('coroutine')
-
-    job = Job(succeed, task_cls=Coroutine, RUN_ONCE=True)
-    job.run()
-    assert job.called == 'on_acquired task coroutine (on_released)'
-
-
 def consul_job(consul: ConsulStandIn, **kwargs: Any) -> Job:
     """Return a job whose lock has a keeper."""
     return Job(succeed, lock={
@@ -444,7 +452,7 @@ def test_limit_by_the_keeper(caplog: pytest.LogCaptureFixture) -> None:
 
 
 JOBS = '''
-import sys, time
+import pathlib, sys, time
 from jobslib import BaseTask, TaskError
 
 class Tell(BaseTask):
@@ -462,10 +470,9 @@ class Tell(BaseTask):
 class Slow(Tell):
     def on_success(self, run):
         print('success', flush=True)
-        import signal
-        while signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        while not pathlib.Path('told').exists():
             time.sleep(0.01)
-        print('Terminate is pending', flush=True)
+        print('goes on', flush=True)
         while True:
             time.sleep(0.01)
 
@@ -506,9 +513,13 @@ def test_deaf_hook_loses_its_process(tmp_path: pathlib.Path) -> None:
     with Process(tmp_path, 'jobs.Deaf', '--run-once',
                  JOBSLIB_MAX_HOOK_TIME='0.1',
                  JOBSLIB_ONE_INSTANCE_GRACE='1') as job:
-        assert job.wait() == 1
+        # What the run did stands.
+        assert job.wait() == ExitCode.DONE
         assert 'ignored OneInstanceWatchdogError' in job.output
-        assert 'in on_success' in job.output
+        assert ('ERROR jobslib: hook on_success: the run took longer than '
+                '0.1 s; killed by SIGKILL' in job.output)
+        assert ('WARNING jobslib: hook on_released is not called: the process '
+                'of the run has ended' in job.output)
     assert is_free(tmp_path, 'job')
 
 

@@ -1,6 +1,7 @@
 """Importing by dotted path."""
 
 import collections
+import os
 import os.path
 import pathlib
 
@@ -40,7 +41,9 @@ def test_missing_module(name: str, missing: str) -> None:
     """A module that does not exist is an error that names what is missing."""
     with pytest.raises(ImportNameError) as caught:
         import_module(name)
-    assert str(caught.value) == f'no module named {missing!r}'
+    where = '' if '.' in missing else (
+        f' in {os.getcwd()} or where Python has its packages')
+    assert str(caught.value) == f'no module named {missing!r}{where}'
 
 
 @pytest.mark.parametrize('name', ['', '.', '.relative', '..relative'])
@@ -48,7 +51,7 @@ def test_no_module_name(name: str) -> None:
     """A name that is empty or relative is an error that says so."""
     with pytest.raises(ImportNameError) as caught:
         import_module(name)
-    assert str(caught.value) == f'{name!r} is no dotted path'
+    assert str(caught.value) == f'{name!r} is not a dotted path'
 
 
 @pytest.mark.parametrize('path', ['', 'os', '.os', 'os.', '.'])
@@ -57,7 +60,7 @@ def test_no_path(path: str) -> None:
     with pytest.raises(ImportNameError) as caught:
         import_object(path)
     assert str(caught.value) == (
-        f'{path!r} is no dotted path (package.module.Name)')
+        f'{path!r} is not a dotted path (package.module.Name)')
 
 
 def test_missing_name() -> None:
@@ -65,6 +68,38 @@ def test_missing_name() -> None:
     with pytest.raises(ImportNameError) as caught:
         import_object('os.path.no_such_name')
     assert str(caught.value) == "module 'os.path' has no 'no_such_name'"
+
+
+@pytest.mark.parametrize(('path', 'hint'), [
+    ('shopjob.Copy', "'shopjobs'"), ('shopjobs.Copi', "'shopjobs.Copy'"),
+    ('shopjobs.copy', "'shopjobs.Copy'"), ('shopjobs.py', "'shopjobs'"),
+    ('shopjobs.py:Copy', "'shopjobs.Copy'"), ('shopjobs:Copy', "'shopjobs.Copy'"),
+    ('./shop/jobs.py', "'shop.jobs'"), ('joblib.BaseTask', "'jobslib'"),
+    ('jobslib.oneinstance.konsul.ConsulLock',
+     "'jobslib.oneinstance.consul'"),
+])
+def test_guess(folder: pathlib.Path, path: str, hint: str) -> None:
+    """What is likely meant is said."""
+    write_module(folder, 'shopjobs', 'class Copy: pass')
+    with pytest.raises(ImportNameError) as caught:
+        import_object(path)
+    assert str(caught.value).endswith(f' (did you mean {hint}?)')
+
+
+def test_no_guess_of_what_is_not_there(folder: pathlib.Path) -> None:
+    """A file that is not there is not guessed."""
+    with pytest.raises(ImportNameError) as caught:
+        import_module('shopsettings.py')
+    assert 'did you mean' not in str(caught.value)
+
+
+def test_what_there_is(folder: pathlib.Path) -> None:
+    """Where nothing is like it, the classes of the module are said."""
+    write_module(folder, 'shopjobs', 'class Copy: pass')
+    with pytest.raises(ImportNameError) as caught:
+        import_object('shopjobs.Unlike')
+    assert str(caught.value) == (
+        "module 'shopjobs' has no 'Unlike' (it has Copy)")
 
 
 @pytest.mark.parametrize(('text', 'error'), [

@@ -18,22 +18,27 @@ LAYERS = [
     {'jobslib.__main__', 'jobslib.testing'},
     {'jobslib.main'},
     {'jobslib.commands'},
-    {'jobslib', 'jobslib.cmdlineparser'},
-    {'jobslib.hooks'},
+    {'jobslib.strictness'},
+    {'jobslib', 'jobslib.cmdlineparser', 'jobslib.parsing'},
+    {'jobslib.loop'},
+    {'jobslib.run'},
     {'jobslib.tasks'},
-    {'jobslib.runner'},
     {'jobslib.context'},
     {'jobslib.liveness', 'jobslib.metrics', 'jobslib.notify'},
     {'jobslib.oneinstance'},
     {'jobslib.config'},
+    {'jobslib.scheduleoptions'},
+    {'jobslib.consul'},
+    {'jobslib.legacy'},
     {'jobslib.options'},
     {'jobslib.masking'},
     {'jobslib.bar', 'jobslib.logs', 'jobslib.progress'},
     {'jobslib.background', 'jobslib.history', 'jobslib.observers',
      'jobslib.runs'},
-    {'jobslib.interrupts', 'jobslib.schedule'},
-    {'jobslib.clock', 'jobslib.exceptions', 'jobslib.exitcodes',
-     'jobslib.imports'},
+    {'jobslib.interrupts', 'jobslib.keeper', 'jobslib.schedule'},
+    {'jobslib.clock', 'jobslib.environment', 'jobslib.exceptions', 'jobslib.exitcodes',
+     'jobslib.imports', 'jobslib.folding', 'jobslib.machine', 'jobslib.needs',
+     'jobslib.resolver', 'jobslib.slips'},
 ]
 #: What everybody may have from the package itself.
 FREE = {'__version__'}
@@ -129,6 +134,21 @@ def test_every_layer_is_there() -> None:
 def test_imports_are_found(source: str, found: list[str]) -> None:
     """Imports are found wherever they stand, but those for type checkers."""
     assert list(imports(ast.parse(source), 'pkg.sub')) == found
+
+
+#: What keeps a lease, whatever the lock service is; it may import this alone,
+#: and the standard library.
+KEEPER = {'jobslib.clock', 'jobslib.keeper'} | {
+    module for module in MODULES if module.startswith('jobslib.keeper.')
+} - {'jobslib.keeper.timings'}
+
+
+@pytest.mark.parametrize('module', sorted(KEEPER))
+def test_keeper_knows_no_lock_service(module: str) -> None:
+    """What the keeper is made of imports nothing that speaks with one."""
+    assert set(imported_modules(module)) <= KEEPER
+    names = set(imports(ast.parse(MODULES[module].read_text())))
+    assert not {name for name in names if name.startswith('http')}
 
 
 HEAVY = {'requests', 'consul', 'asyncio', 'ssl', 'http', 'argparse',

@@ -338,11 +338,11 @@ def test_command_is_refused(
 @pytest.mark.parametrize('text', ['0', '-1', 'x', 'nan', 'inf'])
 def test_max_age_is_refused(
         text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The age is a number above 0."""
+    """The age is a number of seconds above 0."""
     with pytest.raises(SystemExit) as stopped:
         ask(f'--max-age={text}')
     assert stopped.value.code == ExitCode.USAGE
-    assert 'allowed: a number above 0' in capsys.readouterr().err
+    assert 'allowed: a number of seconds above 0' in capsys.readouterr().err
 
 
 def test_command_opens_nothing_of_the_task() -> None:

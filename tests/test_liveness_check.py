@@ -12,6 +12,7 @@ import pytest
 from support import PlainTask, make_context, until
 
 from jobslib.background import Background
+from jobslib.consul.client import KeyState
 from jobslib.exceptions import ConfigError, LivenessError, LockUnavailableError
 from jobslib.liveness import checkobserver
 from jobslib.liveness.checkobserver import CheckObserver
@@ -20,8 +21,7 @@ from jobslib.liveness.consul_check import (
     ServiceCheck,
     service_name,
 )
-from jobslib.oneinstance.client import KeyState
-from jobslib.runs import Outcome, Run
+from jobslib.runs import Outcome, Run, describe
 
 BACKEND = 'jobslib.liveness.consul_check.ConsulCheckLiveness'
 LOGGER = logging.getLogger('check')
@@ -126,7 +126,7 @@ def ended(outcome: Outcome, number: int = 7, age: float = 0.0,
           error: BaseException | None = None) -> Run:
     """Return a run that took 2 s and ended *age* seconds ago."""
     run = Run(number, None, time.time() - age - 2.0)
-    run.end(outcome, 2.0, error)
+    run.end(outcome, 2.0, None if error is None else describe(error))
     return run
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from support import make_context
 
+from jobslib.consul.client import ConsulClient
+from jobslib.consul.connection import ConsulConnection
+from jobslib.consul.transport import Endpoint
 from jobslib.exceptions import ConfigError, LivenessError
 from jobslib.liveness.consul import ConsulLiveness, parse
-from jobslib.oneinstance.client import ConsulClient
-from jobslib.oneinstance.connection import ConsulConnection
-from jobslib.oneinstance.transport import Endpoint
 from jobslib.testing import ConsulStandIn
 
 LIVENESS = 'jobslib.liveness.consul.ConsulLiveness'

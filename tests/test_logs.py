@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -15,6 +16,7 @@ from support import Job, run_job, write_module
 from jobslib import logs
 from jobslib.exitcodes import ExitCode
 from jobslib.logs import FIELDS, JsonFormatter, RunFields, RunFilter
+from jobslib.machine import fqdn
 from jobslib.runs import Outcome, Run
 
 
@@ -40,6 +42,9 @@ def read(record: logging.LogRecord) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise AssertionError(f'{constant} is not JSON')
     found: dict[str, Any] = json.loads(line, parse_constant=refuse)
+    # The same in every line, but for one that could not be made.
+    assert found.pop('fqdn', fqdn()) == fqdn()
+    assert found.pop('pid', os.getpid()) == os.getpid()
     return found
 
 
@@ -50,6 +55,8 @@ def test_json() -> None:
     assert read(record) == {
         'timestamp': '2023-11-14T22:13:20.056Z', 'level': 'WARNING',
         'logger': 'shop', 'message': 'hello world'}
+    found = json.loads(JsonFormatter().format(record))
+    assert (found['fqdn'], found['pid']) == (fqdn(), os.getpid())
 
 
 def test_json_is_ordered() -> None:
@@ -364,6 +371,40 @@ def test_failure_in_json(tmp_path: pathlib.Path) -> None:
     assert found['outcome'] == 'failed'
     assert found['level'] == 'ERROR'
     assert found['exception'].endswith('ZeroDivisionError: no luck')
+    assert found['error'] == 'ZeroDivisionError: no luck'
+    assert found['fqdn'] == fqdn() and found['pid'] > 0
+
+
+@pytest.mark.parametrize(('args', 'level'), [
+    ('--log-level warning', 'WARNING'), ('--log-level ERROR', 'ERROR'),
+    ('-v', 'DEBUG'), ('', 'INFO')])
+def test_level(tmp_path: pathlib.Path, args: str, level: str) -> None:
+    """--log-level says from which level on there are lines."""
+    write_module(tmp_path, 'jobs', """
+        import logging
+        from jobslib import BaseTask
+        class Level(BaseTask):
+            def task(self):
+                print(logging.getLevelName(self.logger.getEffectiveLevel()))
+    """)
+    done = run_job(tmp_path, *args.split(), 'jobs.Level', '--run-once')
+    assert done.stdout == f'{level}\n', done.stderr
+    assert ('INFO jobslib: run succeeded' in done.stderr) == (
+        level in ('INFO', 'DEBUG'))
+
+
+def test_v_of_the_task(tmp_path: pathlib.Path) -> None:
+    """A task may have an argument -v of its own."""
+    write_module(tmp_path, 'jobs', """
+        from jobslib import BaseTask, argument
+        class Own(BaseTask):
+            arguments = (argument('-v', '--verbose', action='store_true'),)
+            def task(self):
+                print(self.args.verbose)
+    """)
+    done = run_job(tmp_path, '--run-once', 'jobs.Own', '-v')
+    assert done.stdout == 'True\n'
+    assert 'DEBUG' not in done.stderr
 
 
 def test_logging_of_the_user(tmp_path: pathlib.Path) -> None:

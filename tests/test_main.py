@@ -77,12 +77,17 @@ class Unlocked(BaseTask):
               self.fencing_token)
 
 class BadStart(BaseTask):
+    def task(self):
+        pass
+
     def initialize(self):
         self.context.one_instance_lock.acquire()
         raise ZeroDivisionError('at the start')
 
 class Conflict(BaseTask):
     arguments = (argument('--keep-lock'),)
+    def task(self):
+        pass
 
 class NoTask:
     pass
@@ -197,21 +202,21 @@ BAD = [
     # No settings.
     Bad('-s no_such jobs.Hello',
         ("settings module 'no_such' from --settings: no module named "
-         "'no_such'; allowed: the dotted path of a module",)),
+         "'no_such' in /", '; allowed: the dotted path of a module')),
     Bad('-s settings.no_such jobs.Hello', ("'settings.no_such'",)),
-    Bad('-s .settings jobs.Hello', ("'.settings' is no dotted path",)),
+    Bad('-s .settings jobs.Hello', ("'.settings' is not a dotted path",)),
     Bad('jobs.Hello',
         ("settings module 'no_such' from JOBSLIB_SETTINGS_MODULE: no module",),
         {'JOBSLIB_SETTINGS_MODULE': 'no_such'}),
     # No task.
-    Bad('', ('the following arguments are required: task_cls',)),
+    Bad('', ('name a task, package.module.Task, or a command: check, status',)),
     Bad('no_such.Task', ("task 'no_such.Task': no module named 'no_such'",)),
     Bad('jobs.NoSuch',
         ("task 'jobs.NoSuch': module 'jobs' has no 'NoSuch'",)),
-    Bad('jobs', ("task 'jobs': 'jobs' is no dotted path",)),
+    Bad('jobs', ("task 'jobs': 'jobs' is not a dotted path",)),
     Bad('jobs.NoTask',
-        ("task 'jobs.NoTask' is no subclass of jobslib.BaseTask",)),
-    Bad('jobs.function', ("'jobs.function' is no subclass",)),
+        ("task 'jobs.NoTask' is not a subclass of jobslib.BaseTask",)),
+    Bad('jobs.function', ("'jobs.function' is not a subclass",)),
     Bad('jobs.Conflict', ("task jobs.Conflict: argument --keep-lock: "
                           "conflicting option string: --keep-lock",)),
     # Both intervals.
@@ -219,28 +224,28 @@ BAD = [
         ('sleep_interval (5 from command line, --sleep-interval)',
          'run_interval (6 from command line, --run-interval)',
          'exclude each other')),
-    Bad('--sleep-interval 5 jobs.Hello',
-        ('(5 from command line, --sleep-interval)',
-         '(6 from environment, JOBSLIB_RUN_INTERVAL)', 'exclude each other'),
-        {'JOBSLIB_RUN_INTERVAL': '6'}),
-    Bad('-s slow --run-interval 6 jobs.Hello',
-        ('(5 from settings, SLEEP_INTERVAL)',
-         '(6 from command line, --run-interval)')),
-    Bad('-s grid jobs.Hello',
-        ('(0.5 from environment, JOBSLIB_SLEEP_INTERVAL)',
-         '(5 from settings, RUN_INTERVAL)'),
-        {'JOBSLIB_SLEEP_INTERVAL': '0.5'}),
+    Bad('-s slow jobs.Hello',
+        ('sleep_interval (5 from environment, JOBSLIB_SLEEP_INTERVAL)',
+         'run_interval (6 from environment, JOBSLIB_RUN_INTERVAL)'),
+        {'JOBSLIB_RUN_INTERVAL': '6', 'JOBSLIB_SLEEP_INTERVAL': '5'}),
+    # A schedule.
+    Bad('--schedule 61_*_*_*_* jobs.Hello',
+        ("schedule: '61_*_*_*_*' from command line, --schedule: it has one "
+         "field instead of five or six",)),
+    Bad('--schedule @daily --time-zone Europe/Praha jobs.Hello',
+        ("time_zone: 'Europe/Praha' from command line, --time-zone: there is "
+         "no such time zone, nearest known: Europe/Prague",)),
     # Bad values.
     Bad('--sleep-interval -1 jobs.Hello',
         ("sleep_interval: '-1' from command line, --sleep-interval is not "
-         "allowed; allowed: a number of at least 0",)),
+         "allowed; allowed: a number of seconds of at least 0",)),
     Bad('--run-interval=-0.5 jobs.Hello',
         ("run_interval: '-0.5' from command line, --run-interval",
-         'allowed: a number above 0')),
-    Bad('--run-interval 0 jobs.Hello', ('allowed: a number above 0',)),
+         'allowed: a number of seconds of at least 0')),
+    Bad('--max-run-time 0 jobs.Hello', ('allowed: a number of seconds above 0',)),
     Bad('--max-run-time inf jobs.Hello',
         ("max_run_time: 'inf' from command line, --max-run-time",
-         'allowed: a number above 0')),
+         'allowed: a number of seconds above 0')),
     Bad('--sleep-interval nan jobs.Hello', ("sleep_interval: 'nan'",)),
     Bad('--sleep-interval 5s jobs.Hello', ("sleep_interval: '5s'",)),
     Bad('--sleep-interval=-inf jobs.Hello', ("sleep_interval: '-inf'",)),
@@ -260,7 +265,7 @@ BAD = [
     # The lock.
     Bad('-s no_backend jobs.Hello',
         ("backend: 'no_such.Lock' from settings, ONE_INSTANCE['backend']: no "
-         "module named 'no_such'; allowed: the dotted path of a BaseLock",)),
+         "module named 'no_such' in /", '; allowed: the dotted path of a BaseLock')),
     Bad('-s no_lock jobs.Hello', ("'jobs.NoTask'", 'it is not a BaseLock')),
     Bad('jobs.Hello',
         ("backend: 'no_such.Lock' from environment, "
@@ -276,7 +281,7 @@ BAD = [
         ("one_instance: 'x' from settings, ONE_INSTANCE is not allowed",)),
     Bad('jobs.Hello',
         ("grace: '0' from environment, JOBSLIB_ONE_INSTANCE_GRACE",
-         'a number above 0'), {'JOBSLIB_ONE_INSTANCE_GRACE': '0'}),
+         'a number of seconds above 0'), {'JOBSLIB_ONE_INSTANCE_GRACE': '0'}),
     # Logging.
     Bad('jobs.Hello',
         ('logging: *** from environment, JOBSLIB_LOGGING is not allowed',
@@ -300,7 +305,7 @@ BAD = [
          "module 'jobs' has no 'NoSuch'",)),
     Bad('-s no_config_path jobs.Hello',
         ("config_class: <class 'object'> from settings, CONFIG_CLASS is not "
-         "allowed; allowed: a text",)),
+         "allowed; allowed: a dotted path (a string)",)),
     Bad('jobs.Hello',
         ("config_class: 'no_such.C' from JOBSLIB_CONFIG_CLASS: no module",),
         {'JOBSLIB_CONFIG_CLASS': 'no_such.C'}),
@@ -314,7 +319,7 @@ BAD = [
     Bad('--sleep-interval', ('--sleep-interval: expected one argument',)),
     Bad('--run jobs.Hello', ('unrecognized arguments: --run',)),
     Bad('--typo 5 jobs.Hello',
-        ("task '5': '5' is no dotted path", 'unknown: --typo jobs.Hello')),
+        ("task '5': '5' is not a dotted path", 'unknown: --typo jobs.Hello')),
     Bad('--sleep-interval -inf jobs.Hello', ("sleep_interval: '-inf'",)),
     Bad('--run-interval -1e3 jobs.Hello', ("run_interval: '-1e3'",)),
 ]
@@ -390,7 +395,7 @@ def test_help(shared: pathlib.Path) -> None:
     """--help works without a task and without settings."""
     done = run_job(shared, '--help')
     assert done.returncode == 0
-    assert done.stdout.startswith('usage: runjob [-h] [--version] [-s')
+    assert done.stdout.startswith('usage: runjob [options] package.module.Task')
     assert 'JOBSLIB_RUN_INTERVAL' in done.stdout
     assert done.stderr == ''
 
@@ -599,9 +604,10 @@ def test_context_is_closed_if_the_lock_cannot_be_made(
 
 def test_nothing_stays_locked_if_the_task_cannot_be_made(
         shared: pathlib.Path) -> None:
-    """A lock that initialize() acquired is free when it then fails."""
+    """A task cannot acquire its lock itself, and nothing stays locked."""
     done = run_job(shared, 'jobs.BadStart')
-    assert done.returncode == 1
+    assert done.returncode == 2
+    assert "runjob: error: the lock is the supervisor's" in done.stderr
     assert is_free(shared, 'jobs.BadStart')
 
 
@@ -623,7 +629,7 @@ def test_library_only(shared: pathlib.Path) -> None:
     code = ('import sys; from jobslib.main import main; '
             'main(["--run-once", "jobs.Hello"]); '
             'print(*sorted({"asyncio", "consul", "http.client", "requests", '
-            '"socket", "ssl"} & set(sys.modules)), sep=",")')
+            '"ssl"} & set(sys.modules)), sep=",")')
     with Process(shared, '-c', code) as process:
         assert process.wait() == 0
         assert process.output.splitlines()[-1] == ''
@@ -638,13 +644,13 @@ def test_exit_codes() -> None:
 
 def test_main_returns(shared: pathlib.Path,
                       monkeypatch: pytest.MonkeyPatch,
-                      capsys: pytest.CaptureFixture[str]) -> None:
+                      capfd: pytest.CaptureFixture[str]) -> None:
     """Called as a function, the command returns its exit code."""
     from jobslib.main import main
     monkeypatch.chdir(shared)
     monkeypatch.setattr(sys, 'path', sys.path[:])
     assert main(['no_such_module.Task']) == 2
-    assert 'no_such_module' in capsys.readouterr().err
+    assert 'no_such_module' in capfd.readouterr().err
 
 
 def test_removed_folder(tmp_path: pathlib.Path) -> None:
@@ -687,6 +693,8 @@ def test_task_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
     write_module(tmp_path, 'jobs', '''
         from jobslib import BaseTask
         class Broken(BaseTask):
+            def task(self):
+                pass
             def initialize(self):
                 raise RuntimeError('no database')
     ''')

@@ -105,11 +105,13 @@ def test_broken_backend_costs_nothing(folder: pathlib.Path) -> None:
 def test_missing_extra(folder: pathlib.Path, backend: str, package: str,
                        extra: str, env: dict[str, str]) -> None:
     """A package that is not there is one line that says what to install."""
-    write_module(folder, 'settings',
-                 f'import sys\nsys.modules[{package!r}] = None')
-    done = run_job(folder, '--settings', 'settings', '--run-once', 'job.Task',
+    # Found first, in whichever process: the backend is the supervisor's.
+    write_module(folder, package,
+                 f'raise ModuleNotFoundError(name={package!r})')
+    done = run_job(folder, '--run-once', 'job.Task',
                    JOBSLIB_METRICS_BACKEND=f'jobslib.metrics.{backend}', **env)
     assert done.returncode == 2
     assert done.stderr == (
         f'runjob: error: metrics: the package {package} is not installed; '
-        f"to install it: pip install 'jobslib[{extra}]'\n")
+        f'to install it: pip install {package.replace("_", "-")} (the extra '
+        f'{extra} of jobslib)\n')

@@ -15,7 +15,7 @@ import pytest
 from support import (
     DEADLINE,
     Job,
-    make_file_lock,
+    Process,
     run_job,
     until,
     write_module,
@@ -44,20 +44,24 @@ class Hold(BaseTask):
 
 class Show(BaseTask):
     def task(self):
-        print('mine', 'jobslib.notify' in sys.modules, flush=True)
         subprocess.run('env', check=True)
+        print('mine', *os.environ, flush=True)
 
 class Deaf(BaseTask):
-    """Gives signs of life while a file is there, and minds no interrupt."""
+    """Is silent, and minds no interrupt."""
     def task(self):
+        print('hangs', flush=True)
         while True:
             try:
-                while pathlib.Path('alive').exists():
-                    self.extend_lock()
-                    time.sleep(0.01)
                 time.sleep(0.01)
             except BaseException:
                 print('interrupted', flush=True)
+
+class Stuck(BaseTask):
+    """Spends its time in one call that no handler interrupts."""
+    def task(self):
+        print('hangs', flush=True)
+        sum(range(10 ** 12))
 '''
 
 LOCAL_TIME = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d'
@@ -142,8 +146,7 @@ def manager(tmp_path: pathlib.Path) -> Iterator[Manager]:
 def make_observer(folder: pathlib.Path, address: str,
                   watchdog: float | None = None) -> NotifyObserver:
     """Return an observer that tells *address*."""
-    return NotifyObserver(address, watchdog, make_file_lock(folder / 'locks'),
-                          logging.getLogger('jobslib'))
+    return NotifyObserver(address, watchdog, logging.getLogger('jobslib'))
 
 
 @pytest.mark.parametrize('kind', ['path', 'abstract'])
@@ -203,14 +206,22 @@ def test_environment_is_not_inherited(
     done = run_job(folder, '--run-once', 'jobs.Show',
                    NOTIFY_SOCKET=manager.address, WATCHDOG_USEC='60000000',
                    WATCHDOG_PID='1')
-    assert 'mine True' in done.stdout
+    assert 'mine ' in done.stdout and 'XDG_RUNTIME_DIR' in done.stdout
+    manager.wait_for('STOPPING=1')
     assert 'NOTIFY_SOCKET' not in done.stdout
     assert 'WATCHDOG_' not in done.stdout
 
 
 def test_not_loaded_unless_asked_for(folder: pathlib.Path) -> None:
     """Without a process manager that wants to know, nothing is loaded."""
-    assert 'mine False' in run_job(folder, '--run-once', 'jobs.Show').stdout
+    code = ('import sys; from jobslib.main import main; '
+            'main(["--run-once", "jobs.Quick"]); '
+            'print("loaded", "jobslib.notify" in sys.modules)')
+    for address, loaded in (('', False), ('/no/such/socket', True)):
+        extra = {'NOTIFY_SOCKET': address} if address else {}
+        with Process(folder, '-c', code, **extra) as process:
+            assert process.wait() == 0
+            assert f'loaded {loaded}' in process.output
 
 
 def test_pings(folder: pathlib.Path, manager: Manager) -> None:
@@ -226,22 +237,27 @@ def test_pings(folder: pathlib.Path, manager: Manager) -> None:
         manager.wait_for('WATCHDOG=1', manager.count('WATCHDOG=1') + 5)
 
 
-def test_silent_run_stops_the_pings(
-        folder: pathlib.Path, manager: Manager) -> None:
-    """A run that hangs is seen by the process manager, too."""
-    alive = folder / 'alive'
-    alive.touch()
-    with Job(folder, 'jobs.Deaf', NOTIFY_SOCKET=manager.address,
-             WATCHDOG_USEC='100000', JOBSLIB_ONE_INSTANCE_HEARTBEAT='2',
-             JOBSLIB_ONE_INSTANCE_GRACE='3600') as job:
-        manager.wait_for_status('running since .*')
-        # Longer than the heartbeat, so that it is heard.
-        manager.wait_for('WATCHDOG=1', manager.count('WATCHDOG=1') + 50)
-        alive.unlink()
-        job.wait_for('interrupted')
-        manager.wait_for_silence(1.0)
-        alive.touch()
+@pytest.mark.parametrize('task', ['Deaf', 'Stuck'])
+def test_pings_whatever_the_task_does(
+        folder: pathlib.Path, manager: Manager, task: str) -> None:
+    """A run that hangs is ended by its heartbeat; the supervisor is well."""
+    with Job(folder, f'jobs.{task}', '--sleep-interval', '3600',
+             NOTIFY_SOCKET=manager.address, WATCHDOG_USEC='100000',
+             JOBSLIB_ONE_INSTANCE_HEARTBEAT='1',
+             JOBSLIB_ONE_INSTANCE_GRACE='1') as job:
+        job.wait_for('hangs')
+        begun = manager.count('WATCHDOG=1')
+        # Longer than the silence that the process manager accepts, while the run
+        # is silent, and while it minds no interrupt.
+        manager.wait_for('WATCHDOG=1', begun + 5)
+        # Read all the while: few can wait in the socket.
+        until(lambda: manager.count('WATCHDOG=1') and 'killed' in job.output)
+        assert 'the run was silent for 1 s; killed by SIGKILL' in job.output
+        # In two seconds there are forty.
+        assert manager.count('WATCHDOG=1') >= begun + 20
+        manager.wait_for_status('waiting until .*; last run killed after .*')
         manager.wait_for('WATCHDOG=1', manager.count('WATCHDOG=1') + 5)
+        assert job.popen.poll() is None
 
 
 @pytest.mark.parametrize(('pid', 'usec', 'expected'), [
@@ -260,8 +276,7 @@ def test_whose_watchdog(
         if value is not None:
             monkeypatch.setenv(f'WATCHDOG_{name}', value.replace(
                 'ours', str(os.getpid())))
-    observer = NotifyObserver.from_environment(
-        make_file_lock(folder), logging.getLogger('jobslib'))
+    observer = NotifyObserver.from_environment(logging.getLogger('jobslib'))
     assert observer is not None
     observer.started()
     if expected == 'pings':

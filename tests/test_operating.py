@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import tempfile
+import time
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from support import Job, lock_folder, make_file_lock, run_job, until, write_modu
 from jobslib.commands import pause
 from jobslib.commands.jobs import ago, describe
 from jobslib.exitcodes import ExitCode
+from jobslib.keeper.page import Page
 from jobslib.oneinstance import LockState
+from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
-from jobslib.oneinstance.page import Page
+from jobslib.testing import ConsulStandIn, make_lock
 
 JOBS = '''
 import time
@@ -70,6 +73,64 @@ def test_status(folder: pathlib.Path) -> None:
         assert status['runs'] >= 5
 
 
+def test_where_it_was_looked(folder: pathlib.Path) -> None:
+    """The lock that was asked stands first; the default one is a warning."""
+    path = str(lock_folder(folder) / 'quick.lock')
+    done = run_job(folder, 'status', 'jobs.Quick')
+    assert [line.split()[0] for line in done.stdout.splitlines()[:4]] == [
+        'FIELD', 'lock', 'address', 'key']
+    assert path in done.stdout.splitlines()[3]
+    assert 'warning: no lock is configured here' in done.stderr
+    lock = ask(folder, 'status', 'jobs.Quick')['lock']
+    assert lock == {
+        'backend': 'jobslib.oneinstance.file.FileLock', 'key': path,
+        'address': f'this machine, {os.uname().nodename}', 'default': True}
+    write_module(folder, 'settings', f"""
+        ONE_INSTANCE = {{'backend': {lock['backend']!r}}}""")
+    done = run_job(folder, '-s', 'settings', 'status', '--json', 'jobs.Quick')
+    assert done.stderr == ''
+    assert json.loads(done.stdout)['lock'] == {**lock, 'default': False}
+    assert ask(folder, 'pause', 'jobs.Quick')['lock']['key'] == path
+
+
+def test_two_locks_of_one_name(folder: pathlib.Path) -> None:
+    """Two locks of tasks with one name are two rows."""
+    with ConsulStandIn() as consul:
+        keys = ['jobs/one/lock', 'jobs/two/lock']
+        for key in keys:
+            lock = make_lock(ConsulLock, 'quick', **consul.options(key=key))
+            assert lock.acquire() and lock.release()
+            lock.close()
+        write_module(folder, 'settings', f"""
+            ONE_INSTANCE = {consul.one_instance()}""")
+        done = run_job(folder, '-s', 'settings', 'status')
+        assert [line.split('  ')[0] for line in done.stdout.splitlines()[1:]] == [
+            f'quick ({key})' for key in keys]
+        done = run_job(folder, '-s', 'settings', 'status', '--prefix', 'none/')
+        assert done.stdout == (
+            "no job whose lock begins with 'none/' has been run yet, as far "
+            f'as is known to {consul.url}\n')
+
+
+def test_what_is_asked_is_shown(folder: pathlib.Path) -> None:
+    """A handover and a pause that are pending stand in the status, with who
+    and why."""
+    with Job(folder, '--run-once', 'jobs.Slow') as job:
+        job.wait_for('BEGIN')
+        run_job(folder, 'handover', 'jobs.Slow', '--timeout', '0')
+        ask(folder, 'pause', 'jobs.Slow', '--reason', 'lunch')
+        status = ask(folder, 'status', 'jobs.Slow')
+        assert status['asked']['do'] == 'handover'
+        assert status['asked']['by'].endswith(f'@{os.uname().nodename}')
+        assert status['asked']['time_utc'].endswith('Z')
+        table = run_job(folder, 'status', 'jobs.Slow').stdout
+        assert re.search('^asked +handover by .+@', table, re.M)
+        assert re.search('^paused +by .+: lunch$', table, re.M)
+        listed = run_job(folder, 'status').stdout
+        assert re.search('^slow: paused by .+: lunch$', listed, re.M)
+        assert re.search('^slow: handover by .+@', listed, re.M)
+
+
 def test_killed_run(folder: pathlib.Path) -> None:
     """A run whose process was killed is in the history as such."""
     with Job(folder, '--run-once', 'jobs.Slow') as job:
@@ -88,18 +149,24 @@ def test_all_jobs(folder: pathlib.Path) -> None:
     with Job(folder, '--run-once', 'jobs.Slow') as job:
         job.wait_for('BEGIN')
         jobs = ask(folder, 'status')
-        assert [(each['job'], each['state']) for each in jobs] == [
+        assert [(each['task'], each['state']) for each in jobs] == [
             ('quick', 'free'), ('slow', 'running')]
         jobs = ask(folder, 'status', '--prefix', 'q')
-        assert [each['job'] for each in jobs] == ['quick']
+        assert [each['task'] for each in jobs] == ['quick']
     table = run_job(folder, 'status').stdout.splitlines()
-    assert table[0].split()[:3] == ['JOB', 'STATE', 'HOLDER']
+    assert table[0].split()[:3] == ['TASK', 'STATE', 'HOLDER']
     assert table[1].startswith('quick')
 
 
 def test_no_jobs_yet(folder: pathlib.Path) -> None:
-    """Before the first run there is nothing, and no error."""
+    """Before the first run there is nothing, and it is said where it was
+    looked for."""
     assert ask(folder, 'status') == []
+    assert f'known to folder {lock_folder(folder)}' in run_job(
+        folder, 'status', '--json').stderr
+    assert run_job(folder, 'status').stdout == (
+        f'no job has been run yet, as far as is known to folder '
+        f'{lock_folder(folder)} of {os.uname().nodename}\n')
     assert ask(folder, 'status', 'jobs.Quick')['state'] == 'free'
 
 
@@ -110,13 +177,16 @@ def test_pause_and_resume(folder: pathlib.Path) -> None:
         ask(folder, 'pause', 'jobs.Quick', '--reason', 'lunch')
         job.wait_for('not run: paused by')
         assert re.search('not run: paused by .+: lunch$', job.output, re.M)
-        again = run_job(folder, 'pause', 'jobs.Quick', '--reason', 'tea')
+        again = run_job(folder, 'pause', 'jobs.Quick')
         assert re.fullmatch('.+: is already paused by .+: lunch\n', again.stdout)
+        again = run_job(folder, 'pause', 'jobs.Quick', '--reason', 'tea')
+        assert re.fullmatch('.+: was already paused by .+: lunch; the reason '
+                            'is now: tea\n', again.stdout)
         runs = job.output.count('BEGIN')
         done = run_job(folder, '--run-once', 'jobs.Quick')
         assert done.returncode == ExitCode.LOCK_NOT_AVAILABLE
         assert ask(folder, 'status', 'jobs.Quick')['paused'][
-            'reason'] == 'lunch'
+            'reason'] == 'tea'
         assert job.output.count('BEGIN') == runs
         ask(folder, 'resume', 'jobs.Quick')
         job.wait_for('BEGIN', runs + 1)
@@ -140,6 +210,26 @@ def test_reason_of_a_pause(folder: pathlib.Path) -> None:
         page.write_control(control.read_bytes() + 500 * b' ')
         paused = Control.parse(page.read_control()[1]).paused
     assert paused is not None and paused['reason'] == longest
+
+
+def test_all_that_is_asked_fits_on_the_page() -> None:
+    """The holder sees all that can be asked at once."""
+    by = {'by': 40 * 'x' + '@' + 40 * 'y', 'timestamp': 1795969000.1234567,
+          'time_utc': '2026-11-29T16:36:41Z', 'token': 12345678}
+    control = Control(
+        {**by, 'reason': 200 * '\N{PILE OF POO}'},
+        {**by, 'do': 'handover', 'to': 40 * 'y', 'interrupt': True},
+        10 * [(1795969000.123, 1795969000.123)], by,
+        5 * [{'slot': 1795969000.123, 'by': by['by']}],
+        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1})
+    with tempfile.TemporaryFile() as file:
+        file.truncate(Page.SIZE)
+        page = Page(file.fileno())
+        page.write_control(control.encode())
+        found = Control.parse(page.read_control()[1])
+    assert found.export() == control.export()
+    odd = Control({'reason': '\udcff'})
+    assert Control.parse(odd.encode()).export() == odd.export()
 
 
 def test_pause_while_a_run_begins(folder: pathlib.Path) -> None:
@@ -173,6 +263,118 @@ def test_handover(folder: pathlib.Path) -> None:
             one.wait_for('the lock is acquired', 2)
 
 
+def test_stop(folder: pathlib.Path) -> None:
+    """The run ends, and the lock stays; what waits for it is shown."""
+    assert 'no run is under way' in ask(folder, 'stop', 'jobs.Slow')['message']
+    with Job(folder, *KEPT, 'jobs.Slow') as job:
+        job.wait_for('BEGIN')
+        token = ask(folder, 'status', 'jobs.Slow')['holder']['token']
+        message = ask(folder, 'stop', 'jobs.Slow')['message']
+        assert 'is under way any more' in message
+        job.wait_for('it was stopped')
+        job.wait_for('BEGIN', 2)
+        status = ask(folder, 'status', 'jobs.Slow')
+        assert status['holder']['token'] == token and status['stop'] is None
+        assert status['last_run']['outcome'] == 'interrupted'
+        assert 'stop asked for by' in status['last_run']['error']
+
+
+def test_stop_of_a_holder_that_stands_still(folder: pathlib.Path) -> None:
+    """What is asked stays in the status until it is done."""
+    with Job(folder, *KEPT, 'jobs.Slow') as job:
+        job.wait_for('BEGIN')
+        job.popen.send_signal(signal.SIGSTOP)
+        done = run_job(folder, 'stop', 'jobs.Slow', '--timeout', '0')
+        assert done.returncode == ExitCode.LOCK_NOT_AVAILABLE
+        assert 'has not ended within 0 s' in done.stdout
+        table = run_job(folder, 'status', 'jobs.Slow').stdout
+        assert re.search('^asked +stop by .+@', table, re.M)
+        job.popen.send_signal(signal.SIGCONT)
+        job.wait_for('it was stopped')
+
+
+HOURLY = '--run-interval', '3600'
+
+
+@pytest.mark.parametrize('keep', [('--keep-lock',), ()])
+def test_run(folder: pathlib.Path, keep: tuple[str, ...]) -> None:
+    """A run is had at once, and its outcome is that of the command."""
+    with Job(folder, *keep, *HOURLY, 'jobs.Quick', '--fail') as job:
+        job.wait_for('run failed')
+        done = run_job(folder, 'run', 'jobs.Quick', '--wait',
+                       '--slot', '2026-11-23T02:30:00+01:00')
+        assert done.returncode == ExitCode.TASK_FAILED, done.stderr
+        assert done.stdout == (
+            'quick: run 2 failed: RuntimeError: went\\x1b[31m wrong\n')
+        status = ask(folder, 'status', 'jobs.Quick')
+        assert status['extra'] is None and status['runs'] == 2
+        assert status['last_run']['reason'] == 'asked'
+        assert job.output.count('BEGIN') == 2
+
+
+def test_run_while_another_is_under_way(folder: pathlib.Path) -> None:
+    """It is refused, unless it may begin after that one; one at a time."""
+    with Job(folder, '--keep-lock', *HOURLY, 'jobs.Slow') as job:
+        job.wait_for('BEGIN')
+        done = run_job(folder, 'run', 'jobs.Slow')
+        assert done.returncode == ExitCode.LOCK_NOT_AVAILABLE
+        assert 'with --after this one begins' in done.stdout
+        ask(folder, 'run', 'jobs.Slow', '--after')
+        table = run_job(folder, 'status', 'jobs.Slow').stdout
+        assert re.search('^asked +run by .+@', table, re.M)
+        done = run_job(folder, 'run', 'jobs.Slow', '--after')
+        assert 'a run is asked for already, by' in done.stdout
+        ask(folder, 'stop', 'jobs.Slow')
+        job.wait_for('BEGIN', 2)
+        assert ask(folder, 'status', 'jobs.Slow')['state'] == 'running'
+        ask(folder, 'stop', 'jobs.Slow')
+        assert ask(folder, 'status', 'jobs.Slow')['extra'] is None
+    done = run_job(folder, 'run', 'jobs.Slow', '--slot', '2026-11-23T02:30')
+    assert done.returncode == ExitCode.USAGE
+    assert 'allowed: a time in ISO 8601' in done.stderr
+    ask(folder, 'pause', 'jobs.Slow')
+    done = run_job(folder, 'run', 'jobs.Slow')
+    assert done.returncode == ExitCode.LOCK_NOT_AVAILABLE
+    assert 'resume it first' in done.stdout
+
+
+def test_skip(folder: pathlib.Path) -> None:
+    """The next slot is skipped, once however often that is asked."""
+    yearly = '--schedule', '0 0 1 1 *', '--time-zone', 'UTC', 'jobs.Quick'
+    message = ask(folder, 'skip', *yearly)['message']
+    year = time.gmtime().tm_year + 1
+    assert message == f'the slot of {year}-01-01T00:00:00+00:00 is skipped'
+    assert ask(folder, 'skip', *yearly)['message'] == f'{message} already'
+    [skipped] = ask(folder, 'status', *yearly)['skipped']
+    assert skipped['slot_utc'] == f'{year}-01-01T00:00:00Z'
+    table = run_job(folder, 'status', *yearly).stdout
+    assert re.search('^skipped +the slot of .+, by .+@', table, re.M)
+    ask(folder, 'pause', *yearly)
+    ask(folder, 'resume', *yearly)
+    assert ask(folder, 'status', *yearly)['skipped'] == [skipped]
+
+
+@pytest.mark.parametrize('args, code, text', [
+    ((), ExitCode.USAGE, 'skip: the job has no slots'),
+    (('--run-interval', '60'), ExitCode.LOCK_NOT_AVAILABLE,
+     'not known before the first run')])
+def test_nothing_to_skip(folder: pathlib.Path, args: tuple[str, ...],
+                         code: ExitCode, text: str) -> None:
+    """Without slots there is none to skip."""
+    done = run_job(folder, 'skip', 'jobs.Quick', *args)
+    assert done.returncode == code
+    assert text in done.stdout + done.stderr
+
+
+def test_skip_by_another_schedule(folder: pathlib.Path) -> None:
+    """A slot that the holder does not have is refused."""
+    with Job(folder, *KEPT, 'jobs.Slow') as job:
+        job.wait_for('BEGIN')
+        done = run_job(folder, 'skip', '--run-interval', '7', 'jobs.Slow')
+        assert done.returncode == ExitCode.USAGE
+        assert 'has another schedule than this command' in done.stderr
+
+
 def test_forced_release_of_a_file_lock(folder: pathlib.Path) -> None:
     """A lock of the kernel cannot be taken; the message says what to do."""
     with Job(folder, '--run-once', 'jobs.Slow') as job:
@@ -185,13 +387,14 @@ def test_forced_release_of_a_file_lock(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize('command', [
-    'pause', 'resume', 'release', 'handover'])
+    'pause', 'resume', 'run', 'stop', 'skip', 'release', 'handover'])
 def test_task_is_needed(folder: pathlib.Path, command: str) -> None:
     """What changes a job needs one to be named."""
     done = run_job(folder, command)
     assert done.returncode == ExitCode.USAGE
     assert done.stderr == (f'runjob: error: {command}: name a task: runjob '
-                           f'{command} package.module.Task\n')
+                           f'{command} package.module.Task, or a job of '
+                           f'"runjob exec": --name NAME\n')
 
 
 def test_dummy_lock_cannot_be_asked(folder: pathlib.Path) -> None:
@@ -212,7 +415,9 @@ def test_bad_timeout(folder: pathlib.Path, timeout: str) -> None:
     """A timeout that is none is refused."""
     done = run_job(folder, 'release', f'--timeout={timeout}', 'jobs.Quick')
     assert done.returncode == ExitCode.USAGE
-    assert 'argument --timeout: invalid' in done.stderr
+    assert done.stderr.endswith(
+        f"argument --timeout: '{timeout}' is not allowed; allowed: a number "
+        f'of seconds of at least 0\n')
 
 
 @pytest.mark.parametrize('data', [b'', b'{', b'\xff' * 100, b'[' * 100_000])
@@ -302,13 +507,51 @@ def test_no_time(then: Any) -> None:
     assert ago(then, 1000.0) == '-'
 
 
-def test_watch(folder: pathlib.Path) -> None:
-    """--watch shows it again and again, and ends by a signal."""
+@pytest.mark.parametrize(('signum', 'code'), [
+    (signal.SIGINT, ExitCode.DONE), (signal.SIGTERM, ExitCode.TERMINATED)])
+def test_watch(folder: pathlib.Path, signum: signal.Signals,
+               code: ExitCode) -> None:
+    """--watch shows it again and again; Ctrl-C is the way to end it."""
     run_job(folder, '--run-once', 'jobs.Quick')
     with Job(folder, 'status', '--watch', '--json', 'jobs.Quick') as watching:
-        until(lambda: watching.output.count('\n') >= 2, 'for two documents')
-        first = json.loads(watching.output.splitlines()[0])
-        assert first['jobs'][0]['job'] == 'quick'
-        watching.send(signal.SIGTERM)
-        assert watching.wait() == ExitCode.TERMINATED
+        until(lambda: watching.output.count('"jobs"') >= 2, 'for two documents')
+        first = json.loads(documents(watching.output)[0])
+        assert first['jobs'][0]['task'] == 'quick'
+        assert first['error'] is None and first['time_utc'].endswith('Z')
+        watching.send(signum)
+        assert watching.wait() == code
     assert 'Traceback' not in watching.output
+
+
+def documents(output: str) -> list[str]:
+    """Return the lines of *output* that are whole JSON."""
+    return [line for line in output.split('\n')[:-1] if line.startswith('{')]
+
+
+@pytest.mark.parametrize('form', ['--json', ''])
+def test_watch_goes_on(folder: pathlib.Path, form: str) -> None:
+    """What was seen last stays, with its age, when nothing can be seen."""
+    with ConsulStandIn() as consul:
+        lock = make_lock(ConsulLock, 'quick', **consul.options())
+        assert lock.acquire() and lock.release()
+        lock.close()
+        write_module(folder, 'settings', f"""
+            ONE_INSTANCE = {consul.one_instance(timeout=1, retry_max_attempts=1)}
+        """)
+        with Job(folder, '-s', 'settings', 'status', '--watch', *form.split(),
+                 'jobs.Quick') as job:
+            job.wait_for('quick')
+            with consul.partition(refuse=True):
+                job.wait_for('"error": "' if form else
+                             'cannot refresh: ')
+            if form:
+                found = [json.loads(line) for line in documents(job.output)]
+                [bad] = [each for each in found if each['error']][:1]
+                assert bad['jobs'] == found[0]['jobs'] and bad['age'] > 0
+            else:
+                assert re.search('cannot refresh: .+; shown is what was seen '
+                                 r'\d+ s ago', job.output)
+            seen = job.output.count('task')
+            until(lambda: job.output.count('task') > seen, 'to go on')
+            job.send(signal.SIGINT)
+            assert job.wait() == ExitCode.DONE

@@ -13,7 +13,7 @@ from jobslib.exitcodes import ExitCode
 
 # A namespace of process ids, in one of users, which needs no rights.
 UNSHARE = ['unshare', '--user', '--map-root-user', '--pid', '--fork',
-           '--kill-child']
+           '--kill-child', '--mount-proc']
 
 JOBS = '''
 import os, pathlib, time
@@ -22,7 +22,7 @@ from jobslib import BaseTask
 class First(BaseTask):
     name = 'first'
     def task(self):
-        print('process', os.getpid(), flush=True)
+        print('below', os.getppid(), flush=True)
         try:
             time.sleep(3600)
         finally:
@@ -55,7 +55,7 @@ def test_first_process(tmp_path: pathlib.Path) -> None:
     command = [*UNSHARE, sys.executable, '-m', 'jobslib', 'jobs.First']
     with Process(tmp_path, '-c', f'import os; os.execvp("unshare", {command})',
                  JOBSLIB_ONE_INSTANCE_GRACE='3600') as job:
-        job.wait_for('process 1\n')
+        job.wait_for('below 1\n')
         send(job, signal.SIGTERM)
         job.wait_for('cleaning up')
         send(job, signal.SIGTERM)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from jobslib.oneinstance import processes
+from jobslib.keeper import processes
 
 # Each prints the process id of the program that is to be found.
 SLEEP = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'
@@ -174,3 +174,144 @@ def test_older_processes_are_not_looked_at(
     assert not processes.find(nobody, marker, set(), begun + 1)
     assert processes.end(nobody, None, marker, set()) == 1
     assert processes.start_time(pid) == 0
+
+
+# What a program starts beside its processes, as far as it can be seen.
+HELPERS = {
+    'resource_tracker': (
+        'from multiprocessing import resource_tracker; '
+        'resource_tracker.ensure_running(); '
+        'print(resource_tracker._resource_tracker._pid, flush=True); '),
+    'forkserver': (
+        'from multiprocessing import forkserver; '
+        'forkserver.ensure_running(); '
+        'print(forkserver._forkserver._forkserver_pid, flush=True); '),
+}
+
+
+@pytest.mark.parametrize('kind', HELPERS)
+def test_helpers_of_a_spared_process(kind: str) -> None:
+    """The helpers of a process that is spared are, too; a child is not."""
+    program = HELPERS[kind] + (
+        'import subprocess, sys; '
+        f'subprocess.run([sys.executable, "-c", {SLEEP!r}]); {SLEEP}')
+    run = subprocess.Popen([sys.executable, '-c', program],
+                           stdout=subprocess.PIPE)
+    marker = secrets.token_hex(16)
+    spared = frozenset({run.pid})
+    try:
+        assert run.stdout is not None
+        helper, child = (int(run.stdout.readline()) for _ in range(2))
+        left = processes.leftovers(os.getpid(), spared)
+        assert {pid for pid, _ in left} == {child}
+        assert left.popitem()[1].startswith(sys.executable[:60])
+        assert processes.end(
+            os.getpid(), None, marker, set(), spared=spared) == 1
+        assert is_running(helper)
+        assert not is_running(child)
+    finally:
+        processes.end(os.getpid(), None, marker, set())
+        run.communicate()
+
+
+# Each ends by what it is told, or does not.
+OBEYS = SLEEP
+IGNORES = f'import signal; signal.signal(15, signal.SIG_IGN); {SLEEP}'
+
+
+@pytest.mark.parametrize('program', [OBEYS, IGNORES])
+def test_ended_gently(
+    marker: str, start: Callable[[str], int], program: str,
+) -> None:
+    """What is left is told, then killed, and named."""
+    pid = start(program)
+    named = processes.end_gently(
+        os.getpid(), marker, set(), frozenset(),
+        20 if program is OBEYS else 0.2)
+    assert [number for number, _ in named] == [pid]
+    assert named[0][1].startswith(sys.executable[:60])
+    assert not is_running(pid)
+
+
+def test_nothing_to_end_gently(marker: str) -> None:
+    """Where nothing is left, nothing is named."""
+    assert processes.end_gently(
+        os.getpid(), marker, set(), frozenset(), 20) == []
+
+
+def test_refused_kill_is_reported(
+    marker: str, start: Callable[[str], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What may not be killed is named, again after a while."""
+    pid = start(SLEEP)
+    said: list[str] = []
+    refuse = signal.pidfd_send_signal
+
+    def send(pidfd: int, signum: int) -> None:
+        if len(said) < 2:
+            raise PermissionError
+        refuse(pidfd, signum)
+
+    monkeypatch.setattr(signal, 'pidfd_send_signal', send)
+    monkeypatch.setattr(processes, 'RESCAN', processes.TICK)
+    monkeypatch.setattr(processes, 'SAY_AGAIN', 1.0)
+    began = time.monotonic()
+    processes.end(os.getpid(), None, marker, set(), report=said.append)
+    assert time.monotonic() - began > 1.0
+    assert not is_running(pid)
+    assert len(said) == 2
+    assert said[0].startswith(
+        'waiting for processes of other users, which may not be killed: ')
+    assert f'{pid} ({sys.executable[:60]}' in said[0]
+
+
+def test_process_that_does_not_end_is_reported(
+    marker: str, start: Callable[[str], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was killed and does not end is named, too."""
+    pid = start(SLEEP)
+    said: list[str] = []
+    kill = signal.pidfd_send_signal
+    monkeypatch.setattr(
+        signal, 'pidfd_send_signal',
+        lambda pidfd, signum: said and kill(pidfd, signum))
+    monkeypatch.setattr(processes, 'RESCAN', processes.TICK)
+    processes.end(os.getpid(), None, marker, set(), report=said.append)
+    assert not is_running(pid)
+    assert said[0].startswith(
+        'waiting for processes that were killed and do not end: ')
+    assert f'{pid} ({sys.executable[:60]}' in said[0]
+
+
+def test_kernel_that_lists_no_children(
+    start: Callable[[str], int], marker: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without its list of children, all processes are looked at."""
+    pid = start(PROGRAMS['a child'])
+    monkeypatch.setattr(processes, '_children', lambda pid: [])
+    monkeypatch.setattr(os.path, 'exists', lambda path: False)
+    # Its parent is this process, which has not waited for it.
+    assert pid in {found for found, _ in processes.leftovers(os.getpid())}
+
+
+def test_named_keeper_is_spared(marker: str) -> None:
+    """A keeper that was forked is known by its name, from the first moment."""
+    before = processes.rename(processes.KEEPER_NAME)
+    try:
+        keeper = os.fork()
+        if keeper == 0:
+            time.sleep(60)
+            os._exit(0)
+    finally:
+        assert processes.rename(before) == processes.KEEPER_NAME
+    try:
+        # Of earlier tests there may be something to be ended.
+        processes.end(os.getpid(), None, marker, set())
+        assert not processes.leftovers(os.getpid())
+        assert is_running(keeper)
+    finally:
+        os.kill(keeper, signal.SIGKILL)
+        os.waitpid(keeper, 0)

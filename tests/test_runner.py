@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import FakeClock
+from support import DEADLINE, FakeClock, InProcess
 
 from jobslib import (
     BaseTask,
@@ -22,11 +23,13 @@ from jobslib import (
 from jobslib.exceptions import LockError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
+from jobslib.loop.runner import STANDBY_WAIT, Runner
 from jobslib.observers import Observer
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.dummy import DummyLock
-from jobslib.runner import FENCING_TOKEN_VARIABLE, STANDBY_WAIT, Runner
-from jobslib.schedule import Schedule
+from jobslib.run.handle import LOOK, RunHandle
+from jobslib.schedule.agenda import Agenda
+from jobslib.schedule.ledger import Ending, Ledger, Records, State
 
 Step = Callable[[], Any]
 
@@ -41,12 +44,13 @@ class ScriptedLock(DummyLock):
         #: What acquire() is to do; beyond the end it takes the lock.
         self.script: list[bool | Exception] = []
         self.release_error: Exception | None = None
+        self.ask_error: Exception | None = None
         self.alive = True
         self.token: int | None = None
         self.record: dict[str, Any] | None = None
         self.owner: dict[str, Any] | Exception | None = None
         self.events: list[str] = []
-        self.schedules: list[dict[str, float | None]] = []
+        self.schedules: list[dict[str, Any]] = []
         self.asked = Control()
         self.saved: list[dict[str, Any] | None] = []
 
@@ -73,10 +77,14 @@ class ScriptedLock(DummyLock):
         self.barred = self.asked.demand(None)
         if self.barred:
             return False
-        self.previous_record = self.record
+        if not answer:
+            return False
+        if self.record is not None:
+            self._left, self.record = self.record, None
         self.previous_history = self.previous_history or self.history
+        acquired = super().acquire()
         self.schedules.append(self.schedule)
-        return answer and super().acquire()
+        return acquired
 
     def release(self) -> bool:
         self.events.append('release')
@@ -93,6 +101,15 @@ class ScriptedLock(DummyLock):
         if isinstance(self.owner, Exception):
             raise self.owner
         return self.owner
+
+    def ask(self, control: Control, of: Control) -> bool:
+        self.events.append('ask')
+        if self.ask_error is not None:
+            raise self.ask_error
+        if self.asked.export() != of.export():
+            return False
+        self.asked = control
+        return True
 
     def wait(self, timeout: float) -> None:
         self.events.append('wait')
@@ -112,7 +129,7 @@ class ScriptedContext(Context):
     def close(self) -> None:
         lock = self.one_instance_lock
         assert isinstance(lock, ScriptedLock)
-        lock.events.append('closed' if not lock.held else 'closed too soon')
+        lock.events.append('closed' if not lock.held else 'closed held')
         self.closed += 1
         if self.close_error is not None:
             raise self.close_error
@@ -157,10 +174,14 @@ class Job:
         self.lock = self.task.lock
         self.lock.clock = self.clock
         self.interrupts = Interrupts()
-        self.schedule = Schedule(self.clock, self.config.sleep_interval,
-                                 self.config.run_interval)
-        self.runner = Runner(self.task, self.config, self.schedule,
-                             self.clock, self.interrupts,
+        self.agenda = Agenda(
+            self.config.make_plan('scripted'), self.clock, 'here',
+            keeps=self.config.keep_lock, records=(
+                Records.ENDS if self.config.keep_lock else Records.BEGINS),
+            one_run=self.config.run_once)
+        self.process = InProcess(self.task, self.interrupts)
+        self.runner = Runner(self.process, self.lock, self.config,
+                             self.agenda, self.clock, self.interrupts,
                              logging.getLogger('jobslib'), observers)
 
     def run(self) -> ExitCode:
@@ -169,8 +190,11 @@ class Job:
             return self.runner.run()
         finally:
             assert not self.lock.held
-            assert self.lock.events[-1] == 'closed'
-            assert self.task.context.closed == 1
+            assert not self.process.lives
+            # Each process was ended properly; the last one at the very end,
+            # unless its run was interrupted and it had ended before.
+            assert self.task.context.closed == len(self.process.limits)
+            assert 'closed' in self.lock.events[-2:]
 
     @property
     def events(self) -> str:
@@ -181,12 +205,6 @@ class Job:
     def starts(self) -> list[float]:
         """When runs started, in seconds after the start."""
         return [start - 1000 for start in self.task.starts]
-
-
-@pytest.fixture(autouse=True)
-def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the fencing tokens that runs leave in the environment."""
-    monkeypatch.setenv(FENCING_TOKEN_VARIABLE, 'of an earlier run')
 
 
 @pytest.fixture
@@ -285,7 +303,7 @@ def test_run_once_lock_lost(messages: list[str]) -> None:
     job = Job(step, RUN_ONCE=True)
     assert job.run() is ExitCode.LOCK_LOST
     assert job.events == (
-        'acquire run refresh refresh release close free closed')
+        'acquire run refresh refresh release closed close free')
     assert list(messages) == [
         'WARNING run interrupted after 0.000 s: the lock is lost',
         'WARNING the lock is lost']
@@ -295,7 +313,7 @@ def test_run_once_interrupted_with_the_lock() -> None:
     """With --run-once a run that was stopped with its lock has failed."""
     job = Job(raising(OneInstanceWatchdogError('too long')), RUN_ONCE=True)
     assert job.run() is ExitCode.TASK_FAILED
-    assert job.events == 'acquire run refresh release close free closed'
+    assert job.events == 'acquire run refresh release closed close free'
 
 
 def test_run_once_failed_without_the_lock() -> None:
@@ -355,15 +373,17 @@ def test_run_interval() -> None:
 
 
 def test_run_interval_overrun(messages: list[str]) -> None:
-    """After an overrun the current slot runs at once; the others are told."""
+    """After an overrun the newest slot runs at once; the others are told."""
     def step() -> None:
         job.clock.time += 17
 
     job = Job(step, succeed, RUN_INTERVAL=5)
     job.run()
     assert job.starts == [0, 17, 20]
-    assert [text for text in messages if 'slots' in text] == [
-        'WARNING missed slots: 2']
+    slot = job.agenda.shown(job.clock.ahead + 1010)
+    assert [text for text in messages if 'given up' in text] == [
+        f'WARNING given up: the slot of {slot} and 1 before it; nobody could '
+        f'run it before a later one was due']
 
 
 def test_long_pauses_are_cut() -> None:
@@ -401,8 +421,10 @@ def test_failure_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     job.run()
     [record] = [record for record in caplog.records
                 if record.levelno == logging.ERROR]
-    assert record.exc_info is not None
-    assert isinstance(record.exc_info[1], ZeroDivisionError)
+    assert record.exc_text is not None
+    assert record.exc_text.startswith('Traceback (most recent call last)')
+    assert record.exc_text.strip().endswith(
+        'ZeroDivisionError: nothing to divide by')
     assert len(job.starts) == 3
 
 
@@ -412,7 +434,7 @@ def test_task_error_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert job.run() is ExitCode.TASK_FAILED
     [record] = caplog.records
     assert record.message == 'run failed after 0.000 s: no disk'
-    assert record.exc_info is None
+    assert record.exc_info is None and record.exc_text is None
 
 
 class UnspeakableError(Exception):
@@ -431,37 +453,6 @@ def test_whatever_a_task_raises(error: BaseException) -> None:
     job = Job(raising(error), succeed)
     assert job.run() is ExitCode.TERMINATED
     assert job.starts == [0, 1, 1]
-
-
-@pytest.mark.parametrize(('code', 'outcome'), [
-    (None, ExitCode.DONE), (0, ExitCode.DONE), (3, ExitCode.TASK_FAILED),
-    ('a message', ExitCode.TASK_FAILED)])
-def test_system_exit(code: Any, outcome: ExitCode,
-                     messages: list[str]) -> None:
-    """A task that exits has ended its run, and failed with a code."""
-    job = Job(raising(SystemExit(code)), RUN_ONCE=True)
-    assert job.run() is outcome
-    if outcome is not ExitCode.DONE:
-        assert list(messages) == [
-            f'ERROR run failed after 0.000 s: exit with {code}']
-
-
-@pytest.mark.parametrize(('once', 'outcome'), [
-    (True, ExitCode.DONE), (False, ExitCode.TERMINATED)])
-def test_context_that_cannot_be_closed(
-        once: bool, outcome: ExitCode, messages: list[str]) -> None:
-    """The exit code is that of the run, whatever comes after it."""
-    job = Job(succeed, RUN_ONCE=once)
-    job.task.context.close_error = ZeroDivisionError()
-    assert job.run() is outcome
-    assert list(messages)[-1] == 'ERROR the context was not closed'
-
-
-def test_exit_does_not_end_the_loop() -> None:
-    """A task that exits ends its run and not the process."""
-    job = Job(raising(SystemExit()), raising(SystemExit(1)))
-    assert job.run() is ExitCode.TERMINATED
-    assert job.starts == [0, 0, 1]
 
 
 def test_terminate_without_a_signal() -> None:
@@ -533,7 +524,7 @@ def test_release_on_error() -> None:
               SLEEP_INTERVAL=5, KEEP_LOCK=True, RELEASE_ON_ERROR=True)
     job.run()
     assert job.events == (
-        'acquire run refresh run release acquire run release '
+        'acquire run refresh run release acquire run release closed '
         'acquire run release close free closed')
 
 
@@ -555,25 +546,98 @@ def test_lost_between_runs(messages: list[str]) -> None:
 
 
 def test_elsewhere_with_sleep_interval(messages: list[str]) -> None:
-    """A lock held elsewhere skips the run; each time it is said who."""
+    """A lock held elsewhere is waited for; it is said once who has it."""
     job = Job(SLEEP_INTERVAL=5)
     job.lock.script = [False, False]
     job.lock.owner = {'fqdn': 'other', 'pid': 5, 'time_local': 'noon'}
     job.run()
-    assert job.starts == [10]
-    assert job.events == (
-        'acquire acquire acquire run release close free closed')
+    assert job.starts == [2 * STANDBY_WAIT]
+    assert job.events == ('acquire wait acquire wait acquire run release '
+                          'close free closed')
     assert list(messages).count(
-        'INFO not run: the lock is held by other (pid 5) since noon') == 2
+        'INFO not run: the lock is held by other (pid 5) since noon') == 1
 
 
-def test_elsewhere_with_run_interval(messages: list[str]) -> None:
-    """A lock held elsewhere skips the slot, and the slots are counted."""
-    job = Job(succeed, RUN_INTERVAL=5)
-    job.lock.script = [False, False]
+@pytest.mark.parametrize('settings', [{}, {'RUN_ONCE': True}])
+def test_done_elsewhere(settings: dict[str, Any],
+                        messages: list[str]) -> None:
+    """A slot that is done elsewhere is not run here, and the lock stays free
+    until the next is due."""
+    job = Job(SLEEP_INTERVAL=5, **settings)
+    wall = job.clock.wall()
+    job.lock.record = {'released': wall - 1, 'schedule': Ledger(
+        job.agenda.plan.fingerprint, wall - 2, slot=wall - 2, began=wall - 2,
+        ending=Ending.SUCCEEDED, ended=wall - 1, by='beta').export()}
+    code = job.run()
+    if settings:
+        assert code is ExitCode.DONE
+        assert job.starts == []
+        assert list(messages)[-1] == (
+            f'INFO not run: the slot of {job.agenda.shown(wall - 2)} was run '
+            f'by beta at {job.agenda.shown(wall - 2)}, succeeded; next at '
+            f'{job.agenda.shown(wall + 4)}')
+    else:
+        assert job.starts == [4]
+        assert job.events == (
+            'acquire acquire run release close free closed')
+
+
+def test_in_hand_elsewhere() -> None:
+    """A process for one run ends well when its slot is in hand elsewhere, and
+    not when only the lock is."""
+    for schedule, code in [('* * * * * *', ExitCode.LOCK_NOT_AVAILABLE),
+                           ('0 0 1 1 *', ExitCode.DONE)]:
+        job = Job(SCHEDULE=schedule, RUN_ONCE=True)
+        job.lock.script = [False]
+        slot = job.clock.wall() - 60
+        job.lock.owner = {'fqdn': 'beta', 'schedule': Ledger(
+            job.agenda.plan.fingerprint, slot, slot=slot, began=slot,
+            state=State.BEGUN).export()}
+        assert job.run() is code
+        assert job.starts == []
+
+
+def test_retries_of_one_run() -> None:
+    """A process for one run tries again, as often as it is told."""
+    job = Job(fail, fail, succeed, SLEEP_INTERVAL=5, RUN_ONCE=True, RETRIES=2,
+              RETRY_DELAY=10)
+    assert job.run() is ExitCode.DONE
+    assert job.starts == [0, 10, 30]
+    assert job.lock.events.count('acquire') == 1
+    assert job.lock.history is not None
+    assert [(run['attempt'], run['reason'])
+            for run in job.lock.history['newest']] == [
+        (1, 'due'), (2, 'retry'), (3, 'retry')]
+
+
+@pytest.mark.parametrize('history', [0, 100])
+def test_begun_slot_is_recorded(history: int) -> None:
+    """Where a slot is run at most once, a begin is recorded before the run."""
+    def step() -> None:
+        found.append(Ledger.parse((job.lock.saved[-1] or {}).get('ledger')))
+
+    found: list[Ledger | None] = []
+    job = Job(step, SLEEP_INTERVAL=5, KEEP_LOCK=True, RECOVERIES=0,
+              HISTORY=history)
     job.run()
-    assert job.starts == [10, 15]
-    assert 'WARNING missed slots: 2' in list(messages)
+    assert found[0] is not None
+    assert found[0].state is State.BEGUN
+
+
+def test_run_that_does_not_begin() -> None:
+    """A process that is told to end before its run leaves the slot to
+    others."""
+    class Ends(Observer):
+        def acquired(self, token: int | None) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    job = Job(SLEEP_INTERVAL=5, observers=[Ends()])
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == []
+    assert job.lock.schedules[0]['state'] == 'begun'
+    left = Ledger.parse(job.lock.schedules[-1])
+    assert left is not None
+    assert (left.state, left.slot) == (State.DONE, None)
 
 
 def test_elsewhere_without_interval() -> None:
@@ -598,6 +662,8 @@ def test_hot_standby(interval: str, messages: list[str]) -> None:
         'acquire wait acquire wait acquire run refresh release close free '
         'closed')
     assert len([text for text in messages if 'not run' in text]) == 1
+    # As pid 1 of a container, it is the parent of all that lose theirs.
+    assert job.process.looks == 2
 
 
 def test_standby_says_so_again(messages: list[str]) -> None:
@@ -612,8 +678,9 @@ def test_standby_inherits_the_schedule() -> None:
     """With --keep-lock the schedule of the last holder goes on."""
     job = Job(succeed, RUN_INTERVAL=10, KEEP_LOCK=True)
     wall = job.clock.wall()
-    job.lock.record = {'schedule': {'origin': wall - 3, 'due': wall + 7},
-                       'released': wall - 1}
+    job.lock.record = {'released': wall - 1, 'schedule': Ledger(
+        job.agenda.plan.fingerprint, wall - 3, slot=wall - 3,
+        origin=wall - 3).export()}
     job.run()
     assert job.starts == pytest.approx([7, 17])
     assert job.events == (
@@ -621,8 +688,8 @@ def test_standby_inherits_the_schedule() -> None:
         'closed')
 
 
-def test_no_standby_inherits_nothing() -> None:
-    """Without --keep-lock each machine has its own schedule."""
+def test_record_without_a_ledger() -> None:
+    """The record of a version without a ledger is as good as none."""
     job = Job(succeed, RUN_INTERVAL=10)
     wall = job.clock.wall()
     job.lock.record = {'schedule': {'origin': wall - 3, 'due': wall + 7},
@@ -637,8 +704,9 @@ def test_schedule_is_left_to_the_next() -> None:
     job.clock.ends = 1002
     wall = job.clock.wall()
     job.run()
-    assert job.lock.schedules == [
-        {'origin': wall, 'due': wall}, {'origin': wall, 'due': wall + 5}]
+    assert [(each['slot'], each['state'], each['due'])
+            for each in job.lock.schedules] == [
+        (wall, 'begun', wall), (wall, 'done', wall + 5)]
 
 
 def test_service_unavailable(messages: list[str]) -> None:
@@ -647,10 +715,11 @@ def test_service_unavailable(messages: list[str]) -> None:
     job.lock.script = [LockUnavailableError(f'{n}') for n in range(6)]
     job.run()
     assert job.clock.slept == [0.5, 1, 2, 2, 2, 2]
+    assert job.process.looks == 6
     assert len(job.starts) == 1
     assert list(messages)[:2] == [
         'WARNING waiting for the lock: 0',
-        'INFO the service of the lock answers again']
+        'INFO the service of the lock answers again, after 10 s']
     assert len([text for text in messages if 'waiting' in text]) == 1
 
 
@@ -679,8 +748,7 @@ def test_service_unavailable_on_the_grid(messages: list[str]) -> None:
     job = Job(succeed, RUN_INTERVAL=1)
     job.lock.script = [LockUnavailableError('gone')] * 4
     job.run()
-    assert job.starts == [5.5, 6]
-    assert 'WARNING missed slots: 5' in list(messages)
+    assert job.starts == [5.5, 6.5]
 
 
 def test_release_fails(messages: list[str]) -> None:
@@ -793,30 +861,6 @@ def test_handlers_are_restored() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_fencing_token() -> None:
-    """Each run finds its fencing token in the environment."""
-    seen = []
-
-    def step() -> None:
-        seen.append(os.environ.get(FENCING_TOKEN_VARIABLE))
-        assert job.task.fencing_token == job.lock.token
-        job.lock.token = 8
-
-    job = Job(step, step)
-    job.lock.token = 7
-    job.run()
-    assert seen == ['7', '8']
-
-
-def test_no_fencing_token() -> None:
-    """Without a fencing token the environment has none of another lock."""
-    seen = []
-    job = Job(lambda: seen.append(FENCING_TOKEN_VARIABLE in os.environ),
-              RUN_ONCE=True)
-    job.run()
-    assert seen == [False]
-
-
 def test_extend_lock() -> None:
     """A task that says that it makes progress goes on with its lock."""
     job = Job(lambda: job.task.extend_lock(), RUN_ONCE=True)
@@ -842,102 +886,6 @@ def test_watchdog_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [5, 'stop', 5, 'run', 'grace', 'stop']
 
 
-async def sleep_for_ever() -> None:
-    """Wait for what never comes."""
-    await asyncio.Event().wait()
-
-
-def test_coroutine() -> None:
-    """A coroutine is run to its end."""
-    done = []
-
-    async def step() -> None:
-        await asyncio.sleep(0)
-        done.append(True)
-
-    job = Job(step, RUN_ONCE=True)
-    assert job.run() is ExitCode.DONE
-    assert done == [True]
-
-
-def test_failing_coroutine(caplog: pytest.LogCaptureFixture) -> None:
-    """What a coroutine raises is a failed run."""
-    async def step() -> None:
-        await asyncio.sleep(0)
-        fail()
-
-    job = Job(step, RUN_ONCE=True)
-    assert job.run() is ExitCode.TASK_FAILED
-    assert 'ZeroDivisionError' in caplog.text
-
-
-def test_coroutine_that_exits(caplog: pytest.LogCaptureFixture) -> None:
-    """A coroutine that exits ends its run as any task does."""
-    async def step() -> None:
-        raise SystemExit(3)
-
-    job = Job(step, RUN_ONCE=True)
-    assert job.run() is ExitCode.TASK_FAILED
-    assert 'exit with 3' in caplog.text
-
-
-def test_cancelled_coroutine(messages: list[str]) -> None:
-    """A signal cancels a coroutine, which can clean up with await."""
-    cleaned = []
-
-    async def step() -> None:
-        asyncio.get_running_loop().call_later(0.01, terminate)
-        try:
-            await sleep_for_ever()
-        finally:
-            await asyncio.sleep(0.01)
-            cleaned.append(job.lock.held)
-
-    job = Job(step)
-    assert job.run() is ExitCode.TERMINATED
-    assert cleaned == [True]
-    assert list(messages)[0].endswith(': signal SIGTERM')
-    assert job.events == 'acquire run release close free closed'
-
-
-def test_coroutine_interrupted_by_the_watchdog(messages: list[str]) -> None:
-    """The watchdog cancels a coroutine; the loop goes on."""
-    async def step() -> None:
-        asyncio.get_running_loop().call_soon(
-            job.lock.watchdog.interrupt, OneInstanceWatchdogError('late'))
-        await sleep_for_ever()
-
-    job = Job(step, succeed)
-    assert job.run() is ExitCode.TERMINATED
-    assert len(job.starts) == 3
-    assert list(messages)[0].endswith(': late')
-
-
-def test_coroutine_that_was_cancelled_has_its_grace_time(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coroutine that is cancelled has the grace time from then on."""
-    calls = []
-
-    async def step() -> None:
-        asyncio.get_running_loop().call_soon(terminate)
-        await sleep_for_ever()
-
-    job = Job(step)
-    monkeypatch.setattr(job.lock.watchdog, 'stopping',
-                        lambda: calls.append('grace'))
-    job.run()
-    assert calls == ['grace']
-
-
-def test_coroutine_that_cancels_itself() -> None:
-    """A coroutine that ends by a cancellation of its own has failed."""
-    async def step() -> None:
-        raise asyncio.CancelledError
-
-    job = Job(step, RUN_ONCE=True)
-    assert job.run() is ExitCode.TASK_FAILED
-
-
 def test_lost_while_kept() -> None:
     """A lock lost in the pause of --keep-lock is given up at once."""
     class Losing(FakeClock):
@@ -955,3 +903,210 @@ def test_lost_while_kept() -> None:
     job.run()
     assert job.events.startswith('acquire run refresh release')
     assert len(losing.slept) == 1
+
+
+def test_stand_in() -> None:
+    """What these tests have for the run's process has all that it has."""
+    for name, value in vars(RunHandle).items():
+        if not name.startswith('_'):
+            assert vars(InProcess)[name] is not value, name
+
+
+def test_interrupted_run_has_the_next_in_a_new_process() -> None:
+    """A run that was interrupted ends its process; others share one."""
+    late = raising(OneInstanceWatchdogError('late'))
+    job = Job(succeed, fail, late, succeed, late, SLEEP_INTERVAL=5,
+              MAX_HOOK_TIME=7)
+    job.run()
+    assert job.process.processes == 3
+    # Properly, but not for longer than a hook may take.
+    assert job.process.limits == [7, 7, 7]
+    assert job.events == (
+        'acquire run release ' * 3 + 'closed ' + 'acquire run release ' * 2
+        + 'closed acquire run release close free closed')
+
+
+def test_interrupted_run_with_the_lock_kept() -> None:
+    """With --keep-lock the process ends while the lock is kept."""
+    job = Job(raising(OneInstanceWatchdogError('late')), succeed,
+              KEEP_LOCK=True, SLEEP_INTERVAL=5)
+    job.run()
+    assert job.process.processes == 2
+    assert job.events == (
+        'acquire run refresh closed held refresh run refresh run refresh '
+        'release close free closed')
+
+
+@pytest.mark.parametrize('cold', [False, True])
+def test_next_process_is_made_in_the_pause(cold: bool) -> None:
+    """The run after an interrupted one does not wait for imports."""
+    job = Job(raising(OneInstanceWatchdogError('late')), succeed,
+              KEEP_LOCK=True, SLEEP_INTERVAL=5, RECOVERIES=0,
+              COLD_STANDBY=cold)
+    prepare = job.process.prepare
+    times: list[float] = []
+    begun = job.clock.time
+
+    def noted() -> str | None:
+        times.append(job.clock.time)
+        return prepare()
+
+    job.process.prepare = noted  # type: ignore[method-assign]
+    job.run()
+    # Before the pause of 5 s, or after it.
+    assert job.process.processes == 2
+    assert times == [begun + 5 if cold else begun]
+
+
+def test_interrupted_run_of_which_something_goes_on() -> None:
+    """It is killed before the lock goes to others."""
+    job = Job(raising(OneInstanceWatchdogError('late')), RUN_ONCE=True)
+    job.process.left = True
+    kill = job.process.kill
+
+    def noted() -> None:
+        job.lock.events.append('kill')
+        kill()
+    job.process.kill = noted  # type: ignore[method-assign]
+    assert job.runner.run() is ExitCode.TASK_FAILED
+    assert job.events == (
+        'acquire run closed held kill refresh release close free')
+
+
+def test_process_that_dies(messages: list[str]) -> None:
+    """A run whose process ended by itself has failed; the next has a new one."""
+    job = Job(lambda: job.process.die('killed by SIGSEGV'), succeed,
+              SLEEP_INTERVAL=5, KEEP_LOCK=True)
+    assert job.runner.run() is ExitCode.TERMINATED
+    # Its slot is run again at once.
+    assert job.starts == [0, 0, 5]
+    assert job.process.processes == 2
+    assert list(messages)[1] == (
+        'ERROR run killed after 0.000 s: killed by SIGSEGV')
+    assert job.lock.history is not None
+    assert [(run['outcome'], run['error'])
+            for run in job.lock.history['newest'][:2]] == [
+        ('killed', 'killed by SIGSEGV'), ('succeeded', None)]
+
+
+@pytest.mark.parametrize('alive', [True, False])
+def test_run_once_process_that_dies(alive: bool) -> None:
+    """With --run-once it is told from a lock that was lost."""
+    def step() -> None:
+        job.lock.alive = alive
+        job.process.die('killed by SIGKILL')
+    job = Job(step, RUN_ONCE=True)
+    assert job.runner.run() is (
+        ExitCode.TASK_FAILED if alive else ExitCode.LOCK_LOST)
+    assert not job.lock.held
+
+
+def test_task_that_cannot_be_made_again(messages: list[str]) -> None:
+    """A run for which there is no process has failed; it is tried again."""
+    job = Job(lambda: job.process.die('killed by SIGKILL'), SLEEP_INTERVAL=5)
+    job.process.refusal = 'the task cannot be made: no disk'
+    at_ten = job.clock.sleep
+
+    def sleep(seconds: float) -> None:
+        at_ten(seconds)
+        if job.clock.time >= 1010:
+            job.process.refusal = None
+    job.clock.sleep = sleep  # type: ignore[method-assign]
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == [0, 10]
+    assert list(messages)[1] == (
+        'ERROR run failed after 0.000 s: the task cannot be made: no disk')
+
+
+def test_what_runs_leave_is_ended_before_the_release(
+        messages: list[str]) -> None:
+    """It is named in the log, and nobody gets the lock while it lives."""
+    job = Job(succeed, RUN_ONCE=True)
+    end_leftovers = job.process.end_leftovers
+
+    def noted() -> list[str]:
+        job.lock.events.append('ended')
+        return end_leftovers()
+    job.process.end_leftovers = noted  # type: ignore[method-assign]
+    job.process.leftovers = ['sleep 60 (pid 7)']
+    assert job.run() is ExitCode.DONE
+    assert job.events == 'acquire run ended release close free closed'
+    assert ('WARNING ended what a run had left running: sleep 60 (pid 7)'
+            in list(messages))
+
+
+def test_task_sees_the_lock() -> None:
+    """The task is shown the lock when it is acquired, and for each run."""
+    job = Job(succeed, RUN_ONCE=True)
+    job.lock.token = 7
+    job.run()
+    assert job.process.shown == [(True, 7), (True, 7)]
+
+
+def test_children_are_seen_to_between_runs() -> None:
+    """Processes that lost their parents do not pile up in a pause."""
+    job = Job(succeed, SLEEP_INTERVAL=5)
+    job.run()
+    assert job.process.looks == len(job.clock.slept) == 10
+
+
+def test_run_that_operators_ask_to_end(messages: list[str]) -> None:
+    """It is told once for each demand, and goes on until it returns."""
+    def step() -> None:
+        for asked in (Control(), Control({'by': 'ann@there'})):
+            job.lock.asked = asked
+            for _ in range(3):
+                assert job.process.tick() <= LOOK
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.DONE
+    assert job.process.stop_reasons == ['paused by ann@there']
+    assert ('INFO the run is asked to end: paused by ann@there'
+            in list(messages))
+
+
+def test_signs_of_life_reach_the_watchdog(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sign of life of a run is passed on to the watchdog, once."""
+    beats: list[float] = []
+
+    def step() -> None:
+        job.process.tick()
+        beats.clear()
+        for beat in (1.0, 1.0, 2.0):
+            job.process._beat += beat
+            job.process.tick()
+            job.process.tick()
+
+    job = Job(step, RUN_ONCE=True)
+    monkeypatch.setattr(job.lock.watchdog, 'beat',
+                        lambda: beats.append(job.process.beat))
+    assert job.run() is ExitCode.DONE
+    assert len(beats) == len(set(beats)) == 3
+
+
+def test_run_that_is_overdue(messages: list[str]) -> None:
+    """The watchdog is asked while a run goes on, and then interrupts it."""
+    def step() -> None:
+        ends = time.monotonic() + DEADLINE
+        while time.monotonic() < ends:
+            time.sleep(0.01)
+
+    job = Job(step, RUN_ONCE=True, MAX_RUN_TIME=0.1)
+    assert job.run() is ExitCode.TASK_FAILED
+    assert list(messages)[0].endswith(': the run took longer than 0.1 s')
+
+
+def test_next_look_at_a_run() -> None:
+    """The next look is in time for the watchdog's limit, and soon anyway."""
+    looks: list[float] = []
+
+    def step() -> None:
+        job.lock.watchdog.start(3600)
+        looks.append(job.process.tick())
+        job.lock.watchdog.start(0.1)
+        looks.append(job.process.tick())
+
+    job = Job(step, RUN_ONCE=True)
+    assert job.run() is ExitCode.DONE
+    assert looks[0] == LOOK and looks[1] <= 0.1

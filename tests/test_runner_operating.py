@@ -1,6 +1,7 @@
 """What the loop does for operators: history, requests, who is told."""
 
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,17 +10,19 @@ from test_runner import (  # noqa: F401
     Job,
     fail,
     messages,
-    no_token,
     raising,
     succeed,
     terminate,
 )
 
 from jobslib import OneInstanceWatchdogError
+from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
+from jobslib.loop.runner import STANDBY_WAIT
 from jobslib.observers import Observer
 from jobslib.oneinstance.control import Control
 from jobslib.runs import Outcome, Run
+from jobslib.schedule.ledger import Ledger
 
 PAUSED = Control({'by': 'ann@there'})
 
@@ -78,8 +81,10 @@ def at(job: Job, seconds: float, control: Control) -> None:
 
     def asking(duration: float) -> None:
         sleep(duration)
-        if job.clock.time - 1000 >= seconds:
+        if job.clock.time - 1000 >= seconds and control not in done:
+            done.append(control)
             job.lock.asked = control
+    done: list[Control] = []
     job.clock.sleep = asking  # type: ignore[method-assign, assignment]
 
 
@@ -119,7 +124,7 @@ def test_pause_between_acquiring_and_running() -> None:
     job.lock.asked = PAUSED
     at(job, 25, Control())
     assert job.run() is ExitCode.TERMINATED
-    assert job.starts == [30, 40, 50]
+    assert job.starts == [STANDBY_WAIT + late for late in (0, 10, 20)]
 
 
 def test_run_once_while_paused(messages: list[str]) -> None:  # noqa: F811
@@ -151,6 +156,66 @@ def test_request_for_another_holder() -> None:
     job.run()
     assert job.events == (
         'acquire run refresh run refresh release close free closed')
+
+
+def stop(at: float, token: int = 7) -> Control:
+    """Return a request to stop the run, of so many seconds after the start.
+    """
+    return Control(stop={'token': token, 'by': 'ann', 'timestamp': 1.7e9 + at})
+
+
+def stopping(job: Job, control: Control) -> Callable[[], None]:
+    """Return a run that is asked *control*, and looked after."""
+    def step() -> None:
+        job.lock.asked = control
+        job.runner._look_after()
+        job.clock.time += 5
+    return step
+
+
+@pytest.mark.parametrize('settings', [
+    {}, {'RETRIES': 3, 'RELEASE_ON_ERROR': True}])
+def test_run_that_is_stopped(
+        settings: dict[str, Any], messages: list[str]) -> None:  # noqa: F811
+    """The run ends, its slot is given up, and the lock is kept."""
+    job = Job(KEEP_LOCK=True, RUN_INTERVAL=60, RECOVERIES=1, **settings)
+    job.task.script = [stopping(job, stop(0)), succeed]
+    job.lock.token = 7
+    job.run()
+    assert job.starts == [0, 60, 120]
+    assert job.lock.events.count('acquire') == 1
+    assert job.lock.asked.stop is None
+    assert 'INFO the run is stopped: stop asked for by ann' in list(messages)
+    assert [each for each in messages if 'given up' in each] == [
+        'WARNING given up: the slot of '
+        f'{job.agenda.shown(1.7e9)}; it was stopped']
+
+
+@pytest.mark.parametrize('control', [stop(0, token=6), stop(-5)])
+def test_stop_for_another_run(control: Control) -> None:
+    """What is asked of another holder, or was asked of the run before and
+    comes to light now, stops no run."""
+    job = Job(KEEP_LOCK=True, RUN_INTERVAL=60)
+    job.task.script = [stopping(job, control)]
+    job.lock.token = 7
+    job.run()
+    assert job.runner.history.newest[0]['outcome'] == 'succeeded'
+
+
+def test_stop_between_runs() -> None:
+    """Where no run is under way, what is asked is removed, and stops none;
+    not even if it cannot be removed."""
+    def step() -> None:
+        job.clock.time += 5
+        job.runner._look_after()
+
+    job = Job(succeed, step, KEEP_LOCK=True, RUN_INTERVAL=60)
+    job.lock.token = 7
+    at(job, 30, stop(30))
+    job.lock.ask_error = LockUnavailableError('away')
+    job.run()
+    assert job.lock.events.count('ask') > 1
+    assert job.runner.history.newest[1]['outcome'] == 'succeeded'
 
 
 def test_signal_while_a_request_is_obeyed() -> None:
@@ -238,6 +303,137 @@ def test_signal_in_the_instant_after_acquiring(
         'killed']
 
 
+def test_slots_in_a_pause_are_skipped() -> None:
+    """A slot that fell into a pause that is over is not caught up."""
+    job = Job(SCHEDULE='*/10 * * * * *', KEEP_LOCK=True)
+    slot = job.agenda.due + 10 - job.agenda.due % 10
+    job.lock.record = {'released': slot, 'schedule': Ledger(
+        job.agenda.plan.fingerprint, slot, slot=slot).export()}
+    job.clock.time += slot + 25 - job.clock.wall()
+    job.lock.asked = Control({'timestamp': slot + 9}).resumed(slot + 22)
+    job.clock.ends = job.clock.time + 2
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == []
+    left = Ledger.parse(job.lock.schedules[-1])
+    assert left is not None
+    assert left.settled == slot + 20
+
+
+@pytest.mark.parametrize('keep', [True, False])
+def test_slot_that_is_skipped(
+        keep: bool, messages: list[str]) -> None:  # noqa: F811
+    """The slot is not run, and given up by who decides on it."""
+    job = Job(succeed, RUN_INTERVAL=60, KEEP_LOCK=keep)
+    at(job, 30, Control(skips=[{'slot': 1.7e9 + 60, 'by': 'ann'}]))
+    job.run()
+    assert job.starts == [0, 120]
+    assert [each for each in messages if 'given up' in each] == [
+        f'WARNING given up: the slot of {job.agenda.shown(1.7e9 + 60)}; '
+        f'an operator had it skipped']
+
+
+# Runs that are asked for
+
+def wanted(tries: int = 0, **extra: Any) -> Control:
+    """Return a request for a run beside the schedule."""
+    return Control(extra={'id': 'x1', 'by': 'ann', 'tries': tries, 'slot': None,
+                          'token': None, **extra})
+
+
+class Runs(Observer):
+    """Keeps the runs that it is told of."""
+
+    def __init__(self) -> None:
+        self.ended: list[dict[str, Any]] = []
+
+    def run_ended(self, run: Run) -> None:
+        self.ended.append(run.export())
+
+
+@pytest.mark.parametrize('keep', [True, False])
+@pytest.mark.parametrize('settings', [
+    {'RUN_INTERVAL': 60}, {'SLEEP_INTERVAL': 60}])
+def test_extra_run(settings: dict[str, Any], keep: bool) -> None:
+    """It begins within a second, is in the history as such, and leaves the
+    schedule as it is."""
+    runs = Runs()
+    job = Job(succeed, succeed, succeed, KEEP_LOCK=keep, observers=[runs],
+              **settings)
+    at(job, 30, wanted(slot=1.6e9))
+    asked: list[Any] = []
+    ask_of = job.lock.ask
+
+    def ask(control: Control, of: Control) -> bool:
+        asked.append(control.extra)
+        return ask_of(control, of)
+    job.lock.ask = ask  # type: ignore[method-assign]
+    job.run()
+    first, extra, *others = job.starts
+    assert first == 0 and 30 <= extra <= 31
+    assert others == [60, 120]
+    [run] = [run for run in runs.ended if 'asked' in run]
+    assert (run['asked'], run['slot'], run['reason'], run['attempt']) == (
+        'x1', 1.6e9, 'asked', 1)
+    assert asked[0]['tries'] == 1 and asked[1] is None
+    assert job.lock.asked.extra is None
+
+
+def test_extra_run_that_another_one_took() -> None:
+    """Who cannot note that the run is its own does not begin it."""
+    job = Job(succeed, KEEP_LOCK=True, RUN_INTERVAL=60)
+    at(job, 30, wanted())
+    job.lock.ask = lambda *_: False  # type: ignore[method-assign]
+    job.run()
+    assert job.starts == [0, 60]
+
+
+def test_extra_run_without_a_schedule() -> None:
+    """Where runs follow one another, the next one will do."""
+    job = Job(succeed, succeed, KEEP_LOCK=True)
+    job.lock.asked = wanted()
+    job.run()
+    assert [run.get('asked') for run in job.runner.history.newest] == [
+        'x1', None, None]
+
+
+@pytest.mark.parametrize('recoveries, tries, runs', [
+    (1, 1, True), (1, 2, False), (0, 0, True), (0, 1, False)])
+def test_extra_run_that_was_cut_short(
+        recoveries: int, tries: int, runs: bool,
+        messages: list[str]) -> None:  # noqa: F811
+    """It is begun again as often as runs by the schedule are."""
+    job = Job(succeed, RUN_INTERVAL=60, RECOVERIES=recoveries)
+    job.task.script.append(succeed)
+    at(job, 30, wanted(tries))
+    job.clock.ends = 1050
+    job.run()
+    assert (len(job.starts) == 2) is runs
+    assert any('given up: the run that ann' in each
+               for each in messages) is not runs
+
+
+def test_extra_run_is_left_to_the_next_holder() -> None:
+    """What a signal interrupts is still wanted."""
+    job = Job(succeed, terminate, KEEP_LOCK=True, RUN_INTERVAL=60)
+    at(job, 30, wanted())
+    job.run()
+    assert job.lock.asked.extra is not None
+    assert job.lock.asked.extra['tries'] == 1
+
+
+def test_run_once_is_no_extra_run() -> None:
+    """A process that is there for one run leaves the others alone."""
+    job = Job(RUN_ONCE=True, SLEEP_INTERVAL=5)
+    wall = job.clock.wall()
+    job.lock.record = {'released': wall - 1, 'schedule': Ledger(
+        job.agenda.plan.fingerprint, wall - 2, slot=wall - 2, began=wall - 2,
+        ended=wall - 1).export()}
+    job.lock.asked = wanted()
+    assert job.run() is ExitCode.DONE
+    assert job.starts == []
+    assert job.lock.asked.extra is not None
+
+
 # Observers
 
 def test_observers_are_told() -> None:
@@ -253,11 +449,11 @@ def test_observers_are_told() -> None:
         'started',
         ('standby', 'the lock is held by other (pid 5) since noon'),
         ('acquired', None), ('begins', 1, Outcome.PENDING),
-        ('ended', 1, Outcome.SUCCEEDED, None), ('missed', 6),
-        ('waiting', ahead + 35), ('begins', 2, Outcome.PENDING),
+        ('ended', 1, Outcome.SUCCEEDED, None),
+        ('waiting', ahead + STANDBY_WAIT + 5), ('begins', 2, Outcome.PENDING),
         ('ended', 2, Outcome.FAILED,
          'ZeroDivisionError: nothing to divide by'),
-        ('waiting', ahead + 40), ('begins', 3, Outcome.PENDING),
+        ('waiting', ahead + STANDBY_WAIT + 10), ('begins', 3, Outcome.PENDING),
         ('ended', 3, Outcome.INTERRUPTED, 'Terminate: signal SIGTERM'),
         'released', 'closed']
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jobslib.exceptions import ConfigError
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
 
 
 def test_defaults() -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -19,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from jobslib.oneinstance import transport as transport_module
-from jobslib.oneinstance.transport import Endpoint, Transport, TransportError
+from jobslib.consul import transport as transport_module
+from jobslib.consul.transport import Endpoint, Transport, TransportError
 
 DEADLINE = 5.0
 
@@ -50,7 +51,14 @@ class Server:
         self.transports: list[Transport] = []
         self.connections = 0
         self.ended = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Listen no more; the next listener may get the same descriptor."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
 
     def _accept(self) -> None:
         while True:
@@ -116,8 +124,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
     yield start
     for server in servers:
-        server.listener.shutdown(socket.SHUT_RDWR)
-        server.listener.close()
+        server.close()
         for transport in server.transports:
             transport.close()
 
@@ -286,6 +293,31 @@ def test_refused() -> None:
     assert str(error).startswith(f'GET /v1/kv/a on http://127.0.0.1:{port}: ')
     assert 'refused' in str(error)
     assert 'secret' not in str(error)
+
+
+@pytest.mark.parametrize('reset', [False, True])
+def test_too_many_connections(serve: Callable[..., Server], reset: bool) -> None:
+    """A connection that is ended at once may be one too many: the limit is named."""
+    def end(connection: socket.socket, number: int) -> None:
+        if reset:
+            connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+
+    error = failure(transport_to(serve(end)))
+    assert 'limits.http_max_conns_per_client' in str(error)
+
+
+def test_cut_late(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is cut after a while, or in the middle of an answer, is not too much."""
+    server = serve()
+    server.handler = scripted(server, None)
+    with monkeypatch.context() as patch:
+        patch.setattr(transport_module, 'AT_ONCE', 0.0)
+        assert 'limits.' not in str(failure(transport_to(server)))
+    server.handler = scripted(server, b'HTTP/1.1 200 OK\r\nContent-Le', None)
+    assert 'limits.' not in str(failure(transport_to(server)))
 
 
 @pytest.mark.parametrize('host', ['a..b', 'no-such-host.invalid'])
@@ -476,15 +508,16 @@ def test_proxies_are_ignored(
 def test_unix_socket(tmp_path: pathlib.Path) -> None:
     """A unix socket serves as well, and names itself in messages."""
     path = str(tmp_path / 'agent.sock')
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-        server = Server(listener, lambda connection, number: None)
-        server.handler = server.answer_all
-        transport = Transport(Endpoint(socket_path=path))
-        assert transport.request('GET', '/').text == '1'
-        assert server.requests[0].headers['host'] == 'localhost'
-        transport.close()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    server = Server(listener, lambda connection, number: None)
+    server.handler = server.answer_all
+    transport = Transport(Endpoint(socket_path=path))
+    assert transport.request('GET', '/').text == '1'
+    assert server.requests[0].headers['host'] == 'localhost'
+    transport.close()
+    server.close()
     error = failure(Transport(Endpoint(socket_path=path + '.none')))
     assert str(error).startswith(f'GET /v1/kv/a on unix://{path}.none: ')
 

@@ -1,324 +1,345 @@
-"""The watchdog of a run: in this process as long as it only interrupts."""
+"""The watchdog of a run: by a clock that a test moves, and in real jobs."""
 
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+import pathlib
+import re
+from collections.abc import Callable
 
 import pytest
-from support import DEADLINE, until
+from support import Job, is_free, run_job, write_module
 
 from jobslib import OneInstanceWatchdogError
 from jobslib.exceptions import Interrupt
-from jobslib.oneinstance.watchdog import ProcessWatchdog
+from jobslib.exitcodes import ExitCode
+from jobslib.oneinstance.watchdog import INFINITE, LimitsWatchdog, Watchdog
 
 GRACE = 60.0
 
 
+class Time:
+    """The time, in seconds; it goes on when it is set."""
+
+    now = 1000.0
+
+
 @pytest.fixture
-def make() -> Iterator[Callable[..., ProcessWatchdog]]:
-    """A maker of watchdogs that are stopped at the end."""
-    made = []
-
-    def make(heartbeat: float | None = None) -> ProcessWatchdog:
-        made.append(ProcessWatchdog(GRACE, heartbeat))
-        return made[-1]
-
-    yield make
-    for watchdog in made:
-        watchdog.stop()
+def time() -> Time:
+    """The time of the watchdogs."""
+    return Time()
 
 
-def wait_in_vain() -> None:
-    """Wait until an interrupt comes."""
-    until(lambda: False, 'for an interrupt')
+@pytest.fixture
+def make(time: Time) -> Callable[..., LimitsWatchdog]:
+    """A maker of watchdogs."""
+    return lambda heartbeat=None: LimitsWatchdog(
+        GRACE, heartbeat, lambda: time.now)
 
 
-def timer() -> float:
-    """Return when SIGALRM comes, in seconds; 0 for never."""
-    return signal.getitimer(signal.ITIMER_REAL)[0]
-
-
-def test_max_run_time(make: Callable[..., ProcessWatchdog]) -> None:
-    """A run that takes too long is interrupted, and told why."""
+def test_max_run_time(make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """A run that takes too long has to stop, and is told why."""
     watchdog = make()
-    started = time.monotonic()
-    with pytest.raises(OneInstanceWatchdogError) as caught:
-        watchdog.start(0.05)
-        wait_in_vain()
-    assert str(caught.value) == 'the run took longer than 0.05 s'
-    assert time.monotonic() - started >= 0.05
+    watchdog.start(5)
+    assert watchdog.due() == 1005
+    time.now = 1004.9
+    assert watchdog.overdue() is None
+    time.now = 1005
+    assert watchdog.overdue() == 'the run took longer than 5 s'
 
 
-def test_heartbeat(make: Callable[..., ProcessWatchdog]) -> None:
-    """A run that is silent for too long is interrupted, and told why."""
-    watchdog = make(0.05)
-    with pytest.raises(OneInstanceWatchdogError) as caught:
-        watchdog.start()
-        wait_in_vain()
-    assert str(caught.value) == 'the run was silent for 0.05 s'
-
-
-def test_beats(make: Callable[..., ProcessWatchdog]) -> None:
-    """A run that makes itself heard goes on."""
-    watchdog = make(30)
+def test_heartbeat(make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """A run that is silent for too long has to stop, and is told why."""
+    watchdog = make(5)
     watchdog.start()
-    signal.setitimer(signal.ITIMER_REAL, 20)
-    watchdog.beat()
-    assert 22 < timer() <= 30
+    assert watchdog.due() == 1005
+    time.now = 1004.9
+    assert watchdog.overdue() is None
+    time.now = 1005
+    assert watchdog.overdue() == 'the run was silent for 5 s'
+
+
+def test_beats(make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """A run that makes itself heard goes on."""
+    watchdog = make(5)
+    watchdog.start()
+    for _ in range(10):
+        time.now += 4
+        watchdog.beat()
+        assert watchdog.due() == time.now + 5
+        assert watchdog.overdue() is None
+    time.now += 5
+    assert watchdog.overdue() == 'the run was silent for 5 s'
 
 
 def test_beats_do_not_lengthen_a_run(
-        make: Callable[..., ProcessWatchdog]) -> None:
+        make: Callable[..., LimitsWatchdog], time: Time) -> None:
     """A run that makes itself heard still ends in time."""
     watchdog = make(10)
-    with pytest.raises(OneInstanceWatchdogError) as caught:
-        watchdog.start(0.1)
-        ends = time.monotonic() + DEADLINE
-        while time.monotonic() < ends:
-            watchdog.beat()
-    assert str(caught.value) == 'the run took longer than 0.1 s'
+    watchdog.start(25)
+    for _ in range(5):
+        assert watchdog.overdue() is None
+        time.now += 5
+        watchdog.beat()
+    assert watchdog.overdue() == 'the run took longer than 25 s'
 
 
-def test_told_once(make: Callable[..., ProcessWatchdog]) -> None:
-    """A run is told once to stop, also in the midst of a heartbeat."""
-    told: list[Interrupt] = []
+def test_told_once(make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """A run that stops already is not told again, whatever it does."""
     watchdog = make(10)
-    watchdog.interrupt = told.append
-    watchdog.start(0.01)
-    until(lambda: told)
-    # What a heartbeat does that began before.
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
-    until(lambda: timer() == 0)
-    time.sleep(0.01)
-    assert len(told) == 1
+    watchdog.start(20)
+    watchdog.stopping()
+    for _ in range(5):
+        time.now += 7
+        assert watchdog.overdue() is None
+        assert watchdog.due() == INFINITE
+    watchdog.beat()
+    time.now += 1000
+    assert watchdog.overdue() is None
 
 
+@pytest.mark.parametrize(('heartbeat', 'longest', 'reason'), [
+    (20, 30, 'the run was silent for 20 s'),
+    (30, 20, 'the run took longer than 20 s')])
 def test_the_nearer_limit_counts(
-        make: Callable[..., ProcessWatchdog]) -> None:
+        make: Callable[..., LimitsWatchdog], time: Time, heartbeat: float,
+        longest: float, reason: str) -> None:
     """Of heartbeat and longest run the nearer one counts."""
-    make(20).start(30)
-    assert 12 < timer() <= 20
-    make(30).start(20)
-    assert 12 < timer() <= 20
+    watchdog = make(heartbeat)
+    watchdog.start(longest)
+    assert watchdog.due() == 1020
+    time.now = 1020
+    assert watchdog.overdue() == reason
 
 
-def test_no_limits(make: Callable[..., ProcessWatchdog]) -> None:
-    """Without limits there is neither timer nor handler."""
-    before = signal.getsignal(signal.SIGALRM)
+def test_no_limits(make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """Without limits a run goes on for ever."""
     watchdog = make()
     watchdog.start()
     watchdog.beat()
-    assert timer() == 0
-    assert signal.getsignal(signal.SIGALRM) == before
+    time.now = 1e12
+    assert watchdog.overdue() is None
+    assert watchdog.due() == INFINITE
 
 
-def test_limits_beyond_all_timers(
-        make: Callable[..., ProcessWatchdog]) -> None:
-    """Limits that are too large for timers are no error."""
-    watchdog = ProcessWatchdog(1e300, 1e300)
+def test_huge_limits(make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """Limits that are larger than any time are no error."""
+    watchdog = make(1e300)
     watchdog.start(1e300)
     watchdog.beat()
+    assert watchdog.overdue() is None
+    assert watchdog.due() == 1e300
     watchdog.stopping()
     watchdog.stop()
 
 
-def test_beat_outside_of_a_run(
-        make: Callable[..., ProcessWatchdog]) -> None:
-    """Outside of a run a heartbeat starts nothing."""
+def test_outside_of_a_run(
+        make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """Outside of a run nothing is watched, heartbeat or not."""
     watchdog = make(5)
-    watchdog.beat()
-    assert timer() == 0
-    watchdog.start()
-    watchdog.stop()
-    watchdog.beat()
-    assert timer() == 0
-
-
-def test_stop(make: Callable[..., ProcessWatchdog]) -> None:
-    """After a run there is no timer, and the handler from before is back."""
-    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    try:
-        watchdog = make(5)
-        watchdog.start(5)
-        assert signal.getsignal(signal.SIGALRM) is not signal.SIG_IGN
+    for _ in range(2):
+        watchdog.beat()
+        time.now += 100
+        assert watchdog.overdue() is None
+        assert watchdog.due() == INFINITE
+        watchdog.start(1)
         watchdog.stop()
         watchdog.stop()
-        assert timer() == 0
-        assert signal.getsignal(signal.SIGALRM) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGALRM, before)
 
 
-def test_stop_forgets_the_run(make: Callable[..., ProcessWatchdog]) -> None:
-    """The end of one run does not limit the next."""
+def test_stop_forgets_the_run(
+        make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """Neither the limit nor the silence of one run counts for the next."""
     watchdog = make(30)
     watchdog.start(15)
+    time.now += 14
     watchdog.stop()
     watchdog.start()
-    assert 22 < timer() <= 30
+    assert watchdog.due() == time.now + 30
+    time.now += 29
+    assert watchdog.overdue() is None
 
 
-def test_beats_count_again_in_the_next_run(
-        make: Callable[..., ProcessWatchdog]) -> None:
+def test_next_run_after_one_that_was_told(
+        make: Callable[..., LimitsWatchdog], time: Time) -> None:
     """A run that was told to stop does not silence the next one."""
     watchdog = make(30)
     watchdog.start()
     watchdog.stopping()
-    signal.setitimer(signal.ITIMER_REAL, 20)
-    watchdog.beat()
-    assert 12 < timer() <= 20
     watchdog.stop()
     watchdog.start()
-    signal.setitimer(signal.ITIMER_REAL, 20)
-    watchdog.beat()
-    assert 22 < timer() <= 30
+    time.now += 30
+    assert watchdog.overdue() == 'the run was silent for 30 s'
 
 
-def test_interrupt_is_delivered(
-        make: Callable[..., ProcessWatchdog]) -> None:
-    """The interrupt is delivered as the loop wants it."""
-    told: list[Interrupt] = []
-    watchdog = make()
-    watchdog.interrupt = told.append
-    watchdog.start(0.01)
-    until(lambda: told)
-    assert [type(interrupt) for interrupt in told] == [
-        OneInstanceWatchdogError]
-
-
-def test_outside_of_the_main_thread(
-        make: Callable[..., ProcessWatchdog]) -> None:
-    """Outside of the main thread a run is watched without signals."""
-    before = signal.getsignal(signal.SIGALRM)
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            watchdog = make(30)
-            watchdog.start(30)
-            watchdog.beat()
-            assert timer() == 0
-            watchdog.stop()
-        except BaseException as exc:
-            errors.append(exc)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert errors == []
-    assert signal.getsignal(signal.SIGALRM) == before
-
-
-def run_python(script: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run *script*; return how it ended and how long it took."""
-    started = time.monotonic()
-    process = subprocess.run(
-        [sys.executable, '-c', SETUP + script], timeout=DEADLINE,
-        capture_output=True, text=True)
-    return process, time.monotonic() - started
-
-
-SETUP = '''
-import sys, threading, time
-from jobslib import OneInstanceWatchdogError
-from jobslib.oneinstance.watchdog import ProcessWatchdog
-watchdog = ProcessWatchdog(grace=0.2)
-'''
-
-SWALLOW = '''
-watchdog.grace = 3
-watchdog.start(0.1)
-while True:
-    try:
-        time.sleep(0.01)
-    except OneInstanceWatchdogError:
-        print('swallowed', flush=True)
-'''
-
-SWALLOW_AND_BEAT = '''
-watchdog.grace = 3
-watchdog.heartbeat = 0.1
-watchdog.start(0.3)
-def swallow(error):
-    print('swallowed', flush=True)
-watchdog.interrupt = swallow
-while True:
-    watchdog.beat()
-'''
-
-STUCK = '''
-watchdog.start(0.1)
-sum(range(10 ** 12))
-'''
-
-TOLD_TO_STOP = '''
-watchdog.stopping()
-time.sleep(60)
-'''
-
-THREAD = '''
-def run():
-    watchdog.start(0.1)
-    sum(range(10 ** 12))
-threading.Thread(target=run, daemon=True).start()
-time.sleep(60)
-'''
-
-NO_STDERR = '''
-sys.__stderr__ = None
-watchdog.start(0.1)
-sum(range(10 ** 12))
-'''
-
-CLOSED_STDERR = '''
-sys.stderr.close()
-watchdog.start(0.1)
-sum(range(10 ** 12))
-'''
-
-
-@pytest.mark.parametrize('script', [
-    SWALLOW, SWALLOW_AND_BEAT, STUCK, TOLD_TO_STOP, THREAD, NO_STDERR,
-    CLOSED_STDERR], ids=['swallow', 'beat', 'stuck', 'told', 'thread',
-                         'no stderr', 'closed stderr'])
-def test_process_ends(script: str) -> None:
-    """A run that does not stop in its grace time loses its process."""
-    process, _ = run_python(script)
-    assert process.returncode == 1
-    assert process.stderr.startswith('Timeout (0:00:0')
-    assert 'File "<string>", line' in process.stderr
-    assert process.stdout == 'swallowed\n' * ('swallowed' in script)
-
-
-def test_grace_time() -> None:
-    """A run that stops in its grace time keeps its process."""
-    process, taken = run_python('''
-watchdog.grace = 2
-watchdog.start(0.05)
-try:
-    while True:
-        time.sleep(0.01)
-except OneInstanceWatchdogError:
-    time.sleep(0.1)
-watchdog.stop()
-time.sleep(2.1)
-print('alive')
-''')
-    assert (process.returncode, process.stdout) == (0, 'alive\n')
-    assert process.stderr == ''
-    assert taken >= 2.2
-
-
-def test_heartbeat_of_another_thread(
-        make: Callable[..., ProcessWatchdog]) -> None:
-    """A heartbeat counts whichever thread it comes from."""
-    watchdog = make(30.0)
+def test_heartbeat_that_is_put_off(
+        make: Callable[..., LimitsWatchdog], time: Time) -> None:
+    """What is watched without a heartbeat need not give signs of life."""
+    watchdog = make(5)
+    watchdog.heartbeat = None
+    watchdog.start(60)
+    time.now += 59
+    assert watchdog.overdue() is None
+    watchdog.heartbeat = 5
     watchdog.start()
-    signal.setitimer(signal.ITIMER_REAL, 15.0)
-    beating = threading.Thread(target=watchdog.beat)
-    beating.start()
-    beating.join()
-    assert 22 < timer() <= 30
+    assert watchdog.due() == time.now + 5
+
+
+def test_interrupt_is_raised_by_default() -> None:
+    """A lock that is used alone has its loss raised where it is seen."""
+    told: list[Interrupt] = []
+    error = OneInstanceWatchdogError('lost')
+    watchdog = LimitsWatchdog(GRACE)
+    with pytest.raises(OneInstanceWatchdogError) as caught:
+        watchdog.interrupt(error)
+    assert caught.value is error
+    watchdog.interrupt = told.append
+    watchdog.interrupt(error)
+    assert told == [error]
+
+
+def test_watchdog_that_sees_to_it_alone() -> None:
+    """One that interrupts by itself need not say when."""
+    watchdog = Watchdog(GRACE)
+    assert watchdog.overdue() is None
+    assert watchdog.due() == INFINITE
+    for call in (watchdog.start, watchdog.beat, watchdog.stopping,
+                 watchdog.stop):
+        with pytest.raises(NotImplementedError):
+            call()
+
+
+JOBS = '''
+import sys, threading, time
+from jobslib import BaseTask, OneInstanceWatchdogError
+
+def doze(seconds=3600):
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        time.sleep(0.01)
+
+class Watched(BaseTask):
+    name = 'job'
+
+class Silent(Watched):
+    def task(self):
+        try:
+            doze()
+        finally:
+            print('cleans up', flush=True)
+            doze(0.2)
+            print('held', self.context.one_instance_lock.refresh())
+
+class Beating(Watched):
+    def task(self):
+        for _ in range(25):
+            self.beat()
+            time.sleep(0.1)
+        print('heard', flush=True)
+    def beat(self):
+        self.extend_lock()
+
+class Progressing(Beating):
+    def beat(self):
+        self.progress(1, 2)
+
+class Thread(Beating):
+    def beat(self):
+        beating = threading.Thread(target=self.extend_lock)
+        beating.start()
+        beating.join()
+
+class BeatingForEver(Watched):
+    def task(self):
+        while True:
+            self.extend_lock()
+
+class Swallowing(Watched):
+    def task(self):
+        while True:
+            try:
+                self.extend_lock()
+                time.sleep(0.01)
+            except OneInstanceWatchdogError:
+                print('swallowed', flush=True)
+
+class Stuck(Watched):
+    def task(self):
+        sum(range(10 ** 12))
+
+class StuckThread(Watched):
+    def task(self):
+        thread = threading.Thread(target=doze)
+        thread.start()
+
+class NoError(Watched):
+    def task(self):
+        sys.stderr.close()
+        sum(range(10 ** 12))
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder with jobs."""
+    write_module(tmp_path, 'jobs', JOBS)
+    return tmp_path
+
+
+def duration_of(output: str) -> float:
+    """Return how long the run took, in seconds."""
+    found = re.search(r'run \w+ after ([\d.]+) s', output)
+    assert found, output
+    return float(found[1])
+
+
+@pytest.mark.parametrize(('option', 'reason'), [
+    ({'JOBSLIB_ONE_INSTANCE_HEARTBEAT': '1'}, 'the run was silent for 1 s'),
+    ({'JOBSLIB_MAX_RUN_TIME': '1'}, 'the run took longer than 1 s')],
+    ids=['heartbeat', 'longest'])
+def test_run_that_stops_in_its_grace_time(
+        folder: pathlib.Path, option: dict[str, str], reason: str) -> None:
+    """It is interrupted in time, and cleans up with the lock."""
+    done = run_job(folder, '--run-once', 'jobs.Silent', **option)
+    assert done.returncode == ExitCode.TASK_FAILED
+    assert done.stdout == 'cleans up\nheld True\n'
+    assert re.search(f'run interrupted after [\\d.]+ s: {reason}\n',
+                     done.stderr), done.stderr
+    assert duration_of(done.stderr) >= 1.2
+
+
+@pytest.mark.parametrize('task', ['Beating', 'Progressing', 'Thread'])
+def test_run_that_gives_signs_of_life(
+        folder: pathlib.Path, task: str) -> None:
+    """It goes on for longer than the heartbeat, whichever thread gives them."""
+    done = run_job(folder, '--run-once', f'jobs.{task}',
+                   JOBSLIB_ONE_INSTANCE_HEARTBEAT='2')
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert done.stdout == 'heard\n'
+    assert duration_of(done.stderr) >= 2.5
+
+
+def test_longest_run_with_signs_of_life(folder: pathlib.Path) -> None:
+    """Signs of life do not lengthen a run."""
+    done = run_job(folder, '--run-once', '--max-run-time', '0.5',
+                   'jobs.BeatingForEver', JOBSLIB_ONE_INSTANCE_HEARTBEAT='5')
+    assert done.returncode == ExitCode.TASK_FAILED
+    assert 'the run took longer than 0.5 s' in done.stderr
+
+
+@pytest.mark.parametrize('task', [
+    'Swallowing', 'Stuck', 'StuckThread', 'NoError'])
+def test_run_that_does_not_stop(folder: pathlib.Path, task: str) -> None:
+    """After its grace time it loses its process; then the lock is free."""
+    done = run_job(folder, '--run-once', '--max-run-time', '0.3',
+                   f'jobs.{task}', JOBSLIB_ONE_INSTANCE_GRACE='0.5')
+    assert done.returncode == ExitCode.TASK_FAILED
+    assert done.stdout == 'swallowed\n' * (task == 'Swallowing')
+    assert 'the run took longer than 0.3 s' in done.stderr
+    assert is_free(folder, 'job')
+    assert duration_of(done.stderr) >= (0.3 if task == 'StuckThread' else 0.8)
+
+
+def test_job_goes_on_after_a_run_that_was_killed(folder: pathlib.Path) -> None:
+    """The next run comes when it is due, in a process of its own."""
+    with Job(folder, '--sleep-interval', '0.01', '--max-run-time', '0.1',
+             'jobs.Stuck', JOBSLIB_ONE_INSTANCE_GRACE='0.1') as job:
+        job.wait_for('killed by SIGKILL', 3)
+        assert job.popen.poll() is None

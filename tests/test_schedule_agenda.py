@@ -1,0 +1,163 @@
+"""What a process remembers of its schedule when its wall clock is set."""
+
+import pytest
+from support import FakeClock
+
+from jobslib.schedule.agenda import Agenda
+from jobslib.schedule.calendars import Calendar
+from jobslib.schedule.ledger import Ending
+from jobslib.schedule.plans import Plan
+from jobslib.schedule.rhythms import Endless, Every, Pause, Rhythm
+
+DAY = 86400.0
+#: Put on or back, by so much that no grid of these tests goes on as it was.
+JUMPS = [DAY + 3, -DAY - 3, 40.0, -40.0]
+
+
+def holder(rhythm: Rhythm, clock: FakeClock) -> Agenda:
+    """Return the agenda of a process that has run its job once, just now."""
+    agenda = Agenda(Plan(rhythm), clock, 'alpha', keeps=True)
+    agenda.consider(None)
+    finish(agenda)
+    return agenda
+
+
+def finish(agenda: Agenda) -> None:
+    """The run that was decided on begins, and succeeds."""
+    assert agenda.runs
+    agenda.begin()
+    agenda.end(Ending.SUCCEEDED)
+    if agenda.plan.has_slots:
+        agenda.look()
+        assert not agenda.runs
+
+
+@pytest.mark.parametrize('jump', JUMPS)
+@pytest.mark.parametrize('rhythm', [Every(30), Pause(30)])
+def test_interval_goes_on(rhythm: Rhythm, jump: float) -> None:
+    """A run interval is time that passes, whatever the wall clock says."""
+    clock = FakeClock()
+    agenda = holder(rhythm, clock)
+    clock.time += 10
+    clock.ahead += jump
+    assert agenda.seconds_left == pytest.approx(20)
+    agenda.look()
+    assert not agenda.runs
+    assert agenda.seconds_left == pytest.approx(20)
+    for _ in range(3):
+        clock.time += agenda.seconds_left
+        agenda.look()
+        finish(agenda)
+        assert agenda.seconds_left == pytest.approx(30)
+    assert not agenda.given_up
+    assert agenda.due == pytest.approx(clock.wall() + 30)
+
+
+@pytest.mark.parametrize('jump', JUMPS)
+def test_clock_is_set_during_a_run(jump: float) -> None:
+    """The same if it is set while a run is decided on, or under way."""
+    clock = FakeClock()
+    agenda = holder(Every(30), clock)
+    clock.time += 30
+    agenda.look()
+    clock.ahead += jump
+    agenda.look()
+    agenda.begin()
+    clock.ahead += jump
+    clock.time += 5
+    agenda.end(Ending.SUCCEEDED)
+    agenda.look()
+    assert not agenda.runs
+    assert agenda.seconds_left == pytest.approx(25)
+    assert not agenda.given_up
+
+
+@pytest.mark.parametrize('jump', JUMPS)
+def test_run_is_cancelled(jump: float) -> None:
+    """A run that does not begin is due as before."""
+    clock = FakeClock()
+    agenda = holder(Every(30), clock)
+    clock.time += 30
+    agenda.look()
+    clock.ahead += jump
+    agenda.look()
+    agenda.cancel()
+    agenda.look()
+    assert agenda.runs and not agenda.given_up
+
+
+@pytest.mark.parametrize('jump', JUMPS)
+@pytest.mark.parametrize('rhythm', [Every(30), Pause(30), Endless()])
+def test_standby_looks_at_once(rhythm: Rhythm, jump: float) -> None:
+    """A standby that is to wait for the lock does so with any clock."""
+    clock = FakeClock()
+    record = {'schedule': holder(rhythm, clock).export()}
+    standby = Agenda(Plan(rhythm), clock, 'beta', keeps=True)
+    standby.is_held_elsewhere(record)
+    left = standby.seconds_left
+    assert left <= 30
+    clock.ahead += jump
+    assert standby.seconds_left == pytest.approx(left)
+
+
+def test_taken_over_from_the_future() -> None:
+    """Who takes over from a clock that is ahead runs within an interval."""
+    clock = FakeClock()
+    agenda = holder(Every(30), clock)
+    clock.ahead += DAY + 3
+    clock.time += 30
+    agenda.look()
+    finish(agenda)
+    record = {'schedule': agenda.export(), 'released': 'x'}
+    clock.ahead -= DAY + 3
+    other = Agenda(Plan(Every(30)), clock, 'beta', keeps=True)
+    other.consider(record)
+    assert not other.runs and other.seconds_left <= 30
+    clock.time += other.seconds_left
+    other.look()
+    finish(other)
+    assert other.seconds_left == pytest.approx(30)
+
+
+@pytest.mark.parametrize('jump', [DAY, -DAY])
+def test_calendar_follows_the_clock(jump: float) -> None:
+    """A schedule by the calendar is about the clock: it is looked at anew."""
+    clock = FakeClock()
+    agenda = Agenda(Plan(Calendar.parse(['0 * * * *'])), clock, 'alpha',
+                    keeps=True)
+    agenda.consider(None)
+    assert 0 < agenda.seconds_left <= 3600
+    clock.time += agenda.seconds_left
+    agenda.look()
+    finish(agenda)
+    clock.ahead += jump
+    assert agenda.seconds_left == 0
+    agenda.look()
+    if agenda.runs:
+        finish(agenda)
+    assert 0 < agenda.seconds_left <= 3600
+
+
+def test_small_differences() -> None:
+    """What NTP does all the time is no setting of the clock."""
+    clock = FakeClock()
+    agenda = holder(Every(30), clock)
+    clock.ahead += 0.5
+    assert agenda.seconds_left == pytest.approx(29.5)
+
+
+def test_stopped_between_the_clocks() -> None:
+    """A process that stands still while it reads them sees no jump."""
+    class Slow(FakeClock):
+        stands_still = 0.0
+
+        def wall(self) -> float:
+            self.time += self.stands_still
+            return super().wall()
+
+    clock = Slow()
+    agenda = holder(Every(30), clock)
+    clock.stands_still = 20.0
+    assert agenda.seconds_left == pytest.approx(10)
+    clock.stands_still = 0.0
+    assert agenda.seconds_left == pytest.approx(10)

@@ -1,0 +1,61 @@
+"""What a module with a task does to the process that imports it."""
+
+import pathlib
+import signal
+
+import pytest
+from support import Process, run_job, write_module
+
+from jobslib.exitcodes import ExitCode
+
+TASK = '''
+import os, signal, sys, threading, time
+{code}
+from jobslib import BaseTask
+
+class Task(BaseTask):
+    def task(self):
+        print('RUN', flush=True)
+'''
+
+
+def write_task(folder: pathlib.Path, code: str) -> None:
+    """Write a module with a task whose import does what *code* does."""
+    write_module(folder, 'work', TASK.format(code=code))
+
+
+@pytest.mark.parametrize('code, exit_code, said', [
+    ('os.kill(os.getpid(), signal.SIGKILL)', ExitCode.TASK_FAILED,
+     'the task cannot be imported: killed by SIGKILL'),
+    ('os._exit(7)', ExitCode.TASK_FAILED,
+     'the task cannot be imported: its process ended with exit code 7'),
+    ('os._exit(0)', ExitCode.TASK_FAILED, 'its process ended with exit code 0'),
+    ('os.closerange(3, 4096)', ExitCode.USAGE,
+     'closes descriptors that it has not opened'),
+    ('sys.exit(3)', ExitCode.USAGE, "task 'work.Task' cannot be imported"),
+])
+def test_import_that_ends_the_process(
+        tmp_path: pathlib.Path, code: str, exit_code: int, said: str) -> None:
+    """A line says that it did, and how."""
+    write_task(tmp_path, code)
+    done = run_job(tmp_path, 'work.Task', '--run-once')
+    assert done.returncode == exit_code, done.stderr
+    assert said in done.stderr and 'RUN' not in done.stdout
+
+
+def test_import_that_forks(tmp_path: pathlib.Path) -> None:
+    """The child ends where the import does, and becomes no runner."""
+    write_task(tmp_path, 'os.fork()')
+    done = run_job(tmp_path, 'work.Task', '--run-once')
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert done.stdout == 'RUN\n'
+
+
+def test_thread_of_an_import_ends_with_the_job(tmp_path: pathlib.Path) -> None:
+    """A thread that goes on for ever does not keep a job that is told to end."""
+    write_task(tmp_path, 'threading.Thread(target=time.sleep, args=(300,)).start()')
+    with Process(tmp_path, '-m', 'jobslib', '--sleep-interval', '300', 'work.Task',
+                 JOBSLIB_MAX_HOOK_TIME='0.2') as job:
+        job.wait_for('run succeeded')
+        job.popen.send_signal(signal.SIGTERM)
+        assert job.popen.wait(30) == ExitCode.TERMINATED

@@ -1,0 +1,397 @@
+"""What people get wrong, and the one line that they are told."""
+
+import pathlib
+import re
+import signal
+import socket
+from typing import NamedTuple
+
+import pytest
+from support import Job, run_job, write_module
+
+from jobslib.exitcodes import ExitCode
+from jobslib.testing import ConsulStandIn
+
+JOBS = '''
+from jobslib import BaseTask, Config, argument, option
+from jobslib.oneinstance.file import FileLock
+
+class Copy(BaseTask):
+    """Copies the orders."""
+    name = 'copy'
+    arguments = (argument('--target', default='there'),)
+    def task(self):
+        print('ran')
+
+class OwnConfig(Config):
+    shop_url = option(attrtype=str, env='JOBSLIB_SHOP_URL')
+
+class OwnLock(FileLock):
+    class OptionsConfig(FileLock.OptionsConfig):
+        color = option(attrtype=str, env='JOBSLIB_LOCK_COLOR')
+
+class NoTask(BaseTask):
+    pass
+
+class OneArgument(BaseTask):
+    arguments = (argument('--target'))
+    def task(self):
+        pass
+
+class OddArguments(BaseTask):
+    arguments = ('--target',)
+    def task(self):
+        pass
+
+class NoArguments(BaseTask):
+    arguments = None
+    def task(self):
+        pass
+
+class OddName(BaseTask):
+    name = 7
+    def task(self):
+        pass
+
+class OddDescription(BaseTask):
+    description = 7
+    def task(self):
+        pass
+
+class History(BaseTask):
+    name = 'orders/history'
+    def task(self):
+        pass
+
+class NotCallable(BaseTask):
+    task = 7
+'''
+COMMANDS = ('check, status, pause, resume, run, stop, skip, release, handover, '
+            'check-liveness, completion, exec')
+CONSUL = {
+    'JOBSLIB_ONE_INSTANCE_BACKEND': 'jobslib.oneinstance.consul.ConsulLock',
+    'CONSUL_HTTP_ADDR': '127.0.0.1:1'}
+OWN = 'an own name has to differ more, or begin with an underscore'
+
+
+class Wrong(NamedTuple):
+    """A wrong input: the words after ``runjob``, with what is around them."""
+
+    args: str
+    #: The last line of standard error.
+    answer: str
+    #: The text of the module ``settings``, which is used when there is one.
+    settings: str = ''
+    env: dict[str, str] = {}
+    code: ExitCode = ExitCode.USAGE
+
+
+def setting(text: str, name: str, meant: str) -> Wrong:
+    """Return the case of a name in the settings module."""
+    return Wrong(
+        'jobs.Copy', f"unknown name {name!r} in settings module 'settings'; "
+        f'did you mean {meant!r}? ({OWN})', text)
+
+
+def variable(name: str, meant: str) -> Wrong:
+    """Return the case of a variable in the environment."""
+    return Wrong(
+        'jobs.Copy', f'unknown variable {name} in the environment, no option '
+        f'of jobslib or of your classes has it; nearest known: {meant}',
+        env={name: '1'})
+
+
+def task(name: str, what: str) -> Wrong:
+    """Return the case of a class of the user."""
+    return Wrong(f'jobs.{name}', f"task 'jobs.{name}' {what}")
+
+
+WRONG = [
+    # Names in the settings module.
+    setting("ONE_INSTANCES = {'backend': 'x'}", 'ONE_INSTANCES',
+            'ONE_INSTANCE'),
+    setting('KEEPLOCK = True', 'KEEPLOCK', 'KEEP_LOCK'),
+    setting('run_interval = 5', 'run_interval', 'RUN_INTERVAL'),
+    setting('RUN_INTERVALL = 5', 'RUN_INTERVALL', 'RUN_INTERVAL'),
+    setting('RUN_INTERAVL = 5', 'RUN_INTERAVL', 'RUN_INTERVAL'),
+    setting('INTERVAL_RUN = 5', 'INTERVAL_RUN', 'RUN_INTERVAL'),
+    setting('SLEEP_INTERVALS = 5', 'SLEEP_INTERVALS', 'SLEEP_INTERVAL'),
+    setting('RunOnce = True', 'RunOnce', 'RUN_ONCE'),
+    setting('METRIC = {}', 'METRIC', 'METRICS'),
+    setting('LIVENES = {}', 'LIVENES', 'LIVENESS'),
+    setting('MAX_RUNTIME = 60', 'MAX_RUNTIME', 'MAX_RUN_TIME'),
+    setting('RELEASE_ON_ERRORS = True', 'RELEASE_ON_ERRORS',
+            'RELEASE_ON_ERROR'),
+    setting("ONE_INSTANCE_BACKEND = 'x.Lock'", 'ONE_INSTANCE_BACKEND',
+            "ONE_INSTANCE['backend']"),
+    setting('JOBSLIB_RUN_INTERVAL = 5', 'JOBSLIB_RUN_INTERVAL',
+            'RUN_INTERVAL'),
+    setting('ONE_INSTANCE_GRACE = 5', 'ONE_INSTANCE_GRACE',
+            "ONE_INSTANCE['options']"),
+    # Names in the dicts of the settings module.
+    Wrong('jobs.Copy', "unknown option 'Backend' in settings, ONE_INSTANCE, "
+          "nearest known: 'backend'; allowed: backend, disabled, options",
+          "ONE_INSTANCE = {'Backend': 'x.Lock'}"),
+    Wrong('jobs.Copy', "unknown option 'option' in settings, METRICS, "
+          "nearest known: 'options'; allowed: backend, options",
+          "METRICS = {'option': {}}"),
+    Wrong('jobs.Copy', "unknown option 'heart_beat' in settings, "
+          "ONE_INSTANCE['options'], nearest known: 'heartbeat'; allowed: "
+          "folder, grace, heartbeat",
+          "ONE_INSTANCE = {'options': {'heart_beat': 5}}"),
+    Wrong('jobs.Copy', "options of LIVENESS are given, and no 'backend' that "
+          'they are for', "LIVENESS = {'options': {'key': 'x'}}"),
+    # Variables.
+    variable('JOBSLIB_RUN_INTERVALL', 'JOBSLIB_RUN_INTERVAL'),
+    variable('JOBSLIB_RUNINTERVAL', 'JOBSLIB_RUN_INTERVAL'),
+    variable('JOBSLIB_ONE_INSTANCE_BACKEN', 'JOBSLIB_ONE_INSTANCE_BACKEND'),
+    variable('JOBSLIB_SETTING_MODULE', 'JOBSLIB_SETTINGS_MODULE'),
+    variable('JOBSLIB_SETTINGS', 'JOBSLIB_SETTINGS_MODULE'),
+    variable('jobslib_keep_lock', 'JOBSLIB_KEEP_LOCK'),
+    variable('JOBSLIB_ONE_INSTANCE_CONSUL_HOSTS',
+             'JOBSLIB_ONE_INSTANCE_CONSUL_HOST'),
+    variable('JOBSLIB_METRICS_INFLUXDB_URI', 'JOBSLIB_METRICS_INFLUXDB_URL'),
+    variable('JOBSLIB_SHOP_URLS', 'JOBSLIB_SHOP_URL'),
+    # Classes.
+    task('NoTask', 'has no method task(); that is what a run does'),
+    task('NotCallable', 'has a task that is not a method'),
+    task('BaseTask', 'is the base of all tasks; name a subclass of it'),
+    task('OwnConfig', 'is not a subclass of jobslib.BaseTask'),
+    task('OneArgument', 'has arguments that are not a tuple; a tuple of one '
+         'ends with a comma: arguments = (argument(...),)'),
+    task('OddArguments', "has '--target' among its arguments; allowed: "
+         'jobslib.argument(...)'),
+    task('NoArguments', 'has arguments that are not a tuple but None; '
+         'allowed: a tuple of jobslib.argument(...)'),
+    task('OddName', 'has the name 7; allowed: a string'),
+    task('OddDescription', 'has the description 7; allowed: a string'),
+    # The command line.
+    Wrong('', f'name a task, package.module.Task, or a command: {COMMANDS}; '
+          f'"runjob --help" tells more'),
+    Wrong('satus', f"task 'satus': 'satus' is not a dotted path "
+          f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
+          f"mean 'status'?)"),
+    Wrong('jobs', f"task 'jobs': 'jobs' is not a dotted path "
+          f"(package.module.Name); nor is it a command ({COMMANDS})"),
+    Wrong('Status jobs.Copy', f"task 'Status': 'Status' is not a dotted path "
+          f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
+          f"mean 'status'?); unknown: jobs.Copy"),
+    Wrong('jobs.Copy status', 'unrecognized arguments: status (did you mean '
+          '"runjob status jobs.Copy"?)'),
+    Wrong('jobs.Copy --json status', 'unrecognized arguments: --json status '
+          '(did you mean "runjob status jobs.Copy"?)'),
+    Wrong('jobs.Copy --run-onse', 'unrecognized arguments: --run-onse (did '
+          'you mean --run-once?)'),
+    Wrong('jobs.Copy --keep_lock', 'unrecognized arguments: --keep_lock (did '
+          'you mean --keep-lock?)'),
+    Wrong('jobs.Copy --targe=x', 'unrecognized arguments: --targe=x (did you '
+          'mean --target?)'),
+    Wrong('jobs.Copy --unlike-any', 'unrecognized arguments: --unlike-any'),
+    Wrong('--run-intervall 5 jobs.Copy', f"task '5': '5' is not a dotted path "
+          f"(package.module.Name); nor is it a command ({COMMANDS}); unknown: "
+          f"--run-intervall jobs.Copy (did you mean '--run-interval'?)"),
+    Wrong('status --jsn jobs.Copy', 'unrecognized arguments: --jsn (did you '
+          'mean --json?)'),
+    Wrong('release jobs.Copy --forse', 'unrecognized arguments: --forse (did '
+          'you mean --force?)'),
+    Wrong('handover jobs.Copy --timeout soon', "argument --timeout: 'soon' "
+          'is not allowed; allowed: a number of seconds of at least 0'),
+    # Paths.
+    Wrong('job.Copy', "task 'job.Copy': no module named 'job' in {folder} or "
+          "where Python has its packages (did you mean 'jobs'?)"),
+    Wrong('jobs.Copi', "task 'jobs.Copi': module 'jobs' has no 'Copi' (did "
+          "you mean 'jobs.Copy'?)"),
+    Wrong('jobs.py:Copy', "task 'jobs.py:Copy': module 'jobs' has no 'py:Copy' "
+          "(did you mean 'jobs.Copy'?)"),
+    Wrong('jobs.py', "task 'jobs.py': module 'jobs' has no 'py' (did you mean "
+          "'jobs'?)"),
+    Wrong('status jobs.Copi', "task 'jobs.Copi': module 'jobs' has no 'Copi' "
+          "(did you mean 'jobs.Copy'?)"),
+    Wrong('-s jobs.py jobs.Copy', "settings module 'jobs.py' from --settings: "
+          "no module named 'jobs.py' (did you mean 'jobs'?); allowed: the "
+          "dotted path of a module"),
+    Wrong('-s ./conf/jobs.py jobs.Copy', "settings module './conf/jobs.py' "
+          "from --settings: './conf/jobs.py' is not a dotted path (did you "
+          "mean 'conf.jobs'?); allowed: the dotted path of a module"),
+    Wrong('-s job jobs.Copy', "settings module 'job' from --settings: no "
+          "module named 'job' in {folder} or where Python has its packages "
+          "(did you mean 'jobs'?); allowed: the dotted path of a module"),
+    # Backends and values.
+    Wrong('jobs.Copy', "backend: 'ConsulLock' from settings, "
+          "ONE_INSTANCE['backend']: 'ConsulLock' is not a dotted path "
+          "(package.module.Name) (did you mean "
+          "'jobslib.oneinstance.consul.ConsulLock'?); allowed: the dotted path "
+          "of a BaseLock", "ONE_INSTANCE = {'backend': 'ConsulLock'}"),
+    Wrong('jobs.Copy', "backend: 'jobslib.oneinstance.consul.ConsulLok' from "
+          "environment, JOBSLIB_ONE_INSTANCE_BACKEND: module "
+          "'jobslib.oneinstance.consul' has no 'ConsulLok' (did you mean "
+          "'jobslib.oneinstance.consul.ConsulLock'?); allowed: the dotted path "
+          "of a BaseLock",
+          env={'JOBSLIB_ONE_INSTANCE_BACKEND':
+               'jobslib.oneinstance.consul.ConsulLok'}),
+    Wrong('jobs.Copy', "backend: 'jobslib.metrics.Prometheus' from settings, "
+          "METRICS['backend']: module 'jobslib.metrics' has no 'Prometheus' "
+          "(it has BaseMetrics) (did you mean "
+          "'jobslib.metrics.prometheus.PrometheusMetrics'?); allowed: the "
+          "dotted path of a BaseMetrics",
+          "METRICS = {'backend': 'jobslib.metrics.Prometheus'}"),
+    Wrong('jobs.Copy', "run_interval: '5m' from environment, "
+          'JOBSLIB_RUN_INTERVAL is not allowed; allowed: a number of seconds '
+          'of at least 0', env={'JOBSLIB_RUN_INTERVAL': '5m'}),
+    Wrong('jobs.Copy', "sleep_interval: '5' from settings, SLEEP_INTERVAL is "
+          'not allowed; allowed: a number of seconds of at least 0',
+          "SLEEP_INTERVAL = '5'"),
+    Wrong('jobs.Copy', 'config_class: 7 from settings, CONFIG_CLASS is not '
+          'allowed; allowed: a dotted path (a string)', 'CONFIG_CLASS = 7'),
+    Wrong('jobs.Copy', "folder: 7 from settings, "
+          "ONE_INSTANCE['options']['folder'] is not allowed; allowed: the "
+          "path of a folder (a string)",
+          "ONE_INSTANCE = {'options': {'folder': 7}}"),
+    # The lock's service.
+    Wrong('status jobs.Copy', "cannot read jobs/copy/lock, "
+          "jobs/copy/history/lock, jobs/copy/progress/lock: PUT /v1/txn on "
+          "http://127.0.0.1:1: [Errno 111] Connection refused; to see why: "
+          "runjob check jobs.Copy",
+          env=CONSUL, code=ExitCode.LOCK_SERVICE_UNAVAILABLE),
+    Wrong('jobs.History', "key: 'jobs/orders/history/lock' is not allowed: it "
+          "is a key beside the lock 'jobs/orders/lock', and one of the two "
+          "jobs would never run; choose another name for the task, or another "
+          "key", env=CONSUL),
+]
+
+
+def case(wrong: Wrong) -> str:
+    """Return a short name of the case."""
+    return ' '.join([wrong.settings, *wrong.env, wrong.args]).strip()
+
+
+@pytest.mark.parametrize('wrong', WRONG, ids=case)
+def test_wrong(tmp_path: pathlib.Path, wrong: Wrong) -> None:
+    """It is said in one clear line, and nothing has run."""
+    write_module(tmp_path, 'jobs', JOBS)
+    env = dict(wrong.env)
+    if wrong.settings:
+        write_module(tmp_path, 'settings', wrong.settings)
+        env['JOBSLIB_SETTINGS_MODULE'] = 'settings'
+    done = run_job(tmp_path, *wrong.args.split(), **env)
+    [line] = done.stderr.splitlines()[-1:]
+    who, _, answer = line.partition(': error: ')
+    assert who.startswith('runjob')
+    assert answer == wrong.answer.replace('{folder}', str(tmp_path))
+    assert done.returncode == wrong.code
+    assert 'ran' not in done.stdout.split()
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('args', ['status', 'status jobs.Copy',
+                                  'resume jobs.Copy'])
+def test_silent_service(tmp_path: pathlib.Path, args: str) -> None:
+    """A command waits for 2 s, tries nothing again after that, and says what
+    to do next."""
+    write_module(tmp_path, 'jobs', JOBS)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        done = run_job(tmp_path, *args.split(), **CONSUL | {
+            'CONSUL_HTTP_ADDR': '127.0.0.1:%d' % server.getsockname()[1]})
+        server.settimeout(0)
+        with server.accept()[0], pytest.raises(BlockingIOError):
+            server.accept()
+    task = args.partition(' ')[2]
+    assert done.stderr.endswith(f': no answer within 2 s; to see why: runjob '
+                                f'check {task}'.rstrip() + '\n')
+    assert done.returncode == ExitCode.LOCK_SERVICE_UNAVAILABLE
+
+
+def test_own_names_are_let_be(tmp_path: pathlib.Path) -> None:
+    """A settings module, and an environment, may have names that are not
+    jobslib's: declared ones, and in the settings any that are like none."""
+    write_module(tmp_path, 'jobs', JOBS)
+    write_module(tmp_path, 'settings', '''
+        import logging
+        from jobs import OwnLock as history
+        CONFIG_CLASS = 'jobs.OwnConfig'
+        ONE_INSTANCE = {'backend': 'jobs.OwnLock'}
+        DB_HISTORY = 'db'
+        DATABASES = {}
+        TIMEOUT = 5
+        RUN_ONCE = True
+        _KEEPLOCK = True
+        url = 'http://shop'
+    ''')
+    done = run_job(tmp_path, '-s', 'settings', 'jobs.Copy',
+                   JOBSLIB_SHOP_URL='http://shop', JOBSLIB_LOCK_COLOR='red',
+                   JOBSLIB_SLOT='1', JOBSLIB_METRICS_INFLUXDB_URL='http://db')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == 'ran\n'
+
+
+@pytest.mark.parametrize(('args', 'remark'), [
+    ('--release-on-error', 'release_on_error (from command line, '
+     '--release-on-error) has no effect without keep_lock: the lock is '
+     'released after every run'),
+    ('--keep-lock', 'keep_lock (from command line, --keep-lock) has no '
+     'effect with run_once: there is one run'),
+])
+def test_without_effect(tmp_path: pathlib.Path, args: str,
+                        remark: str) -> None:
+    """What has no effect is said once, as a warning, and the task runs."""
+    write_module(tmp_path, 'jobs', JOBS)
+    done = run_job(tmp_path, '--run-once', *args.split(), 'jobs.Copy')
+    lines = [line for line in done.stderr.splitlines() if 'WARNING' in line]
+    assert [line.partition(': ')[2] for line in lines] == [remark]
+    assert done.stdout == 'ran\n'
+
+
+def test_remark_is_said_once(tmp_path: pathlib.Path) -> None:
+    """Also when a run is interrupted, and the next has another process."""
+    write_module(tmp_path, 'jobs', JOBS + '''
+class Long(BaseTask):
+    def task(self):
+        import os, time
+        print('BEGIN', os.getpid(), flush=True)
+        time.sleep(60)
+''')
+    with Job(tmp_path, '--release-on-error', '--max-run-time', '0.2',
+             'jobs.Long') as job:
+        job.wait_for('BEGIN', 3)
+        pids = re.findall(r'BEGIN (\d+)', job.output)
+        assert len(set(pids)) == len(pids)
+        assert job.output.count('has no effect without keep_lock') == 1
+        job.send(signal.SIGTERM)
+        job.wait()
+
+
+def test_two_classes_of_one_name(tmp_path: pathlib.Path) -> None:
+    """Two tasks of one name share a lock, which is said at the start."""
+    write_module(tmp_path, 'jobs', JOBS + '''
+class Fast(Copy):
+    pass
+''')
+    done = run_job(tmp_path, '--run-once', 'jobs.Copy')
+    assert ("WARNING jobslib: jobs.Fast has the name 'copy' as well: tasks of "
+            'one name share one lock and one history' in done.stderr)
+    assert done.stdout == 'ran\n'
+
+
+@pytest.mark.parametrize('args', [
+    '--run-once jobs.Colon', 'jobs.Colon', 'status jobs.Colon'])
+def test_key_that_only_this_consul_refuses(tmp_path: pathlib.Path,
+                                           args: str) -> None:
+    """It is refused at the start, with the versions that would take it."""
+    write_module(tmp_path, 'jobs', JOBS + '''
+class Colon(BaseTask):
+    name = 'orders:eu'
+    def task(self):
+        print('ran')
+''')
+    with ConsulStandIn(version='1.21.5') as consul:
+        write_module(tmp_path, 'settings',
+                     f'ONE_INSTANCE = {consul.one_instance()}')
+        done = run_job(tmp_path, '-s', 'settings', *args.split())
+    assert done.returncode == ExitCode.USAGE
+    line = done.stderr.splitlines()[-1]
+    assert 'Traceback' not in done.stderr
+    assert line.startswith(
+        'runjob: error: key: not allowed by this version of Consul: cannot '
+        'read jobs/orders:eu/lock: ')
+    assert 'those from 1.21.6 on' in line
+    assert done.stdout == ''
