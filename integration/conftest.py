@@ -14,6 +14,9 @@ from integration.fetch_consul import FetchError, find_consul
 from integration.proxy import Proxy
 from integration.together import Together, scenario_of
 
+# What they assert is shown in full, as in the tests themselves.
+pytest.register_assert_rewrite('integration.scenarios', 'integration.trial')
+
 LOG_TAIL = 60  # lines of each agent's log in the report of a failed test
 
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import enum
 import errno
+import json
 import random
 import socket
 import struct
@@ -56,6 +57,40 @@ class Request:
     method: str
     path: str
     raw: bytes
+
+    @property
+    def kind(self) -> str:
+        """What a lock asks for with it.
+
+        `create`, `renew`, `destroy` of a session; `lock`, `unlock`, `note`,
+        `ask` of a transaction; `watch`, `read` of a key; else `other`.
+        """
+        for kind in ('create', 'renew', 'destroy'):
+            if f'/session/{kind}' in self.path:
+                return kind
+        if self.method == 'GET':
+            return 'watch' if 'index=' in self.path else 'read'
+        if not self.path.startswith('/v1/txn'):
+            return 'other'
+        verbs = {each['KV']['Verb']
+                 for each in json.loads(self.raw.partition(b'\r\n\r\n')[2])}
+        kinds = {'lock': 'lock', 'unlock': 'unlock', 'cas': 'note', 'set': 'ask'}
+        return next((kind for verb, kind in kinds.items() if verb in verbs), 'read')
+
+
+@dataclass
+class Late:
+    """What becomes of the next request of a kind.
+
+    It reaches the target `seconds` after it was sent; with `twice` also at
+    once. `status` is that of the late answer, which nobody gets.
+    """
+
+    kind: str
+    seconds: float
+    twice: bool = False
+    sent: bool = False
+    status: int | None = None
 
 
 @dataclass(eq=False)
@@ -113,6 +148,8 @@ class Proxy:
         self.target = target
         self.requests: list[tuple[float, str, str]] = []
         self.faulted = 0
+        self._late: list[Late] = []
+        self._lateness: set[asyncio.Task[None]] = set()  # so that none is collected
         self._fault = Fault(Kind.PASS)
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
@@ -173,6 +210,24 @@ class Proxy:
         """Requests are answered here, with bytes that are no HTTP."""
         noise = b'\x00' + random.Random(0).randbytes(200) + b'\r\n'
         self._set(Fault(Kind.RUBBISH, only, answer=noise))
+
+    # Beside any mode
+
+    def late(self, kind: str, seconds: float) -> Late:
+        """Hold the next request of a kind back, for however long its client waits.
+
+        Packets that were lost are sent again, and a server without a leader
+        holds what it is asked, whether or not somebody still waits for it.
+        """
+        late = Late(kind, seconds)
+        self._late.append(late)
+        return late
+
+    def double(self, kind: str, seconds: float) -> Late:
+        """Hand the next request of a kind on at once, and once more later."""
+        late = Late(kind, seconds, twice=True)
+        self._late.append(late)
+        return late
 
     def close(self) -> None:
         """Close every connection and end the thread; may be called twice."""
@@ -267,6 +322,15 @@ class Proxy:
 
     async def _take(self, connection: Connection, request: Request) -> bool:
         """Deal with one request; False when the connection is to end."""
+        for late in self._late:
+            if not late.sent and late.kind == request.kind:
+                late.sent = True
+                self._lateness.add(asyncio.create_task(
+                    self._send_late(late, request)))
+                if not late.twice:
+                    connection.lost = True
+                    return True
+                break
         while (fault := self._fault_of(connection)).kind is Kind.HOLD:
             self._hit(connection, fault)
             await self._until_switched()
@@ -281,6 +345,16 @@ class Proxy:
             self._hit(connection, fault)
             connection.lost = True
         return connection.lost or await self._forward(connection, request)
+
+    async def _send_late(self, late: Late, request: Request) -> None:
+        await asyncio.sleep(late.seconds)
+        reader, writer = await asyncio.open_connection(*self.target)
+        try:
+            writer.write(request.raw)
+            await writer.drain()
+            late.status = int((await reader.readline()).split()[1])
+        finally:
+            writer.close()
 
     async def _forward(self, connection: Connection, request: Request) -> bool:
         try:

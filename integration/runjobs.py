@@ -94,7 +94,10 @@ def job(folder: pathlib.Path, addr: tuple[str, int] | None, key: str, *args: str
 
     Without a name of a task among the arguments it is `tasks.Task`.
     """
-    (folder / 'tasks.py').write_text(TASKS)
+    if not (module := folder / 'tasks.py').exists():
+        # Written once, and whole: another job may be importing it.
+        module.with_suffix('.new').write_text(TASKS)
+        module.with_suffix('.new').replace(module)
     if not any(each.startswith('tasks.') for each in args):
         args = (*args, 'tasks.Task')
     with Program.job(folder, *args, **lock_environment(addr, key, **options),

@@ -21,6 +21,18 @@ from integration.workers import LOCK_DELAY, TTL, Worker
 
 LABELS = 'abc'
 
+#: What the workers run, drawn anew whenever one is started; none of it ends by
+#: itself, and each writes its stamps in a way of its own.
+TASKS = (
+    'Stamping', 'Shell', 'Forking',
+    *(f'integration.cases.{name}' for name in (
+        'threads.Plain', 'threads.Executor', 'children.Forked', 'children.Session',
+        'children.FromThread', 'children.Deaf', 'handlers.Swallows', 'handlers.Tidies',
+        'handlers.Ignoring')))
+
+#: Those whose children are in sessions of their own.
+APART = {'integration.cases.children.Session'}
+
 #: The job has to be running so soon after the last fault is over: everything
 #: lost, a standby that waits for an answer that was lost, and the loops' pauses.
 BACK = 2 * TTL + LOCK_DELAY + 40.0 + 15.0
@@ -71,6 +83,8 @@ class Group:
         self.last: Stamp | None = None
         self.proxies = {label: Proxy(agent.http_addr) for label in LABELS}
         self.workers: dict[str, Worker] = {}
+        # What each of them runs.
+        self.tasks: dict[str, str] = {}
 
     def run(self) -> None:
         """Apply faults until the storm is over; the job runs in the end."""
@@ -96,9 +110,11 @@ class Group:
                 continue
             if worker is not None:
                 self.note(f'{label} had ended: {worker.process.returncode}')
+            task = self.random.choice(TASKS)
+            self.note(f'{label} starts: {task}')
+            self.tasks[label] = task
             self.workers[label] = Worker(
-                label, 'Shell' if label == 'c' else 'Stamping', self.path.parent,
-                self.key, self.proxies[label].addr)
+                label, task, self.path.parent, self.key, self.proxies[label].addr)
 
     def _apply_some(self) -> None:
         """One fault, or two on different workers, and their end."""
@@ -116,10 +132,13 @@ class Group:
     def _apply(self, label: str) -> Heal | None:
         name = self.random.choice(list(FAULTS))
         self.note(f'{name}: {label}')
+        try:
+            heal = FAULTS[name](self, label)
+        except (ProcessLookupError, LookupError):
+            self.note('nobody to hit')
+            return None
         self.storm.counts[name] += 1
-        with contextlib.suppress(ProcessLookupError, LookupError):
-            return FAULTS[name](self, label)
-        return None
+        return heal
 
     @property
     def last_label(self) -> str:
@@ -173,36 +192,56 @@ class Group:
 # Faults; each returns what ends it, if it does not end by itself.
 
 def send(group: Group, label: str, signum: signal.Signals) -> None:
-    """A signal to the process."""
+    """A signal to the supervisor."""
     group.workers[label].send(signum)
 
 
-def kill_all(group: Group, label: str) -> None:
-    """SIGKILL to process and keeper, and to what runs in their group."""
-    group.workers[label].signal_all(signal.SIGKILL)
+# Who of a worker is killed or stopped, singly and together
+SUPERVISOR, RUN, KEEPER = 'the supervisor', 'the run', 'the keeper'
+TARGETS = (
+    (SUPERVISOR,), (RUN,), (KEEPER,), (SUPERVISOR, RUN), (SUPERVISOR, KEEPER),
+    (RUN, KEEPER), (SUPERVISOR, RUN, KEEPER))
 
 
-def kill_keeper(group: Group, label: str) -> None:
-    """SIGKILL to the keeper."""
-    group.workers[label].signal_keeper(signal.SIGKILL)
-
-
-def stop(group: Group, label: str) -> Heal:
-    """SIGSTOP to the process, and SIGCONT."""
+def find(group: Group, label: str, targets: tuple[str, ...]) -> list[int]:
+    """The process ids of some processes of a worker."""
     worker = group.workers[label]
-    worker.send(signal.SIGSTOP)
-    return worker.cont
+    finders = {SUPERVISOR: lambda: worker.pid, RUN: worker.run_process,
+               KEEPER: worker.keeper}
+    return [finders[target]() for target in targets]
 
 
-def stop_keeper(group: Group, label: str) -> Heal:
-    """SIGSTOP to the keeper, and SIGCONT if it is still there."""
-    keeper = group.workers[label].keeper()
-    os.kill(keeper, signal.SIGSTOP)
-
-    def heal() -> None:
+def send_to(pids: list[int], signum: signal.Signals) -> None:
+    """A signal to each that is still there."""
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(keeper, signal.SIGCONT)
-    return heal
+            os.kill(pid, signum)
+
+
+def kill(*targets: str) -> Callable[[Group, str], None]:
+    """SIGKILL to some processes of a worker."""
+    return lambda group, label: send_to(find(group, label, targets), signal.SIGKILL)
+
+
+def stop(*targets: str) -> Callable[[Group, str], Heal]:
+    """SIGSTOP to some processes of a worker, and SIGCONT in the end."""
+    def fault(group: Group, label: str) -> Heal:
+        pids = find(group, label, targets)
+        send_to(pids, signal.SIGSTOP)
+        return lambda: send_to(pids, signal.SIGCONT)
+    return fault
+
+
+def kill_all(group: Group, label: str) -> None:
+    """SIGKILL to all three, to the guard, and to what runs in their group.
+
+    A child in a session of its own outlives that, as the guarantees say: who
+    runs one keeps its guard.
+    """
+    if group.tasks[label] in APART:
+        kill(SUPERVISOR, RUN, KEEPER)(group, label)
+    else:
+        group.workers[label].signal_all(signal.SIGKILL)
 
 
 def freeze(group: Group, label: str) -> None:
@@ -233,11 +272,12 @@ def break_line(mode: str) -> Callable[[Group, str], Heal]:
 FAULTS: dict[str, Callable[[Group, str], Heal | None]] = {
     'SIGTERM': lambda group, label: send(group, label, signal.SIGTERM),
     'SIGINT': lambda group, label: send(group, label, signal.SIGINT),
-    'SIGKILL': lambda group, label: send(group, label, signal.SIGKILL),
+    **{f'SIGKILL to {" and ".join(targets)}': kill(*targets) for targets in TARGETS},
     'SIGKILL to all': kill_all,
-    'SIGKILL to the keeper': kill_keeper,
-    'SIGSTOP': stop,
-    'SIGSTOP to the keeper': stop_keeper,
+    # Keeper and supervisor stopped for longer than the lease are a machine that
+    # freezes, which `freeze` does for as long as can be promised.
+    **{f'SIGSTOP to {" and ".join(targets)}': stop(*targets)
+       for targets in TARGETS if not {SUPERVISOR, KEEPER} <= set(targets)},
     'SIGSTOP to all': freeze,
     'session destroyed': destroy,
     **{mode: break_line(mode) for mode in LINES},

@@ -111,7 +111,8 @@ def test_less_does_not_suffice(
     with job(tmp_path, denying.http_addr, f'{PREFIX}/less', '--run-once',
              token=token) as program:
         assert program.wait() == ExitCode.LOCK_SERVICE_UNAVAILABLE
-        [line] = program.output.splitlines()
+        # The first says where the lock is.
+        [_, line] = program.output.splitlines()
         assert 'Permission denied' in line or '403' in line
         assert token not in line
     with job(tmp_path, denying.http_addr, f'{PREFIX}/less', token=token) as program:
@@ -195,7 +196,7 @@ def rotate(denying: Agent, folder: pathlib.Path) -> None:
         before = renewals(denying)
         wait_until(lambda: renewals(denying) >= before + 6, 60, 'six renewals')
         assert holder_of(api, f'{PREFIX}/rotated') == session
-        assert len(program.output.splitlines()) == 3, program.output
+        assert len(program.output.splitlines()) == 4, program.output
         assert_not_in(old, program)
         assert_not_in(new, program)
         program.send(signal.SIGTERM)
@@ -299,7 +300,7 @@ def test_https_that_cannot_be(
     with job(tmp_path, encrypted.http_addr, f'{PREFIX}/tls-none', '--run-once',
              **options) as program:
         assert program.wait() == ExitCode.LOCK_SERVICE_UNAVAILABLE
-        [line] = program.output.splitlines()
+        [_, line] = program.output.splitlines()
         assert 'https://' in line and says in line
 
 

@@ -156,6 +156,27 @@ def test_wait_ends_with_the_release(agent: Agent) -> None:
         timer.join()
 
 
+def test_blocking_queries_that_are_cut(
+    agent: Agent, proxy: Proxy, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Behind what cuts long answers a lock is waited for, and held, all the same."""
+    with (lock_on(agent.http_addr, 'wait/cut') as holder,
+          lock_on(proxy.addr, 'wait/cut') as lock):
+        assert holder.acquire()
+        proxy.cut(0, only=lambda method, path: 'index=' in path)
+        lock.wait(2.5)
+        # It does not ask in haste.
+        assert 2 <= proxy.faulted <= 5
+        assert not lock.acquire()
+        holder.release()
+        lock.wait(10)
+        assert lock.acquire() and lock.lease is not None
+        page = lock.lease.page
+        wait_until(lambda: page.version, 10, 'a look at the key')
+        assert lock.refresh()
+    assert [each for each in caplog.records if each.name.startswith('jobslib')] == []
+
+
 def test_session_lost_while_idle(
     agent: Agent, caplog: pytest.LogCaptureFixture,
 ) -> None:

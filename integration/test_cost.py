@@ -1,19 +1,25 @@
 """What a lock costs Consul: requests, and entries in the Raft log."""
 
 import json
+import os
 import pathlib
+import socket
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+
+import pytest
 
 from integration.agents import Agent, wait_until
-from integration.locks import held_record, hold
+from integration.locks import Program, held_record, hold, lock_on
 from integration.proxy import Proxy
 from integration.runjobs import job, moments
 from integration.stamps import now
 from integration.together import together
+from jobslib.exceptions import LockUnavailableError
 
 KEY = 'cost/lock'
 
@@ -69,7 +75,7 @@ def waits(proxy: Proxy) -> bool:
 
 @together
 def test_run(_: Agent) -> None:
-    """A run costs two entries: one to acquire the lock, one to release it."""
+    """A run costs three requests, and two entries: to acquire, and to release."""
     started = now()
     with quiet() as (agent, proxy, folder):
         wait_for_quiet(agent, started, 30.0)
@@ -80,8 +86,77 @@ def test_run(_: Agent) -> None:
             requests = (len(proxy.requests) - before) / 10
         tokens = [begin.token for begin in moments(program, 'BEGIN')]
     print(f'run: {requests:.1f} requests')
+    # One to read the key, to take it and to release it; a renewal now and then.
+    assert requests <= 3.2
     # The token is the index of the entry that acquired the lock.
-    assert {later - token for token, later in zip(tokens, tokens[1:])} == {2}
+    assert {later - token for token, later in pairwise(tokens)} == {2}
+
+
+def connections(agent: Agent, pid: int) -> int:
+    """How many connections to the agent a process has, in /proc's terms."""
+    port = f':{agent.http_addr[1]:04X}'
+    open_now = {line.split()[9]: line.split()[2] for line in pathlib.Path(
+        f'/proc/{pid}/net/tcp').read_text().splitlines()[1:]
+        if line.split()[3] == '01'}
+    found = 0
+    for descriptor in pathlib.Path(f'/proc/{pid}/fd').iterdir():
+        with suppress(OSError):
+            inode = os.readlink(descriptor).removeprefix('socket:[')[:-1]
+            found += open_now.get(inode, '').endswith(port)
+    return found
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    tasks = pathlib.Path(f'/proc/{pid}/task').glob('*/children')
+    below = [int(child) for task in tasks for child in task.read_text().split()]
+    return [pid, *(each for child in below for each in family(child))]
+
+
+def has(agent: Agent, program: Program, count: int) -> bool:
+    """Whether a job has so many connections, all its processes together, for a
+    while."""
+    for _ in range(10):
+        if sum(connections(agent, each) for each in family(program.pid)) != count:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@together
+def test_connections(agent: Agent) -> None:
+    """A holder has two connections, a standby one, who waits for a slot none."""
+    with tempfile.TemporaryDirectory(prefix='jobslib-') as name:
+        folder, key, addr = pathlib.Path(name), 'cost/connections', agent.http_addr
+        with (job(folder, addr, key, '--keep-lock', 'tasks.Task',
+                  '--seconds', '60') as holder,
+              job(folder, addr, 'cost/slot', '--run-interval', '60') as waiting):
+            holder.wait_for('BEGIN')
+            waiting.wait_for('END')
+            with job(folder, addr, key, '--keep-lock') as standby:
+                standby.wait_for('not run')
+                # A renewal may take another for a moment.
+                for program, count in (holder, 2), (standby, 1), (waiting, 0):
+                    wait_until(lambda: has(agent, program, count), 20,
+                               f'{count} connections')
+                # Both are its keeper's.
+                assert connections(agent, holder.pid) == 0
+
+
+def test_one_connection_too_many() -> None:
+    """A client that the agent has no connection for is told of the limit."""
+    limits = {'http_max_conns_per_client': 4}
+    with Agent(config={'limits': limits}) as agent:
+        others = [socket.create_connection(agent.http_addr) for _ in range(6)]
+        try:
+            with (lock_on(agent.http_addr, 'cost/many') as lock,
+                  pytest.raises(LockUnavailableError, match='http_max_conns_per')):
+                lock.acquire()
+        finally:
+            for each in others:
+                each.close()
+        with lock_on(agent.http_addr, 'cost/many') as lock:
+            wait_until(lock.acquire, 10, 'the lock')
 
 
 @together

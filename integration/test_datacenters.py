@@ -7,8 +7,8 @@ import pytest
 
 from integration.agents import HOST, Agent, Ports, wait_until
 from integration.locks import lock_on
+from jobslib.consul.client import PermissionDeniedError
 from jobslib.exceptions import LockUnavailableError
-from jobslib.oneinstance.client import PermissionDeniedError
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.diagnosis import DENIED, OK
 
@@ -125,7 +125,7 @@ def test_least_policy(denying: Agent, left_out: str | None) -> None:
     # Tokens and policies are copied from one datacenter to the other.
     wait_until(is_known, 60, 'token and policy known in dc2')
     api.close()
-    with lock_on(denying.http_addr, 'jobs/lock', dc='dc2', token=token) as lock:
+    with lock_on(denying.http_addr, 'jobs/far/lock', dc='dc2', token=token) as lock:
         denied = {each.what for each in ConsulLock.diagnose(
             lock.context, lock.options) if each.result == DENIED}
         assert bool(denied) == (left_out is not None)

@@ -47,7 +47,7 @@ def test_check_failed(agent: Agent) -> None:
     with Pair([agent.http_addr], env=bound(LONG_TTL)) as pair:
         session = pair.session(agent.api)
         about = agent.api.get(f'session/info/{session}').json()[0]
-        check, = set(about['Checks']) - {'serfHealth'}
+        check, = set(about['NodeChecks']) - {'serfHealth'}
         at = now()
 
         def has_ended() -> bool:

@@ -7,6 +7,7 @@ what C code asks by itself (`datetime`, the validity of certificates); the waits
 of Python and of the kernel that are used here do not depend on that clock.
 """
 
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from integration.report import allowed, judge
 from integration.stamps import now
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
 
 WINDOW = Timings.derive(TTL, LOCK_DELAY).window
 DAY = 86400.0
@@ -55,8 +56,8 @@ import os
 PATH = os.path.join({folder!r}, os.environ['FAULTS_LABEL'])
 TEXT = {shift!r}.replace('{{path!r}}', repr(PATH))
 exec(TEXT)
-from jobslib.oneinstance import lease
-lease.BOOT = TEXT + lease.BOOT
+from jobslib.consul import launch
+launch.BOOT = TEXT + launch.BOOT
 '''
 
 
@@ -69,7 +70,8 @@ class Clocks:
         site.mkdir()
         (site / 'sitecustomize.py').write_text(
             SITE.format(folder=str(folder), shift=SHIFT))
-        self.env = {'PYTHONPATH': str(site)}
+        others = os.environ.get('PYTHONPATH')
+        self.env = {'PYTHONPATH': f'{site}:{others}' if others else str(site)}
         for label in 'ab':
             self.jump(label, 0)
 
@@ -98,7 +100,7 @@ def test_clock_is_shifted(agent: Agent) -> None:
             assert year > agent.api.get('agent/self').headers['Date'].split()[3]
             pair.a.kill()
             pair.timeline.wait_for_begin('b')
-            for name in ('jobslib:', 'jobslib keeper:'):
+            for name in ('jobslib:', 'jobslib.keeper:'):
                 pair.a.wait_for_log(name)
                 lines = [line for line in pair.a.log_text().splitlines()
                          if name in line]

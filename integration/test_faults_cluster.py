@@ -12,7 +12,7 @@ from integration.report import attempts, judge, was_too_long
 from integration.stamps import now
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
 
 TIMINGS = Timings.derive(TTL, LOCK_DELAY)
 ALL_LOST = 2 * TTL + LOCK_DELAY + 0.5

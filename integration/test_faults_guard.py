@@ -12,10 +12,12 @@ ALL_LOST = 2 * TTL + LOCK_DELAY + 0.5
 
 
 def stuck_without_keeper(agent: Agent, signum: signal.Signals, state: str) -> None:
-    """Keep a holder in a C call and take its keeper away."""
+    """Stop a supervisor whose run is in a C call, and take its keeper away."""
     with Pair([agent.http_addr], 'CCall', standby_task='Stamping',
               env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
         keeper = pair.a.keeper()
+        # Before it is seen to stand still.
+        pair.a.stop()
         at = pair.a.signal_keeper(signum)
         # When the process has ended, it is nobody's any more.
         wait_until(lambda: process_state(keeper) in (state, ''), 5, 'a keeper away')
@@ -25,18 +27,19 @@ def stuck_without_keeper(agent: Agent, signum: signal.Signals, state: str) -> No
         assert 2 <= gone.at - at <= LOCK_DELAY + stalls.since(at)  # the window
         assert stamps.LEAVE not in [stamp.event for stamp in pair.timeline.of('a')]
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
-        judge(f'C call, and {signum.name} to the keeper', pair, at, ALL_LOST)
+        judge(f'SIGSTOP of the supervisor, {signum.name} to the keeper, run in a C '
+              f'call', pair, at, ALL_LOST)
 
 
 @together
-def test_keeper_killed_in_c_call(agent: Agent) -> None:
-    """Stuck, and its keeper killed, a process ends before its lease does."""
+def test_keeper_killed_and_supervisor_stopped(agent: Agent) -> None:
+    """With its keeper killed and its supervisor stopped, a run ends in time."""
     stuck_without_keeper(agent, signal.SIGKILL, 'Z')
 
 
 @together
-def test_keeper_stopped_in_c_call(agent: Agent) -> None:
-    """Stuck, and its keeper stopped, a process ends before its lease does."""
+def test_keeper_and_supervisor_stopped(agent: Agent) -> None:
+    """With keeper and supervisor stopped, a run ends before its lease does."""
     stuck_without_keeper(agent, signal.SIGSTOP, 'T')
 
 
@@ -51,4 +54,4 @@ def test_process_and_keeper_killed_with_daemon(agent: Agent) -> None:
         wait_until(lambda: not process_state(keeper), 20, 'the keeper gone')
         wait_until(lambda: not process_state(daemon), 20, 'the daemon gone')
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
-        judge('SIGKILL of process and keeper, with a daemon', pair, at, ALL_LOST)
+        judge('SIGKILL of supervisor and keeper, with a daemon', pair, at, ALL_LOST)

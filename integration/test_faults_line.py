@@ -16,7 +16,7 @@ from integration.report import attempts, judge, was_too_long
 from integration.stamps import now
 from integration.together import Scenario, together
 from integration.workers import LOCK_DELAY, TTL, Pair, Worker
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
 
 TIMINGS = Timings.derive(TTL, LOCK_DELAY)
 #: An outage that disturbs nothing, and one that is too long for the holder.

@@ -5,7 +5,7 @@ from integration.agents import HOST, Agent, wait_until
 from integration.report import COMPANY, attempts, judge, was_too_long
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
 
 #: How long the job may stand still, in seconds.
 KILLED = 0.2

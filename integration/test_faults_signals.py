@@ -1,5 +1,6 @@
 """Signals to the holder's process, to its keeper, to both."""
 
+import os
 import signal
 from contextlib import suppress
 
@@ -18,6 +19,10 @@ HANDED_OVER = 0.1
 KILLED = 0.2
 LARGE_HEAP = 0.1  # more: what the kernel needs for a gigabyte
 ALL_LOST = 2 * TTL + LOCK_DELAY + 0.5
+#: What the timings of the workers leave a run to stop.
+GRACE = 2.0
+#: Until a new process for the runs has been made.
+MADE = 1.0
 
 
 CHILDREN = pytest.mark.parametrize('task, begins', [
@@ -155,14 +160,16 @@ def test_keeper_killed(agent: Agent) -> None:
 @together
 def test_keepers_killed(agent: Agent) -> None:
     """When no keeper stays alive the run is ended, with all that it started."""
+    reason = 'the lease keeper dies again and again; ending the run'
     with Pair([agent.http_addr], 'Daemon', begins='daemon') as pair:
         at, keeper = stamps.now(), 0
-        while pair.a.process.poll() is None and stamps.now() < at + 10:
+        while reason not in pair.a.log_text() and stamps.now() < at + 20:
             with suppress(TimeoutError, ProcessLookupError, LookupError):
                 keeper = pair.a.wait_for_keeper(1.0, other_than=keeper)
-                pair.a.signal_keeper(signal.SIGKILL)
-        assert pair.a.wait() == -signal.SIGKILL
-        assert 'the lease keeper dies again and again' in pair.a.log_text()
+                os.kill(keeper, signal.SIGKILL)
+        assert reason in pair.a.log_text()
+        # The supervisor lives on, for the next time.
+        assert pair.a.process.poll() is None
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
         pair.pass_time(0.5)
         judge('SIGKILL of every keeper', pair, at, ALL_LOST)
@@ -183,31 +190,49 @@ def test_process_and_keeper_killed(agent: Agent) -> None:
 
 @together
 def test_process_stopped(agent: Agent) -> None:
-    """A stopped process keeps its lock for as long as its keeper works."""
+    """A supervisor that stands still is ended, with its run."""
     with Pair([agent.http_addr]) as pair:
-        at = pair.a.stop()
-        pair.pass_time(ALL_LOST + 3.0)
-        assert process_state(pair.a.pid) == 'T'
-        pair.timeline.update()
-        assert not pair.timeline.of('b')
-        pair.a.cont()
-        pair.timeline.wait_for(lambda stamp: stamp.at > at + ALL_LOST, 5, 'the run')
-        assert pair.timeline.tokens() == [pair.token]
-        judge('SIGSTOP of the process, SIGCONT', pair, at, ALL_LOST + 3.0)
-
-
-@together
-def test_process_stopped_that_has_a_heartbeat(agent: Agent) -> None:
-    """A stopped process is killed when its heartbeat is missed."""
-    heartbeat, grace = 3.0, 2.0
-    env = {'JOBSLIB_ONE_INSTANCE_CONSUL_HEARTBEAT': str(heartbeat)}
-    with Pair([agent.http_addr], 'Beating', env=env) as pair:
         at = pair.a.stop()
         pair.timeline.wait_for_begin('b', timeout=20.0, after=at)
         assert pair.a.wait() == -signal.SIGKILL
+        pair.a.wait_for_log('it stands still')
+        judge('SIGSTOP of the supervisor', pair, at, GRACE + 0.5 + KILLED,
+              noise=COMPANY)
+
+
+@together
+def test_run_stopped(agent: Agent) -> None:
+    """A stopped run keeps its lock for as long as keeper and supervisor work."""
+    with Pair([agent.http_addr]) as pair:
+        run = pair.timeline.of('a')[0].pid
+        at = now()
+        os.kill(run, signal.SIGSTOP)
+        pair.pass_time(ALL_LOST + 3.0)
+        assert process_state(run) == 'T'
+        pair.timeline.update()
+        assert not pair.timeline.of('b')
+        os.kill(run, signal.SIGCONT)
+        pair.timeline.wait_for(lambda stamp: stamp.at > at + ALL_LOST, 5, 'the run')
+        assert pair.timeline.tokens() == [pair.token]
+        judge('SIGSTOP of the run, SIGCONT', pair, at, ALL_LOST + 3.0)
+
+
+@together
+def test_run_stopped_that_has_a_heartbeat(agent: Agent) -> None:
+    """A stopped run is killed when its heartbeat is missed, and nobody else."""
+    heartbeat = 3.0
+    env = {'JOBSLIB_ONE_INSTANCE_CONSUL_HEARTBEAT': str(heartbeat)}
+    with Pair([agent.http_addr], 'Beating', env=env) as pair:
+        run, at = pair.timeline.of('a')[0].pid, now()
+        os.kill(run, signal.SIGSTOP)
+        # The lock is kept, and the next run is of the same job.
+        pair.timeline.wait_for_begin('a', timeout=20.0, after=at)
         pair.a.wait_for_log('the run was silent for 3 s')
-        judge('SIGSTOP of the process, with a heartbeat of 3 s', pair, at,
-              heartbeat + grace + KILLED, noise=COMPANY)
+        assert process_state(run) == ''
+        assert pair.a.process.poll() is None
+        assert not pair.timeline.of('b')
+        judge('SIGSTOP of the run, with a heartbeat of 3 s', pair, at,
+              heartbeat + GRACE + MADE, noise=COMPANY)
 
 
 @together
@@ -236,11 +261,10 @@ def test_process_and_keeper_stopped(agent: Agent) -> None:
         pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
         pair.pass_time(1.0)
         pair.a.signal_all(signal.SIGCONT)
-        pair.a.wait_for_log('killing process')
-        assert pair.a.wait() == -signal.SIGKILL
+        pair.a.wait_for_log(': killing ')
         pair.pass_time(0.5)
         # Named in the design: two at once for the instant before it looks.
-        judge('SIGSTOP of process and keeper, SIGCONT', pair, at, ALL_LOST,
+        judge('SIGSTOP of supervisor, run and keeper, SIGCONT', pair, at, ALL_LOST,
               overlap=allowed(0.0))
         # Read once: the other worker goes on writing.
         writes = pair.writes()

@@ -1,7 +1,5 @@
 """Tasks that do not let go: stuck in C code, deaf to the interrupt, with children."""
 
-import signal
-
 from integration import jobs, stalls, stamps
 from integration.agents import Agent, wait_until
 from integration.proxy import Proxy
@@ -9,12 +7,18 @@ from integration.report import COMPANY, allowed, judge
 from integration.together import together
 from integration.workers import LOCK_DELAY, TTL, Pair, is_alive
 
+TERMINATED = 143
 GRACE = 2.0  # what follows from TTL and LOCK_DELAY
 MAX_RUN_TIME = 8.0  # by when there is a standby
 #: How long the job may stand still, in seconds.
 KILLED = 0.2
 ALL_LOST = 2 * TTL + LOCK_DELAY + 0.5
 SESSION_LOST = LOCK_DELAY + 0.5
+#: Until a new process for the runs has been made.
+MADE = 1.0
+#: A kept lock and a limit; no pause after a failure, which would hide the rest.
+LIMITED = ('--keep-lock', '--max-run-time', f'{MAX_RUN_TIME:g}',
+           '--sleep-interval', '0.01')
 
 
 def destroy_session(agent: Agent, pair: Pair) -> float:
@@ -25,6 +29,24 @@ def destroy_session(agent: Agent, pair: Pair) -> float:
     agent.api.destroy_session(session)
     assert session not in [each['ID'] for each in agent.api.sessions()]
     return at
+
+
+def watch_run(pair: Pair) -> int:
+    """Have a stamp written when the process of the first run ends; its id."""
+    pair.timeline.update()
+    run = pair.timeline.of('a', 'task')[0].pid
+    assert run == pair.a.run_process() != pair.a.pid
+    pair.a.watch(run)
+    return run
+
+
+def wait_for_end(pair: Pair, run: int) -> stamps.Stamp:
+    """The stamp of the end of a run's process; nobody ends the supervisor."""
+    gone = pair.timeline.wait_for(
+        lambda stamp: (stamp.event, stamp.pid) == (stamps.GONE, run), 20,
+        "the stamp of the end of the run's process")
+    assert pair.a.process.poll() is None
+    return gone
 
 
 @together
@@ -51,11 +73,9 @@ def stuck_without_consul(agent: Agent, blackhole: bool, fault: str) -> None:
     with Proxy(agent.http_addr) as proxy, Pair(
             [proxy.addr, agent.http_addr], 'CCall',
             env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
-        at = stamps.now()
+        run, at = watch_run(pair), stamps.now()
         proxy.blackhole() if blackhole else proxy.refuse()
-        assert pair.a.wait() == -signal.SIGKILL
-        gone = pair.timeline.wait_for(
-            lambda stamp: stamp.event == stamps.GONE, 5, 'the stamp of its end')
+        gone = wait_for_end(pair, run)
         assert gone.at - at <= LOCK_DELAY + stalls.since(at)  # the window
         assert pair.session(agent.api) and proxy.faulted
         pair.a.wait_for_log('the lease could not be renewed in time')
@@ -65,61 +85,92 @@ def stuck_without_consul(agent: Agent, blackhole: bool, fault: str) -> None:
 
 @together
 def test_stuck_in_c_with_packets_lost(agent: Agent) -> None:
-    """Stuck and cut off, a process is killed before its lease ends."""
+    """Stuck and cut off, a run is killed before its lease ends."""
     stuck_without_consul(agent, True, 'C call, and packets to Consul vanish')
 
 
 @together
 def test_stuck_in_c_with_connections_refused(agent: Agent) -> None:
-    """Stuck and refused, a process is killed before its lease ends."""
+    """Stuck and refused, a run is killed before its lease ends."""
     stuck_without_consul(agent, False, 'C call, and Consul refuses connections')
 
 
 @together
 def test_stuck_in_c_beyond_its_time(agent: Agent) -> None:
-    """Stuck for longer than it may run, a process is killed."""
+    """Stuck for longer than it may run, a run is killed, and the lock is free."""
     started = stamps.now()
     with Pair([agent.http_addr], 'CCall', standby_task='Stamping',
-              options=('--keep-lock', '--max-run-time', f'{MAX_RUN_TIME:g}'),
+              options=(*LIMITED, '--release-on-error'),
               env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
-        at = pair.timeline.of('a')[0].at
-        pair.timeline.wait_for_begin('b', after=at)
+        run, at = watch_run(pair), pair.timeline.of('a')[0].at
+        # Both may take it; only the standby has a process ready.
+        begin = pair.timeline.wait_for(
+            lambda stamp: stamp.token not in (0, pair.token), 20, 'another run')
         pair.a.wait_for_log(f'the run took longer than {MAX_RUN_TIME:g} s')
-        assert pair.a.wait() == -signal.SIGKILL
+        gone = wait_for_end(pair, run)
+        assert gone.at < begin.at
         killed = MAX_RUN_TIME + GRACE
         # The run begins before it writes its first stamp.
-        assert killed - stalls.since(started) <= pair.timeline.takeover(at) <= allowed(
+        assert killed - stalls.since(started) <= gone.at - at <= allowed(
             killed, COMPANY, since=at)
-        judge('C call, with --max-run-time', pair, at, KILLED, noise=COMPANY)
+        promised = KILLED if begin.label == 'b' else MADE
+        judge('C call, with --max-run-time', pair, at, promised, noise=COMPANY)
+
+
+@together
+def test_stuck_in_c_beyond_its_time_with_the_lock_kept(agent: Agent) -> None:
+    """The same with a kept lock: the next run is of the same job, a new process."""
+    started = stamps.now()
+    with Pair([agent.http_addr], 'CCall', standby_task='Stamping',
+              options=LIMITED,
+              env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
+        run, at = watch_run(pair), pair.timeline.of('a')[0].at
+        gone = wait_for_end(pair, run)
+        assert MAX_RUN_TIME + GRACE - stalls.since(started) <= gone.at - at
+        assert gone.at - at <= allowed(MAX_RUN_TIME + GRACE, COMPANY, since=at)
+        begin = pair.timeline.wait_for_begin('a', after=gone.at)
+        assert begin.pid != run and begin.token == pair.token
+        assert not pair.timeline.of('b')
+        judge('C call, with --max-run-time, the lock kept', pair, at, MADE,
+              noise=COMPANY)
 
 
 @together
 def test_deaf_to_a_lost_lock(agent: Agent) -> None:
     """A task that ignores the interrupt is killed when its grace time is over."""
     with Pair([agent.http_addr], 'Stubborn', begins='program') as pair:
+        run = watch_run(pair)
         at = destroy_session(agent, pair)
-        assert pair.a.wait() == -signal.SIGKILL
-        pair.timeline.update()
+        gone = wait_for_end(pair, run)
         events = [stamp.event for stamp in pair.timeline.of('a', 'task')]
         assert stamps.IGNORED in events
-        gone = pair.timeline.wait_for(
-            lambda stamp: stamp.event == stamps.GONE, 5, 'the stamp of its end')
         assert gone.at - at >= GRACE
         # Killed in the same moment, but one is gone before the other.
         wait_until(lambda: not any(
             is_alive(stamp.pid) for stamp in pair.timeline.of('a')), 5, 'all gone')
         pair.timeline.wait_for_begin('b', timeout=20.0, after=at)
         judge('session destroyed, the interrupt ignored', pair, at, SESSION_LOST)
+        # Killed, not ended: the job is a standby again, which takes over.
+        pair.a.wait_for_log('the lock is held by')
+        killed = pair.b.kill()
+        pair.timeline.wait_for_begin('a', after=killed)
+        judge('SIGKILL of the next holder, after a run that was killed', pair, killed,
+              KILLED, loser='b', noise=COMPANY)
 
 
 @together
 def test_deaf_to_a_signal(agent: Agent) -> None:
     """A task that ignores SIGTERM is killed, with the child that does the same."""
     with Pair([agent.http_addr], 'Stubborn', begins='program') as pair:
+        run = watch_run(pair)
         at = pair.a.terminate()
         begin = pair.timeline.wait_for_begin('b', after=at)
-        assert pair.a.wait() == -signal.SIGKILL
+        assert pair.a.wait() == TERMINATED
         pair.a.wait_for_log('the run did not stop when told to')
+        # With nothing of the run left when the other began.
+        gone = pair.timeline.wait_for(
+            lambda stamp: (stamp.event, stamp.pid) == (stamps.GONE, run), 5, 'its end')
+        assert max(gone.at, *(stamp.at for stamp in pair.timeline.of('a'))) < begin.at
         assert GRACE <= begin.at - at <= allowed(GRACE, COMPANY, since=at)
         judge('SIGTERM, ignored', pair, at, KILLED, noise=COMPANY)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import requests
 
-from integration import fetch_debian
+from integration import fetch_debian, stamps
 from integration.agents import (
     LIVE,
     Agent,
@@ -27,7 +27,8 @@ from integration.fetch_consul import find_consul
 from integration.fetch_debian import CONSUL, FetchError, Source
 from integration.proxy import Proxy
 from integration.report import allowed
-from integration.stamps import now
+from integration.stamps import Stamp, now
+from integration.timeline import Timeline
 
 LOST = (requests.ConnectionError, requests.Timeout)
 
@@ -504,3 +505,28 @@ def test_cached_binary_needs_no_network(
     CONSUL.cached.parent.mkdir(parents=True)
     shutil.copy(sys.executable, CONSUL.cached)
     assert find_consul() == CONSUL.cached
+
+
+def stamp(at: float, pid: int, token: int, role: str = 'main:1') -> Stamp:
+    """A stamp of a process that is alive."""
+    return Stamp(at, 'a', role, pid, token, stamps.ALIVE)
+
+
+def test_two_holders_at_once_are_seen(tmp_path: pathlib.Path) -> None:
+    """The stamps of one token stand between those of another."""
+    timeline = Timeline(tmp_path)
+    timeline.stamps = [stamp(1.0, 10, 1), stamp(1.2, 20, 2), stamp(1.3, 10, 1),
+                       stamp(1.5, 20, 2)]
+    assert timeline.overlap() == pytest.approx(0.1)
+    timeline.stamps = [stamp(1.0, 10, 1), stamp(1.2, 10, 1), stamp(1.3, 20, 2)]
+    assert timeline.overlap() == 0.0
+
+
+def test_two_runs_at_once_are_seen(tmp_path: pathlib.Path) -> None:
+    """One holder's runs, in one process: but what may live on is left out."""
+    timeline = Timeline(tmp_path)
+    timeline.stamps = [stamp(1.0, 10, 1), stamp(1.1, 10, 1, 'main:2'),
+                       stamp(1.2, 10, 1, 'thread:1'), stamp(1.4, 10, 1, 'main:2')]
+    assert timeline.overlap() == 0.0
+    assert timeline.overlap_of_runs() == pytest.approx(0.1)
+    assert timeline.overlap_of_runs(apart=('thread',)) == 0.0

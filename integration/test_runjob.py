@@ -144,7 +144,7 @@ def test_consul_unreachable_at_start(
         program.wait_for('waiting for the lock')
         time.sleep(3)  # several attempts
         assert program.output.count('waiting for the lock') == 1
-        assert len(program.output.splitlines()) == 1, program.output
+        assert len(program.output.splitlines()) == 2, program.output
         proxy.pass_through()
         back = now()
         program.wait_for('BEGIN')

@@ -1,6 +1,6 @@
 """A storm: several contenders, and faults drawn by a seed.
 
-Two minutes by default. `JOBSLIB_STORM_SECONDS` sets another length, or
+Most of a minute by default. `JOBSLIB_STORM_SECONDS` sets another length, or
 `JOBSLIB_STORM_FAULTS` the number of faults instead; `JOBSLIB_STORM_GROUPS` the
 number of groups, each of three workers on a key of its own; `JOBSLIB_STORM_SEED`
 the seed, which is printed. A seed draws the same faults again; when each of them
@@ -23,7 +23,7 @@ from integration.agents import Agent
 from integration.report import Row
 from integration.storm import BACK, Figures, Group, Storm, read_figures
 
-SECONDS = float(os.environ.get('JOBSLIB_STORM_SECONDS') or 120)
+SECONDS = float(os.environ.get('JOBSLIB_STORM_SECONDS') or 45)
 FAULTS = int(os.environ.get('JOBSLIB_STORM_FAULTS') or 0)
 GROUPS = int(os.environ.get('JOBSLIB_STORM_GROUPS') or 4)
 SEED = os.environ.get('JOBSLIB_STORM_SEED') or str(random.randrange(2**32))

@@ -1,7 +1,7 @@
 """What the time stamps say: who ran when, when nobody did, when two did."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from integration import stamps
@@ -87,15 +87,19 @@ class Timeline:
 
     def overlap(self) -> float:
         """For how many seconds two runs, their children included, ran at once."""
-        edges = sorted((at, change) for token in self.tokens()
-                       for start, end in self.intervals(token)
-                       for at, change in ((start, 1), (end, -1)))
-        total, running, since = 0.0, 0, 0.0
-        for at, change in edges:
-            if running > 1:
-                total += at - since
-            running, since = running + change, at
-        return total
+        return overlap_of(map(self.intervals, self.tokens()))
+
+    def overlap_of_runs(self, apart: Collection[str] = ()) -> float:
+        """The same for runs whose stamps name them, `ROLE:RUN`, whatever their token.
+
+        What runs in a role of `apart` may do so beside any run.
+        """
+        runs: dict[str, list[Stamp]] = {}
+        for stamp in self.stamps:
+            role, _, run = stamp.role.partition(':')
+            if run and role not in apart:
+                runs.setdefault(run, []).append(stamp)
+        return overlap_of(map(intervals_of, runs.values()))
 
     def standstill(self, after: float) -> float:
         """The longest time, in seconds, that nobody ran, of what ends after a time.
@@ -119,12 +123,7 @@ class Timeline:
     def _intervals(
         self, condition: Callable[[Stamp], bool], join: float = JOIN,
     ) -> list[Interval]:
-        processes: dict[int, list[Stamp]] = {}
-        for stamp in self.stamps:
-            if condition(stamp):
-                processes.setdefault(stamp.pid, []).append(stamp)
-        return merge(interval for each in processes.values()
-                     for interval in running(each, join))
+        return intervals_of(filter(condition, self.stamps), join)
 
     def __str__(self) -> str:
         lines = [f'{self.path}: {len(self.stamps)} stamps']
@@ -133,6 +132,28 @@ class Timeline:
             lines += [f'  token {token} on {"/".join(labels)}: {start:.3f} .. {end:.3f}'
                       for start, end in self.intervals(token)]
         return '\n'.join(lines)
+
+
+def intervals_of(some: Iterable[Stamp], join: float = JOIN) -> list[Interval]:
+    """When any of the processes ran that wrote these stamps."""
+    processes: dict[int, list[Stamp]] = {}
+    for stamp in some:
+        processes.setdefault(stamp.pid, []).append(stamp)
+    return merge(interval for each in processes.values()
+                 for interval in running(each, join))
+
+
+def overlap_of(each: Iterable[list[Interval]]) -> float:
+    """For how many seconds two of some were running at once."""
+    edges = sorted((at, change) for intervals in each
+                   for start, end in intervals
+                   for at, change in ((start, 1), (end, -1)))
+    total, running, since = 0.0, 0, 0.0
+    for at, change in edges:
+        if running > 1:
+            total += at - since
+        running, since = running + change, at
+    return total
 
 
 def running(process: list[Stamp], join: float) -> Iterable[Interval]:

@@ -19,8 +19,9 @@ AT_ONCE = 16
 class Together:
     """Runs scenarios in threads, in their order, with one agent for all."""
 
-    def __init__(self, scenarios: list[Scenario], agent: Agent) -> None:
-        self._pool = ThreadPoolExecutor(AT_ONCE)
+    def __init__(self, scenarios: list[Scenario], agent: Agent,
+                 at_once: int = AT_ONCE) -> None:
+        self._pool = ThreadPoolExecutor(at_once)
         self._futures: dict[Scenario, Future[None]] = {
             scenario: self._pool.submit(scenario, agent) for scenario in scenarios}
 

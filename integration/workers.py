@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from integration import jobs, stamps
 from integration.agents import Api, wait_until
@@ -30,21 +30,29 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Date, time and level of a line that logging wrote; date and time of a keeper's.
 LOG_PREFIX = re.compile(r'^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(,\d+)? ')
 ENDED = (b'Z', b'X')  # the states of a process that has ended
-LIVE: list['Pair'] = []  # pairs not closed yet
+LIVE: list['Closing'] = []  # pairs and trials not closed yet
 _keys = itertools.count(1)
+
+
+class Closing(Protocol):
+    """Workers that are to be cleared away."""
+
+    def close(self) -> None:
+        """Clear them away."""
 
 
 class Worker:
     """One `runjob` in a session of its own, with its log in a file.
 
-    `task` is the name of a class in `integration.jobs`, `http_addr` where its
-    Consul is. Clears away, at the end, whatever it and its task started.
+    `task` is the name of a class in `integration.jobs`, or a dotted path;
+    `http_addr` is where its Consul is, `through` a program that becomes runjob.
+    Clears away, at the end, whatever it and its task started.
     """
 
     def __init__(
         self, label: str, task: str, folder: pathlib.Path, key: str,
         http_addr: tuple[str, int], *, options: Sequence[str] = ('--keep-lock',),
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None, through: Sequence[str] = (),
     ) -> None:
         self.label = label
         self.stamps = folder / 'stamps'
@@ -57,26 +65,31 @@ class Worker:
             f'{prefix}LOCK_DELAY': f'{LOCK_DELAY:g}',
             jobs.STAMPS_VARIABLE: str(self.stamps), jobs.LABEL_VARIABLE: label,
         }
-        inherited = {name: value for name, value in os.environ.items()
-                     if not name.startswith(('CONSUL_', 'JOBSLIB_', 'FAULTS_'))}
-        command = [sys.executable, '-m', 'jobslib', *options,
-                   f'{jobs.__name__}.{task}']
+        self.env = {name: value for name, value in os.environ.items()
+                    if not name.startswith(('CONSUL_', 'JOBSLIB_', 'FAULTS_'))}
+        self.env |= {**settings, **(env or {})}
+        path = task if '.' in task else f'{jobs.__name__}.{task}'
+        command = [*through, sys.executable, '-m', 'jobslib', *options, path]
         with self.log.open('ab') as log:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env={**inherited, **settings, **(env or {})},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True)
+                command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True)
         self.pid = self.process.pid
-        self._watcher = threading.Thread(
-            target=self._watch, args=(os.pidfd_open(self.pid),), daemon=True)
-        self._watcher.start()
+        self._watchers: list[threading.Thread] = []
+        self.watch(self.pid)
 
-    def _watch(self, pidfd: int) -> None:
-        """Write a stamp when the process ends, which cannot do so itself."""
+    def watch(self, pid: int) -> None:
+        """Have a stamp written when a process ends, which cannot do so itself."""
+        watcher = threading.Thread(
+            target=self._watch, args=(pid, os.pidfd_open(pid)), daemon=True)
+        watcher.start()
+        self._watchers.append(watcher)
+
+    def _watch(self, pid: int, pidfd: int) -> None:
         with contextlib.closing(
                 stamps.Writer(str(self.stamps), self.label, 'task', 0)) as writer:
             select.select([pidfd], [], [])
-            writer.write(stamps.GONE, self.pid)
+            writer.write(stamps.GONE, pid)
         os.close(pidfd)
 
     # Signals; each returns when it was sent.
@@ -127,9 +140,17 @@ class Worker:
 
     def _find_keeper(self, other_than: int = 0) -> int | None:
         for pid in children(self.pid):
-            if pid != other_than and b'JOBSLIB_KEEPER=' in read_proc(pid, 'environ'):
+            if pid != other_than and is_keeper(pid):
                 return pid
         return None
+
+    def run_process(self) -> int:
+        """Process id of the run's process."""
+        # The first: what lost its parent may be a child of the supervisor, too.
+        for pid in sorted(children(self.pid)):
+            if not is_keeper(pid) and not is_guard(pid):
+                return pid
+        raise LookupError(f'{self.label} has no process for its runs')
 
     def wait_for_keeper(self, timeout: float = DEADLINE, other_than: int = 0) -> int:
         """Process id of the keeper, once there is one."""
@@ -139,7 +160,7 @@ class Worker:
     def wait(self, timeout: float = DEADLINE) -> int:
         """Wait until the process has ended, with a stamp of it; its exit code."""
         code = self.process.wait(timeout)
-        self._watcher.join()
+        self._watchers[0].join()
         return code
 
     def log_text(self) -> str:
@@ -168,7 +189,8 @@ class Worker:
                 self.process.wait(10)
             wait_until(lambda: not any(map(is_alive, pids)), 10, f'{pids} gone')
         self.process.wait(10)
-        self._watcher.join(10)
+        for watcher in self._watchers:
+            watcher.join(10)
 
     def _family(self) -> list[int]:
         """Who is of the worker's session or knows the stamps and its label."""
@@ -269,6 +291,18 @@ def all_pids() -> Iterator[int]:
     return (int(name) for name in os.listdir('/proc') if name.isdigit())
 
 
+def is_keeper(pid: int) -> bool:
+    """Whether a process is a keeper, started or forked, and no guard of one."""
+    name = read_proc(pid, 'comm').strip()
+    return name == b'jobslib-keeper' or (
+        not is_guard(pid) and b'JOBSLIB_KEEPER=' in read_proc(pid, 'environ'))
+
+
+def is_guard(pid: int) -> bool:
+    """Whether a process is the guard of a keeper."""
+    return read_proc(pid, 'comm').strip() == b'jobslib-guard'
+
+
 def read_proc(pid: int, name: str) -> bytes:
     """A file of /proc, empty when the process has ended."""
     try:
@@ -308,6 +342,6 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def close_all() -> None:
-    """Clear every pair away that this process has left."""
+    """Clear away whatever this process has left."""
     for pair in list(LIVE):
         pair.close()

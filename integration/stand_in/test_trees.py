@@ -22,7 +22,8 @@ def test_tree(server: Server, key: str) -> None:
     api, session = server.api, server.session()
     api.put(f'kv/another/{key}', 'v')
     for name in ('/b', '/a/c', '/é', '/a', '', '/B', 'x'):
-        api.put(f'kv/{key}{name}', 'v')
+        # Not by its own path, which takes no such letter in some versions.
+        assert server.txn('set', f'{key}{name}', value='v').ok
     api.put(f'kv/{key}/a', 'w', acquire=session, flags=3)
     assert names(server, f'{key}/') == [
         f'{key}/{name}' for name in ('B', 'a', 'a/c', 'b', 'é')]
