@@ -30,7 +30,7 @@ nitpicky = True
 # Nothing is looked up in the net, so names of the standard library lead
 # nowhere; nor do those of what is not public.
 nitpick_ignore_regex = [
-    (r'py:.*', r'(argparse|asyncio|collections|contextlib|enum|faulthandler|'
+    (r'py:.*', r'(argparse|asyncio|collections|contextlib|datetime|enum|faulthandler|'
                r'functools|http|logging|types|typing)(\..*)?'),
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
     (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self|dict\[str'),

@@ -27,7 +27,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from jobslib.oneinstance.timings import Timings
+from jobslib.keeper.timings import Timings
 
 __all__ = ['Timeline', 'TimingsTable', 'figures', 'setup']
 
