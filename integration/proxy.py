@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Self
 
-from integration.agents import HOST, free_ports
+from integration.agents import HOST, free_ports, wait_until
 
 Only = Callable[[str, str], bool]
 RESET = struct.pack('ii', 1, 0)  # SO_LINGER: closing sends RST, not FIN
@@ -212,6 +212,14 @@ class Proxy:
         self._set(Fault(Kind.RUBBISH, only, answer=noise))
 
     # Beside any mode
+
+    def wait_connected(self) -> None:
+        """Wait until somebody is connected: whom else would a fault hit?
+
+        A lock just taken has no connection for an instant, between that of the
+        process that took it and that of the keeper.
+        """
+        wait_until(lambda: self._connections, 10, 'a connection')
 
     def late(self, kind: str, seconds: float) -> Late:
         """Hold the next request of a kind back, for however long its client waits.

@@ -39,6 +39,7 @@ def line_fault(fault: str, break_line: Break) -> Scenario:
         for _attempt in attempts():
             with (Proxy(agent.http_addr) as proxy,
                   Pair([proxy.addr, agent.http_addr]) as pair):
+                proxy.wait_connected()
                 at = now()
                 break_line(proxy)
                 pair.pass_time(BLIP)

@@ -73,7 +73,9 @@ def stuck_without_consul(agent: Agent, blackhole: bool, fault: str) -> None:
     with Proxy(agent.http_addr) as proxy, Pair(
             [proxy.addr, agent.http_addr], 'CCall',
             env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
-        run, at = watch_run(pair), stamps.now()
+        run = watch_run(pair)
+        proxy.wait_connected()
+        at = stamps.now()
         proxy.blackhole() if blackhole else proxy.refuse()
         gone = wait_for_end(pair, run)
         assert gone.at - at <= LOCK_DELAY + stalls.since(at)  # the window
