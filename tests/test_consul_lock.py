@@ -546,15 +546,16 @@ def test_keeper_that_cannot_be_started(
     monkeypatch.setattr(sys, 'executable', '/nowhere/python')
     opened = []
     try:
-        for _ in range(3):
+        for _ in range(7):
             with pytest.raises(LockUnavailableError, match='/nowhere/python'):
                 lock.acquire()
             gc.collect()
             opened.append(len(os.listdir('/proc/self/fd')))
     finally:
         lock.close()
-    # What earlier tests have left may be closed meanwhile.
-    assert opened[2] <= opened[1]
+    # The stand-in, and what earlier tests have left, open and close files
+    # meanwhile, but not one for each attempt.
+    assert opened[-1] < opened[1] + 3
 
 
 def test_keeper_stopped_while_idle(consul: ConsulStandIn) -> None:

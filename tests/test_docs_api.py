@@ -31,7 +31,8 @@ INTERNAL = re.compile(r"""jobslib\.(
     | commands\.(asking | check_liveness | exec | handover | jobs | jobtables
                  | completion | looking | pause | release | resume | run | status
                  | skip | stop | watching)
-    | oneinstance\.(asking | consulview | lockfolder | record)
+    | findings
+    | oneinstance\.(consulview | filediagnosis | lockfolder | record)
     | consul(\.(?!connection)\w+)?
     | keeper(\.(?!timings)\w+)?
     | loop(\.\w+)?

@@ -37,8 +37,8 @@ LAYERS = [
      'jobslib.runs'},
     {'jobslib.interrupts', 'jobslib.keeper', 'jobslib.schedule'},
     {'jobslib.clock', 'jobslib.environment', 'jobslib.exceptions', 'jobslib.exitcodes',
-     'jobslib.imports', 'jobslib.folding', 'jobslib.machine', 'jobslib.needs',
-     'jobslib.resolver', 'jobslib.slips'},
+     'jobslib.findings', 'jobslib.folding', 'jobslib.imports', 'jobslib.machine',
+     'jobslib.needs', 'jobslib.resolver', 'jobslib.slips'},
 ]
 #: What everybody may have from the package itself.
 FREE = {'__version__'}

@@ -11,62 +11,19 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from jobslib.consul.package import import_base
-from jobslib.consul.transport import LIMIT, Response, Transport, TransportError
+from jobslib.consul.refusals import Refused
+from jobslib.consul.transport import Transport, TransportError
 
-__all__ = ['FAILURES', 'Refused', 'duration', 'make_consul']
+__all__ = ['FAILURES', 'duration', 'make_consul']
 
 base: Any = import_base()
 
 CREATE_SESSION = '/v1/session/create'
 UNKNOWN_FIELD = ('unknown field', 'invalid keys')
-
-
-class Refused(Exception):
-    """An answer that is not the one hoped for.
-
-    A read that found nothing because the token may not see it is refused with
-    403: it does not tell whether there is a key.
-    """
-
-    def __init__(self, response: Response) -> None:
-        self.status = 403 if _is_hidden(response) else response.status
-        super().__init__(self.status)
-        self.index = response.index
-        self.text = ' '.join(_reason(response).split())
-        self.origin = response.origin
-
-    def says(self, phrases: Sequence[str]) -> bool:
-        """Whether any of *phrases*, in lower case, is among Consul's words."""
-        return any(phrase in self.text.lower() for phrase in phrases)
-
-    def __str__(self) -> str:
-        text = f'{self.origin}: {self.status} {self.text[:200]}'
-        # So newer agents refuse a connection; older ones just end it.
-        too_many = self.status == 429 and self.says(('concurrent connections',))
-        return f'{text}; {LIMIT}' if too_many else text
-
-
-def _is_hidden(response: Response) -> bool:
-    """Whether nothing was found and something was left out.
-
-    From 1.11 on Consul says so; before, the two look the same.
-    """
-    return (response.status == 404
-            and response.header('X-Consul-Results-Filtered-By-ACLs') == 'true')
-
-
-def _reason(response: Response) -> str:
-    """Why, in Consul's words."""
-    if _is_hidden(response):
-        return 'Permission denied: the token may not read it'
-    if response.status == 409:
-        with contextlib.suppress(TransportError, LookupError, TypeError):
-            return '; '.join(error['What'] for error in response.json()['Errors'])
-    return response.text
 
 
 #: What a call can raise; the last five are what the package makes of an answer

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jobslib.consul import transactions
-from jobslib.consul.api import FAILURES, Refused, duration, make_consul
+from jobslib.consul.api import FAILURES, duration, make_consul
+from jobslib.consul.refusals import Refused
 from jobslib.consul.transactions import (
     CHANGED,
     HELD,
@@ -327,7 +328,7 @@ class ConsulClient:
                 _, found = self._consul.kv.get(
                     prefix, keys=True, consistency='consistent')
             except Refused as exc:
-                if exc.status == 404 and exc.index:
+                if exc.is_missing:
                     return []
                 raise
             return [_expect(str, key) for key in found or ()]
@@ -345,7 +346,7 @@ class ConsulClient:
             try:
                 self._consul.kv.get(key, consistency='consistent')
             except Refused as exc:
-                if exc.status != 404 or not exc.index:
+                if not exc.is_missing:
                     raise
         self._call(f'read {key}', call)
 
@@ -381,8 +382,7 @@ class ConsulClient:
                 key, index=index, wait=duration(wait), recurse=True,
                 consistency='consistent')
         except Refused as exc:
-            # A 404 without an index is not Consul's.
-            if exc.status != 404 or not exc.index:
+            if not exc.is_missing:
                 raise
             return KeyState(exc.index, None, None, 0)
         found = {_expect(str, item['Key']): item for item in items}
@@ -575,7 +575,7 @@ def _is_settled(exc: BaseException) -> bool:
 def _translated(what: str, exc: Exception) -> LockError:
     message = f'cannot {what}: {exc}'
     if isinstance(exc, Refused):
-        if exc.status in (401, 403) or exc.says(MAY_NOT):
+        if exc.is_denied:
             return PermissionDeniedError(message)
         if exc.says(SESSION_LOST):
             return SessionLostError(message)

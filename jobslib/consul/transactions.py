@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ['CHANGED', 'HELD', 'MAY_NOT', 'NOT_HELD', 'SESSION_LOST', 'STALE',
-           'body', 'compare_and_set', 'get_tree', 'lock', 'modify_index', 'put',
-           'reasons', 'unchanged', 'unlock']
+           'body', 'compare_and_set', 'delete', 'get_tree', 'lock',
+           'modify_index', 'put', 'reasons', 'unchanged', 'unlock']
 
 # What Consul says, in lower case.  A failed transaction has status 409 whatever
 # the cause, so the text decides.
@@ -54,6 +54,11 @@ def unlock(key: str, value: bytes, session: str) -> dict[str, Any]:
 def put(key: str, value: bytes) -> dict[str, Any]:
     """Write *value* to *key*, whoever else writes to it."""
     return {'Verb': 'set', 'Key': key, 'Value': _encode(value)}
+
+
+def delete(key: str) -> dict[str, Any]:
+    """Delete *key*."""
+    return {'Verb': 'delete', 'Key': key}
 
 
 def compare_and_set(key: str, value: bytes, index: int) -> dict[str, Any]:

@@ -371,7 +371,7 @@ class ConsulLock(BaseLock):
 
     @classmethod
     def diagnose(cls, context: 'Context', options: Any) -> list['Finding']:
-        from jobslib.oneinstance.rights import examine
+        from jobslib.consul.rights import examine
         config = context.config
         known = options.key or config.task_cls is not None
         return examine(options.endpoint, options.timings,
