@@ -347,9 +347,9 @@ def _add_runner_arguments(parser: argparse._ActionsContainer,
                 const=False, help=argparse.SUPPRESS)
 
 
-def flags(group: type[ConfigGroup]) -> list[option]:
+def flags(group: type[ConfigGroup]) -> list[option[object]]:
     """Return the options of *group*, nested groups included, with a flag."""
-    found: list[option] = []
+    found: list[option[object]] = []
     for declared in group.declared().values():
         nested = declared.attrtype
         if isinstance(nested, type) and issubclass(nested, ConfigGroup):
@@ -359,7 +359,7 @@ def flags(group: type[ConfigGroup]) -> list[option]:
     return found
 
 
-def _help(declared: option) -> str:
+def _help(declared: option[object]) -> str:
     text = declared.help.replace('%', '%%').rstrip('.')
     text = text[:1].lower() + text[1:]
     return f'{text} ({declared.env})' if declared.env else text

@@ -30,7 +30,7 @@ CLASSES = {path.rpartition('.')[2]: path for path in (
     'jobslib.config.Config', 'jobslib.context.Context')}
 
 
-class class_option(option):
+class class_option(option['Any']):
     """An option that names a class by its dotted path, read as that class.
 
     It is imported when it is read, not when the configuration is made;
@@ -56,7 +56,7 @@ class BackendConfig(ConfigGroup):
     raw_options: Any
 
     @option
-    def options(self) -> ConfigGroup:
+    def options(self) -> Any:
         """The options of the backend, an instance of its ``OptionsConfig``."""
         if self.raw_value('backend') is None:
             if self.raw_options:
@@ -64,7 +64,7 @@ class BackendConfig(ConfigGroup):
                     f"options of {self._location or self.setting} are given, "
                     f"and no 'backend' that they are for")
             return ConfigGroup({}, self._args_parser)
-        return self.backend_class.OptionsConfig(  # type: ignore[no-any-return]
+        return self.backend_class.OptionsConfig(
             self._options_of_backend(), self._args_parser,
             location=f"{self._location or self.setting}['options']")
 

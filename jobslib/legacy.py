@@ -23,7 +23,7 @@ __all__ = ['aliased', 'describe', 'superseded', 'translate']
 COMMANDS = {'jobslib.liveness.CheckLiveness': 'check-liveness'}
 
 
-class superseded(option):
+class superseded(option['Any']):
     """An option of jobslib 3 that is still read.
 
     :param instead: what to write instead, or why nothing has to be written.
@@ -44,7 +44,7 @@ class superseded(option):
         return f'{self.name}{shown} from {source}: {self.instead}'
 
 
-class aliased(option):
+class aliased(option['Any']):
     """An option with environment variables that had other names once.
 
     :param old: those names; they count where the present one is not set.

@@ -210,7 +210,7 @@ def _configure_program(line: CommandLine, settings: object) -> Config:
 
 
 def _find_class(path: str | None, unknown: list[str],
-                known: list[option]) -> type[BaseTask] | None:
+                known: list[option[object]]) -> type[BaseTask] | None:
     try:
         return None if path is None else _load_task(path)
     except UsageError as exc:
@@ -331,7 +331,8 @@ def _load_settings(name: str | None) -> Any:
 def _load_config_class(settings: Any) -> type[Config]:
     declared = Config.config_class
     source = declared.env
-    path = os.environ.get(declared.env)
+    assert source is not None
+    path = os.environ.get(source)
     if path is None:
         source = 'settings, CONFIG_CLASS'
         path = getattr(settings, 'CONFIG_CLASS', None)

@@ -14,10 +14,45 @@ from collections.abc import Callable, Iterable, Mapping
 from jobslib.environment import forget
 from jobslib.exceptions import ConfigError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import (
+        Any,
+        Generic,
+        Literal,
+        Self,
+        TypedDict,
+        TypeVar,
+        Unpack,
+        overload,
+    )
+
+    T = TypeVar('T', covariant=True)
+    R = TypeVar('R')
+    G = TypeVar('G', bound='ConfigGroup')
+
+    class Declaration(TypedDict, total=False):
+        """What an option can be declared with, whatever its type."""
+
+        minimum: float | None
+        maximum: float | None
+        above: float | None
+        choices: Iterable[object] | None
+        flag: str | None
+        metavar: str | None
+        unit: str
+        kind: str
+        env: str | None
+        setting: str | None
+        fallback: Callable[[ConfigGroup], Given | None] | None
+        help: str
+        secret: bool
+else:
+    class Generic:
+        """In place of typing's: at run time no option knows its type."""
+
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
 
 __all__ = ['BOOLEANS', 'ConfigGroup', 'Given', 'option']
 
@@ -45,7 +80,7 @@ class Given:
         self.source = source
 
 
-class option:
+class option(Generic['T']):
     """One value of a :class:`ConfigGroup`.
 
     As a declaration (``timeout = option(attrtype=float, default=5.0)``) the
@@ -77,12 +112,52 @@ class option:
     :param secret: never show the value.
     """
 
+    if TYPE_CHECKING:
+        @overload
+        def __init__(
+            self: option[T], function: Callable[[Any], T], *,
+            required: bool = False, attrtype: type[T] | None = None,
+            default: T | None = None, **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[G], *, attrtype: type[G],
+            default: Mapping[str, object],
+            required: bool = False, **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[T], *, attrtype: type[T], default: T,
+            required: bool = False, **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[T], *, attrtype: type[T], required: Literal[True],
+            **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[T | None], *, attrtype: type[T],
+            required: bool = False, default: None = None,
+            **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[Any], *, required: bool = False, attrtype: None = None,
+            default: object = None, **declared: Unpack[Declaration],
+        ) -> None: ...
+
     def __init__(
-        self, function: Callable[[Any], Any] | None = None, *,
+        self, function: Callable[[Any], object] | None = None, *,
         required: bool = False, attrtype: type[Any] | None = None,
         minimum: float | None = None, maximum: float | None = None,
-        above: float | None = None, choices: Iterable[Any] | None = None,
-        default: Any = None, flag: str | None = None,
+        above: float | None = None, choices: Iterable[object] | None = None,
+        default: object = None, flag: str | None = None,
         metavar: str | None = None, unit: str = '', kind: str = '',
         env: str | None = None,
         setting: str | None = None,
@@ -109,24 +184,31 @@ class option:
         self.name = ''
         self.__doc__ = help or getattr(function, '__doc__', None)
 
-    def __call__(self, function: Callable[[Any], Any]) -> option:
+    def __call__(self, function: Callable[[Any], R]) -> option[R]:
         self.function = function
         self.__doc__ = self.help or function.__doc__
-        return self
+        return self  # type: ignore[return-value]
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, group: ConfigGroup | None, owner: type) -> Any:
+    if TYPE_CHECKING:
+        @overload
+        def __get__(self, group: None, owner: type) -> Self: ...
+
+        @overload
+        def __get__(self, group: ConfigGroup, owner: type) -> T: ...
+
+    def __get__(self, group: ConfigGroup | None, owner: type) -> Self | T:
         return self if group is None else self.read(group)
 
-    def read(self, group: ConfigGroup) -> Any:
+    def read(self, group: ConfigGroup) -> T:
         """Return the value that *group* has, looked up if need be."""
         if self.name not in group._values:
             given = self._find(group)
             group._values[self.name] = self._check(given, group)
             group._sources[self.name] = given.source
-        return group._values[self.name]
+        return group._values[self.name]  # type: ignore[no-any-return]
 
     #: Whether the flag may be given several times, for a list of values.
     repeatable = False
@@ -333,9 +415,9 @@ class ConfigGroup:
         self.validate()
 
     @classmethod
-    def declared(cls) -> dict[str, option]:
+    def declared(cls) -> dict[str, option[object]]:
         """Return all options by name, inherited ones first."""
-        options: dict[str, option] = {}
+        options: dict[str, option[object]] = {}
         for base in reversed(cls.__mro__):
             for name, value in vars(base).items():
                 if isinstance(value, option):

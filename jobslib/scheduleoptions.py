@@ -20,7 +20,7 @@ __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
 RHYTHMS = ('schedule', 'sleep_interval', 'run_interval')
 
 
-class rhythm_option(option):
+class rhythm_option(option['Any']):
     """One of the options that say when a job is due.
 
     They exclude each other: what the command line says about any of them

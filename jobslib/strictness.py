@@ -150,7 +150,7 @@ def _variables_of_all() -> set[str]:
     return found
 
 
-def _variables_of(declared: option) -> set[str]:
+def _variables_of(declared: option[object]) -> set[str]:
     """Return the variable of an option, and the names that it had once."""
     return {*([declared.env] if declared.env else []),
             *getattr(declared, 'old', ())}

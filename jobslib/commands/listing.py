@@ -40,7 +40,7 @@ def list_options(group: ConfigGroup, prefix: str = '') -> Iterator[Shown]:
         yield from list_options(value, f'{prefix}{name}.')
 
 
-def _value(declared: option, value: Any) -> Any:
+def _value(declared: option[object], value: Any) -> Any:
     if value and (declared.secret or is_secret(declared.name)):
         return MASK
     return mask(value)
