@@ -6,7 +6,6 @@ import os
 
 from jobslib.config import Config, ConfigGroup, option
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse

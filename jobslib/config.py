@@ -7,7 +7,6 @@ from jobslib.imports import import_object
 from jobslib.options import ConfigGroup, Given, option
 from jobslib.scheduleoptions import ScheduleOptions
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

@@ -11,7 +11,6 @@ import os
 
 from jobslib.options import ConfigGroup, Given, option
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,6 @@ from jobslib.machine import fqdn
 from jobslib.observers import Observer
 from jobslib.runs import describe
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator

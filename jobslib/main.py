@@ -28,7 +28,6 @@ from jobslib.slips import guess
 from jobslib.strictness import refuse_class, refuse_slips, remarks
 from jobslib.tasks import BaseTask
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,6 @@ import time
 
 from jobslib.observers import Observer
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from jobslib.folding import folded
 from jobslib.slips import nearest
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn

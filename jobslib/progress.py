@@ -9,7 +9,6 @@ import threading
 from jobslib.clock import Clock
 from jobslib.exceptions import OneInstanceWatchdogError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,6 @@ from __future__ import annotations
 from jobslib.exceptions import ConfigError
 from jobslib.options import ConfigGroup, Given, option
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime

@@ -16,7 +16,6 @@ from jobslib.config import Config, ConfigGroup, option
 from jobslib.exceptions import ConfigError
 from jobslib.slips import is_slip, nearest
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

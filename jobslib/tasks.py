@@ -7,7 +7,6 @@ from functools import cached_property
 
 from jobslib.exceptions import OneInstanceWatchdogError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime

@@ -25,7 +25,6 @@ from jobslib.keeper.engine import (
     Sight,
 )
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

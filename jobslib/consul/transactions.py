@@ -13,7 +13,6 @@ from __future__ import annotations
 import binascii
 import json
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence

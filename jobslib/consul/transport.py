@@ -14,7 +14,6 @@ import socket
 import time
 from urllib.parse import quote, urlencode
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl

@@ -12,7 +12,6 @@ from __future__ import annotations
 from jobslib.consul import transactions
 from jobslib.consul.transport import TransportError
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence

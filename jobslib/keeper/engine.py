@@ -20,7 +20,6 @@ RENEWED, ENDED = 'renewed', 'ended'
 #: does; there is no such lock any more.
 OURS, NOBODYS, ANOTHERS, GONE = 'ours', "nobody's", "another's", 'gone'
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

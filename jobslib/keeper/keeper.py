@@ -56,7 +56,6 @@ from jobslib.keeper.guard import Guard
 from jobslib.keeper.page import Page
 from jobslib.keeper.service import Service
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType

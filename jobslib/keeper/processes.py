@@ -41,7 +41,6 @@ SAY_AGAIN = 60.0
 TRACKER = b'multiprocessing.resource_tracker'
 HELPERS = (TRACKER, b'multiprocessing.forkserver')
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

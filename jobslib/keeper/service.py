@@ -24,7 +24,6 @@ from jobslib.keeper.engine import (
 )
 from jobslib.keeper.notes import RETRY, Notes
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

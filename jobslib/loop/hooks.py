@@ -12,7 +12,6 @@ from jobslib.logs import with_traceback
 from jobslib.observers import Observer
 from jobslib.runs import Outcome
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

@@ -21,7 +21,6 @@ from jobslib.run.handle import RunHandle, describe_end
 from jobslib.run.prctl import adopt_orphans
 from jobslib.schedule.ledger import Records
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

@@ -12,7 +12,6 @@ import weakref
 from jobslib.metrics import BaseMetrics, batches_of, samples_of
 from jobslib.runs import describe
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

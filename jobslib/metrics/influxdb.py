@@ -9,7 +9,6 @@ from jobslib.exceptions import ConfigError
 from jobslib.legacy import aliased, superseded
 from jobslib.metrics import BaseMetrics, check_url, require, samples_of
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,7 +15,6 @@ from jobslib.metrics.names import (
 from jobslib.observers import Observer
 from jobslib.runs import Outcome
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,6 @@ from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from jobslib.clock import now
 from jobslib.exceptions import Interrupt
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

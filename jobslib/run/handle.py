@@ -17,7 +17,6 @@ from jobslib.run.prctl import die_with_parent
 from jobslib.run.signals import INTERRUPT_SIGNAL
 from jobslib.runs import Outcome, describe
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,7 +15,6 @@ from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.watchdog import Watchdog
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,7 +19,6 @@ from jobslib.run.threads import begun_since, wait_for
 from jobslib.runs import Outcome, Run, describe
 from jobslib.tasks import BaseTask
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

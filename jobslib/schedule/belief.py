@@ -10,7 +10,6 @@ from __future__ import annotations
 from jobslib.schedule.ledger import Ending, Ledger, Records, State
 from jobslib.schedule.rhythms import Every, Pause, Slots
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,6 @@ from jobslib.schedule.ledger import Ending, State
 from jobslib.schedule.plans import CatchUp
 from jobslib.schedule.rhythms import Every
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
