@@ -44,13 +44,13 @@ class Background:
         self._every = every
         # All that follows belongs to who holds the condition.
         self._changed = threading.Condition()
-        self._value: Any = None
+        self._value: object = None
         self._waits = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._failures = 0
 
-    def submit(self, value: Any) -> None:
+    def submit(self, value: object) -> None:
         """Have the call made with *value*; returns at once.
 
         After :meth:`close` it does nothing.

@@ -39,22 +39,22 @@ class Argument(tuple):  # type: ignore[type-arg]
 
     __slots__ = ()
 
-    def __new__(cls, args: tuple[Any, ...],
-                kwargs: dict[str, Any]) -> Argument:
+    def __new__(cls, args: tuple[object, ...],
+                kwargs: dict[str, object]) -> Argument:
         return super().__new__(cls, (args, kwargs))
 
     @property
-    def args(self) -> tuple[Any, ...]:
+    def args(self) -> tuple[object, ...]:
         """The names, or the one name."""
         return self[0]  # type: ignore[no-any-return]
 
     @property
-    def kwargs(self) -> dict[str, Any]:
+    def kwargs(self) -> dict[str, object]:
         """All the rest."""
         return self[1]  # type: ignore[no-any-return]
 
 
-def argument(*args: Any, **kwargs: Any) -> Argument:
+def argument(*args: object, **kwargs: object) -> Argument:
     """Declare an argument of a task, for ``BaseTask.arguments``.
 
     Takes what :meth:`argparse.ArgumentParser.add_argument` takes.

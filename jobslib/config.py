@@ -29,7 +29,7 @@ CLASSES = {path.rpartition('.')[2]: path for path in (
     'jobslib.config.Config', 'jobslib.context.Context')}
 
 
-class class_option(option['Any']):
+class class_option(option['object']):
     """An option that names a class by its dotted path, read as that class.
 
     It is imported when it is read, not when the configuration is made;
@@ -51,7 +51,7 @@ class BackendConfig(ConfigGroup):
     #: A method that every class of this kind has.
     method = ''
 
-    backend: Any
+    backend: object
     raw_options: Any
 
     @option
@@ -73,17 +73,17 @@ class BackendConfig(ConfigGroup):
         return import_class(
             self, 'backend', self.kind, 'OptionsConfig', self.method)
 
-    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+    def _restore_group(self, name: str, exported: dict[str, object]) -> object:
         # Of the class that the backend says; the values come before.
         if self.raw_value('backend') is None:
             return ConfigGroup.restore(exported)
         return self.backend_class.OptionsConfig.restore(exported)
 
-    def find_class(self) -> Any:
+    def find_class(self) -> object:
         """Return the class that ``backend`` is."""
         return self.backend_class
 
-    def _options_of_backend(self) -> dict[str, Any]:
+    def _options_of_backend(self) -> dict[str, object]:
         # Options in the settings belong to the backend that is named there;
         # another one, named elsewhere, would not know them.
         named = (self._settings or {}).get('backend')
@@ -118,7 +118,7 @@ class OneInstanceConfig(BackendConfig):
             return import_object('jobslib.oneinstance.dummy.DummyLock')
         return super().backend_class
 
-    def _options_of_backend(self) -> dict[str, Any]:
+    def _options_of_backend(self) -> dict[str, object]:
         return {} if self.disabled else super()._options_of_backend()
 
 
@@ -228,13 +228,13 @@ class Config(ScheduleOptions):
         attrtype=MetricsConfig, default={},
         help='Where metrics go, a dict of backend and options.')
 
-    def __init__(self, settings: Any, args_parser: Any,
+    def __init__(self, settings: object, args_parser: object,
                  task_cls: type[Any] | None) -> None:
         self.task_cls = task_cls
         super().__init__(settings, args_parser)
 
     #: In the run's process, what connects it with its supervisor.
-    link: Any = None
+    link: object = None
 
     @property
     def args(self) -> Any:

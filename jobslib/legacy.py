@@ -22,20 +22,20 @@ __all__ = ['aliased', 'describe', 'superseded', 'translate']
 COMMANDS = {'jobslib.liveness.CheckLiveness': 'check-liveness'}
 
 
-class superseded(option['Any']):
+class superseded(option['object']):
     """An option of jobslib 3 that is still read.
 
     :param instead: what to write instead, or why nothing has to be written.
     :param only: the value that is deprecated; by default every one is.
     """
 
-    def __init__(self, *, instead: str, only: Any = None,
+    def __init__(self, *, instead: str, only: object = None,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.instead = instead
         self.only = only
 
-    def note(self, value: Any, source: str) -> str | None:
+    def note(self, value: object, source: str) -> str | None:
         """Return what to say of *value* from *source*, if anything."""
         if source == 'default' or self.only not in (None, value):
             return None

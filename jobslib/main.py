@@ -311,7 +311,7 @@ def _be_run_process(process: RunProcess, line: CommandLine) -> int:
     return ExitCode.DONE
 
 
-def _load_settings(name: str | None) -> Any:
+def _load_settings(name: str | None) -> object:
     source = '--settings'
     if name is None:
         name = os.environ.get(SETTINGS_VARIABLE) or None
@@ -327,7 +327,7 @@ def _load_settings(name: str | None) -> Any:
         _fail_broken(f'settings module {name!r} from {source}')
 
 
-def _load_config_class(settings: Any) -> type[Config]:
+def _load_config_class(settings: object) -> type[Config]:
     declared = Config.config_class
     source = declared.env
     assert source is not None

@@ -62,7 +62,7 @@ BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
 # Where values have a type of their own; elsewhere they are texts.
 TYPED_SOURCES = ('settings', 'computed')
 
-TYPE_NAMES: dict[Any, str] = {
+TYPE_NAMES: dict[object, str] = {
     bool: '1/0, true/false, yes/no or on/off',
     int: 'an integer',
     float: 'a number',
@@ -153,7 +153,7 @@ class option(Generic['T']):
         ) -> None: ...
 
     def __init__(
-        self, function: Callable[[Any], object] | None = None, *,
+        self, function: Callable[[object], object] | None = None, *,
         required: bool = False, attrtype: type[Any] | None = None,
         minimum: float | None = None, maximum: float | None = None,
         above: float | None = None, choices: Iterable[object] | None = None,
@@ -296,7 +296,7 @@ class option(Generic['T']):
             return None
         return Given(value, f'settings, {group._locate(name)}')
 
-    def _check(self, given: Given, group: ConfigGroup) -> Any:
+    def _check(self, given: Given, group: ConfigGroup) -> object:
         value = given.value
         if value is None:
             if self.required:
@@ -317,7 +317,7 @@ class option(Generic['T']):
             raise self.error(given)
         return value
 
-    def _convert(self, given: Given, group: ConfigGroup) -> Any:
+    def _convert(self, given: Given, group: ConfigGroup) -> object:
         attrtype: Any = self.attrtype
         value = given.value
         if isinstance(attrtype, type) and issubclass(attrtype, ConfigGroup):
@@ -366,7 +366,7 @@ class option(Generic['T']):
                            f'{given.source} is not allowed{detail}; allowed: '
                            f'{allowed}')
 
-    def show(self, value: Any) -> str:
+    def show(self, value: object) -> str:
         """Return *value* for a message, with no secret in it."""
         from jobslib.masking import MASK, mask
         if self.secret:
@@ -376,7 +376,7 @@ class option(Generic['T']):
         return repr(value)
 
 
-def _parse(text: str, attrtype: Any) -> Any:
+def _parse(text: str, attrtype: object) -> object:
     """Read a value of *attrtype* from *text*; ValueError says it is none."""
     if attrtype is bool:
         if text.strip().lower() not in BOOLEANS:
@@ -453,8 +453,8 @@ class ConfigGroup:
         What does not fit is left out: it is computed again, from the rest,
         by who :meth:`restore` s it.
         """
-        values: dict[str, Any] = {}
-        groups: dict[str, Any] = {}
+        values: dict[str, object] = {}
+        groups: dict[str, object] = {}
         for name in self.declared():
             value = self.raw_value(name)
             if isinstance(value, ConfigGroup):
@@ -477,7 +477,7 @@ class ConfigGroup:
         group.validate()
         return group
 
-    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+    def _restore_group(self, name: str, exported: dict[str, object]) -> object:
         declared = self.declared()[name]
         assert declared.attrtype is not None
         return declared.attrtype.restore(exported)
@@ -538,7 +538,7 @@ class ConfigGroup:
                     f'allowed: {", ".join(sorted(known)) or "none"}')
 
 
-def _fits_json(value: Any) -> bool:
+def _fits_json(value: object) -> bool:
     import json
     try:
         json.dumps(value)

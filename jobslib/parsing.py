@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
                        f'{self.guess(unknown, found)}')
         return found  # type: ignore[no-any-return]
 
-    def guess(self, unknown: Sequence[str], found: Any = None) -> str:
+    def guess(self, unknown: Sequence[str], found: object = None) -> str:
         """Return what was meant by words that are *unknown*, for a message.
 
         :param found: what is known of the rest.

@@ -8,10 +8,12 @@ from jobslib.options import ConfigGroup, Given, option
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime
-    from typing import Any
+    from typing import TypeVar
 
     from jobslib.schedule.plans import Plan
     from jobslib.schedule.rhythms import Rhythm
+
+    T = TypeVar('T', covariant=True)
 
 __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
 
@@ -19,7 +21,7 @@ __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
 RHYTHMS = ('schedule', 'sleep_interval', 'run_interval')
 
 
-class rhythm_option(option['Any']):
+class rhythm_option(option['T']):
     """One of the options that say when a job is due.
 
     They exclude each other: what the command line says about any of them
@@ -42,7 +44,7 @@ class rhythm_option(option['Any']):
         return None
 
 
-class schedule_option(rhythm_option):
+class schedule_option(rhythm_option['list[str] | None']):
     """Cron expressions, one or a list of them."""
 
     repeatable = True
@@ -52,7 +54,7 @@ class schedule_option(rhythm_option):
         return ('a cron expression, or a list of them (in the environment a '
                 'JSON array)')
 
-    def _convert(self, given: Given, group: ConfigGroup) -> Any:
+    def _convert(self, given: Given, group: ConfigGroup) -> object:
         value = given.value
         if isinstance(value, str) and value.lstrip().startswith('[') and (
                 given.source.startswith('environment')):
@@ -72,7 +74,7 @@ class schedule_option(rhythm_option):
 class ScheduleOptions(ConfigGroup):
     """When a job is due, and what becomes of its slots."""
 
-    schedule = schedule_option(
+    schedule: option[list[str] | None] = schedule_option(
         attrtype=list, flag='--schedule', metavar='CRON',
         env='JOBSLIB_SCHEDULE',
         help='When the job is due: a cron expression of five or six fields, '
@@ -81,11 +83,11 @@ class ScheduleOptions(ConfigGroup):
         attrtype=str, default='UTC', flag='--time-zone', metavar='ZONE',
         env='JOBSLIB_TIME_ZONE',
         help='The time zone that the schedule is meant in, as Europe/Prague.')
-    sleep_interval = rhythm_option(
+    sleep_interval: option[float | None] = rhythm_option(
         attrtype=float, minimum=0, flag='--sleep-interval',
         metavar='SECONDS', env='JOBSLIB_SLEEP_INTERVAL',
         help='Pause from the end of a run to the start of the next.')
-    run_interval = rhythm_option(
+    run_interval: option[float | None] = rhythm_option(
         attrtype=float, minimum=0, flag='--run-interval',
         metavar='SECONDS', env='JOBSLIB_RUN_INTERVAL',
         help='Start runs on a grid of this many seconds, without drift.')
@@ -160,7 +162,7 @@ class ScheduleOptions(ConfigGroup):
         )
         from jobslib.schedule.zones import Zone, ZoneError
         expressions = []
-        for text in self.schedule:
+        for text in self.schedule or ():
             try:
                 expressions.append(Expression(text))
             except ExpressionError as exc:
@@ -172,5 +174,5 @@ class ScheduleOptions(ConfigGroup):
             raise self.error('time_zone', str(exc)) from None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f'{value:g}' if isinstance(value, float) else repr(value)

@@ -107,7 +107,7 @@ def _place(variable: str) -> str:
     return variable
 
 
-def _names(settings: Any) -> list[tuple[str, Any]]:
+def _names(settings: object) -> list[tuple[str, Any]]:
     try:
         found = vars(settings)
     except TypeError:
@@ -116,7 +116,7 @@ def _names(settings: Any) -> list[tuple[str, Any]]:
             if not name.startswith('_')]
 
 
-def _name_of(settings: Any) -> str:
+def _name_of(settings: object) -> str:
     return repr(getattr(settings, '__name__', type(settings).__name__))
 
 
@@ -188,7 +188,7 @@ def _find_ineffective(config: Config) -> list[str]:
     return found
 
 
-def refuse_class(path: str, task_cls: Any) -> None:
+def refuse_class(path: str, task_cls: object) -> None:
     """Refuse a task class that cannot be run.
 
     :param path: how the user named it.
@@ -200,7 +200,7 @@ def refuse_class(path: str, task_cls: Any) -> None:
         raise ConfigError(f'task {path!r} {wrong}')
 
 
-def _find_fault(found: Any, base: type[Any]) -> str | None:
+def _find_fault(found: object, base: type[Any]) -> str | None:
     if not (isinstance(found, type) and issubclass(found, base)):
         return 'is not a subclass of jobslib.BaseTask'
     task_cls: Any = found

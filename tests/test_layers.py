@@ -36,9 +36,10 @@ LAYERS = [
     {'jobslib.background', 'jobslib.history', 'jobslib.observers',
      'jobslib.runs'},
     {'jobslib.interrupts', 'jobslib.keeper', 'jobslib.schedule'},
-    {'jobslib.clock', 'jobslib.environment', 'jobslib.exceptions', 'jobslib.exitcodes',
-     'jobslib.findings', 'jobslib.folding', 'jobslib.imports', 'jobslib.machine',
-     'jobslib.needs', 'jobslib.resolver', 'jobslib.slips'},
+    {'jobslib.clock', 'jobslib.documents', 'jobslib.environment',
+     'jobslib.exceptions', 'jobslib.exitcodes', 'jobslib.findings',
+     'jobslib.folding', 'jobslib.imports', 'jobslib.machine', 'jobslib.needs',
+     'jobslib.resolver', 'jobslib.slips'},
 ]
 #: What everybody may have from the package itself.
 FREE = {'__version__'}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobslib.cmdlineparser import build_parser
 from jobslib.commands.common import add_json, hasten, is_default_lock
@@ -39,6 +39,7 @@ from jobslib.strictness import find_unknown_settings, remarks
 
 if TYPE_CHECKING:
     import argparse
+
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
@@ -142,7 +143,7 @@ def _warn(config: Config) -> list[str]:
     ] if is_default_lock(config) else [])
 
 
-def as_dict(report: Report) -> dict[str, Any]:
+def as_dict(report: Report) -> dict[str, object]:
     """Return *report* fit for JSON."""
     return {
         'task': report.task,

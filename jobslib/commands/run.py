@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import PAUSE, Answer, answer, ask, holder, stamp
 from jobslib.commands.common import add_json
@@ -20,6 +20,8 @@ from jobslib.runs import Outcome
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
@@ -103,7 +105,7 @@ def _refusal(state: LockState, name: str, after: bool) -> str | None:
     return None
 
 
-def _wait(lock: BaseLock, name: str, extra: dict[str, Any]) -> Answer:
+def _wait(lock: BaseLock, name: str, extra: dict[str, object]) -> Answer:
     """Follow the run to its end."""
     progress = gone = None
     while True:
@@ -124,12 +126,12 @@ def _wait(lock: BaseLock, name: str, extra: dict[str, Any]) -> Answer:
         time.sleep(PAUSE)
 
 
-def _is_wanted(state: LockState, extra: dict[str, Any]) -> bool:
+def _is_wanted(state: LockState, extra: Mapping[str, object]) -> bool:
     found = state.control.extra
     return found is not None and found['id'] == extra['id']
 
 
-def _tell(run: dict[str, Any]) -> Answer:
+def _tell(run: Mapping[str, object]) -> Answer:
     outcome, error = run.get('outcome'), run.get('error')
     done = outcome == Outcome.SUCCEEDED.value
     return (ExitCode.DONE if done else ExitCode.TASK_FAILED), (

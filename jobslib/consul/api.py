@@ -42,18 +42,18 @@ class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def get(self, callback: Any, path: str, params: Any = None, **_: Any) -> Any:
+    def get(self, callback: object, path: str, params: object = None, **_: Any) -> Any:
         return self._send('GET', callback, path, params)
 
     def put(
-        self, callback: Any, path: str, params: Any = None, data: Any = '', **_: Any,
-    ) -> Any:
+        self, callback: object, path: str, params: Any = None, data: Any = '', **_: Any,
+    ) -> object:
         if path == CREATE_SESSION:
             return self._create_session(callback, path, params, data)
         return self._send('PUT', callback, path, params, data)
 
     def _create_session(
-        self, callback: Any, path: str, params: Any, data: Any,
+        self, callback: object, path: str, params: object, data: Any,
     ) -> Any:
         """Name the checks as Consul does from 1.7 on, which the package does not.
 
@@ -73,7 +73,7 @@ class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
                 raise
             return self._send('PUT', callback, path, params, data)
 
-    def post(self, *_: Any, **__: Any) -> Any:
+    def post(self, *_: object, **__: object) -> object:
         raise NotImplementedError('a lock needs GET and PUT only')
 
     delete = post

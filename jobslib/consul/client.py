@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jobslib.consul import transactions
@@ -19,6 +19,7 @@ from jobslib.consul.transactions import (
     unchanged,
 )
 from jobslib.consul.transport import Endpoint, Transport, TransportError
+from jobslib.documents import Document
 from jobslib.exceptions import ConfigError, LockError, LockUnavailableError
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
@@ -421,7 +422,7 @@ class ConsulClient:
         return state.modify_index if unchanged else None
 
     def _transact(
-        self, operations: Sequence[dict[str, Any]], session: str | None = None,
+        self, operations: Sequence[Mapping[str, object]], session: str | None = None,
     ) -> list[Any]:
         """Do all *operations* on keys or none; returns the keys that result.
 
@@ -513,7 +514,7 @@ class ConsulClient:
         return self._call('update the check', call)
 
 
-def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
+def _key_state(index: int, key: str, found: Document) -> KeyState:
     """The state of *key*, of the entries *found* under its prefix."""
     item, control = found.get(key), found.get(control_key(key))
     asked = {} if control is None else {
@@ -526,7 +527,7 @@ def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
         _expect(int, item['ModifyIndex']), **asked)
 
 
-def _decode(entry: dict[str, Any]) -> bytes:
+def _decode(entry: Document) -> bytes:
     return base64.b64decode(entry['Value'] or '')
 
 

@@ -16,7 +16,6 @@ import contextlib
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from jobslib.consul import transactions
 from jobslib.consul.attempts import (
@@ -27,6 +26,7 @@ from jobslib.consul.attempts import (
 )
 from jobslib.consul.refusals import Refused
 from jobslib.consul.transport import Endpoint, TransportError
+from jobslib.documents import Document
 from jobslib.findings import NOT_TRIED, Finding
 from jobslib.keeper.timings import Timings
 
@@ -185,7 +185,7 @@ class _Examination(Attempts):
         return self._create_on(self._node)
 
     def _create_on(self, node: str | None) -> str:
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             'Name': 'jobslib check', 'LockDelay': '0s', 'TTL': f'{TTL}s',
             # The scratch key goes with it.
             'Behavior': 'delete',
@@ -311,7 +311,7 @@ def _key_rule(key: str, policy: str = 'write', prefix: bool = False) -> str:
     return f'{resource} "{key}" {{ policy = "{policy}" }}'
 
 
-def _holder(entry: dict[str, Any]) -> str:
+def _holder(entry: Document) -> str:
     """Return who holds a key, from its record."""
     if not entry.get('Session'):
         return 'free'

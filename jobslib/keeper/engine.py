@@ -23,7 +23,6 @@ OURS, NOBODYS, ANOTHERS, GONE = 'ours', "nobody's", "another's", 'gone'
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 
 class Sight:
@@ -95,7 +94,7 @@ class Engine:
         """
         raise NotImplementedError
 
-    def release(self, record: dict[str, Any], notes: dict[str, str],
+    def release(self, record: dict[str, object], notes: dict[str, str],
                 token: int | None) -> bool:
         """Release the lock if our session holds it.
 

@@ -27,7 +27,6 @@ from jobslib.keeper.notes import RETRY, Notes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from jobslib.keeper.engine import Chore, Engine
     from jobslib.keeper.page import Page
@@ -137,7 +136,7 @@ class Service:
         loss = self.loss
         return loss if loss and loss.hold in (None, self.hold) else None
 
-    def give_up(self, record: Callable[[], dict[str, Any]] | None,
+    def give_up(self, record: Callable[[], dict[str, object]] | None,
                 notes: dict[str, str], token: int | None,
                 ends: float) -> None:
         """Release the lock and end the session, if the service lets us.

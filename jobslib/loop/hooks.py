@@ -15,7 +15,6 @@ from jobslib.runs import Outcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from typing import Any
 
     from jobslib.interrupts import Interrupts
     from jobslib.oneinstance import BaseLock
@@ -63,7 +62,7 @@ class TaskHooks(Observer):
     def lost(self, reason: str) -> None:
         self._call_free('on_lost', reason)
 
-    def _call_held(self, name: str, *args: Any) -> None:
+    def _call_held(self, name: str, *args: object) -> None:
         """Call a hook that may have the lock, and for so long only."""
         if not self._can_be_called(name):
             return
@@ -83,7 +82,7 @@ class TaskHooks(Observer):
             watchdog.heartbeat = heartbeat
             self._settle()
 
-    def _call_free(self, name: str, *args: Any) -> None:
+    def _call_free(self, name: str, *args: object) -> None:
         """Call a hook that keeps nobody from the lock, however long."""
         if not self._can_be_called(name):
             return

@@ -17,7 +17,7 @@ from jobslib.runs import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from jobslib.history import History
@@ -130,6 +130,6 @@ class MetricsObserver(Observer):
         self._metrics.close()
 
 
-def _metrics(values: dict[str, Any], tags: dict[str, str]) -> Metrics:
+def _metrics(values: Mapping[str, object], tags: dict[str, str]) -> Metrics:
     return {name: {'value': value, 'tags': tags}
             for name, value in values.items() if value is not None}

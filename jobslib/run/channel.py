@@ -10,8 +10,9 @@ import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Mapping, Sequence
+
+    from jobslib.documents import Document
 
 __all__ = ['Channel', 'fill_standard', 'pair']
 
@@ -48,7 +49,7 @@ class Channel:
         except OSError:
             return False
 
-    def send(self, message: dict[str, Any],
+    def send(self, message: Mapping[str, object],
              descriptors: Sequence[int] = ()) -> None:
         """Send *message*, and copies of *descriptors* with it.
 
@@ -68,7 +69,7 @@ class Channel:
         except OSError as exc:
             raise ConnectionError(str(exc)) from exc
 
-    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+    def receive(self) -> tuple[Document, list[int]] | None:
         """Return the next message and its descriptors; it waits for it.
 
         ``None``: the other end is gone, or this one is.
@@ -87,7 +88,7 @@ class Channel:
             self._begun += data[1:]
             if data[:1] == LAST:
                 whole, self._begun = self._begun, b''
-                message: dict[str, Any] = json.loads(whole)
+                message: dict[str, object] = json.loads(whole)
                 return message, _descriptors(ancillary)
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class Memory:
     def beat(self, time: float) -> None:
         DOUBLE.pack_into(self._memory, BEAT, time)
 
-    def finish(self, number: int, result: Any) -> None:
+    def finish(self, number: int, result: object) -> None:
         """Leave the *result* of the request *number*.
 
         :raises ValueError: it takes more than :attr:`MAX_RESULT`.

@@ -22,9 +22,10 @@ from jobslib.tasks import BaseTask
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
+    from jobslib.documents import Document
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
 
@@ -74,7 +75,7 @@ class RunProcess:
             after_in_parent=self._signals.let_through)
         self._signals.install()
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def tell(self, message: Mapping[str, object]) -> None:
         """Tell the supervisor something; it may be gone."""
         try:
             self._channel.send(message)
@@ -127,7 +128,7 @@ class RunProcess:
             self._expect_ours(None)
 
     def _make(self, make_task: Callable[[], BaseTask],
-              logger: logging.Logger) -> dict[str, Any]:
+              logger: logging.Logger) -> dict[str, object]:
         """Make the task; say whether that succeeded."""
         error: BaseException | None = None
         try:
@@ -155,7 +156,7 @@ class RunProcess:
             getattr(self._task, name), '__func__', None)
             is not getattr(BaseTask, name)]
 
-    def _serve(self, do: str, message: dict[str, Any],
+    def _serve(self, do: str, message: Document,
                descriptors: list[int]) -> None:
         number = message.pop('number')
         self._interrupts.clear_all()
@@ -163,7 +164,7 @@ class RunProcess:
         self._signals.catch_up()
         before = set(threading.enumerate())
         error: BaseException | None = None
-        result: dict[str, Any] = {}
+        result: Mapping[str, object] = {}
         try:
             with self._interrupts.guard():
                 if do == 'run':
@@ -187,7 +188,7 @@ class RunProcess:
         self._memory.finish(number, result)
         self.tell({'finished': number})
 
-    def _run(self, run: dict[str, Any], marker: str | None,
+    def _run(self, run: dict[str, object], marker: str | None,
              descriptors: list[int], before: set[threading.Thread]) -> None:
         """Call the task, and wait until what it started in here is over."""
         self.link.adopt(descriptors)
@@ -201,7 +202,7 @@ class RunProcess:
                     or isinstance(sys.exception(), Interrupt)):
                 wait_for(before)
 
-    def _begin(self, run: dict[str, Any], marker: str | None) -> None:
+    def _begin(self, run: Document, marker: str | None) -> None:
         from jobslib import logs
         from jobslib.keeper import processes
         token = run['token']
@@ -235,7 +236,7 @@ class RunProcess:
             if exc.code not in (None, 0):
                 raise TaskError(f'exit with {exc.code}') from exc
 
-    def _call_hook(self, name: str, args: list[Any], token: int | None) -> None:
+    def _call_hook(self, name: str, args: list[object], token: int | None) -> None:
         from jobslib import logs
         values = [Run.load(each) if isinstance(each, dict) else each
                   for each in args]
@@ -262,11 +263,11 @@ class RunProcess:
 
         asyncio.run(run())
 
-    def _describe(self, error: BaseException | None) -> dict[str, Any]:
+    def _describe(self, error: BaseException | None) -> dict[str, object]:
         """Return how a request ended, fit for JSON."""
         if error is None:
             return {'outcome': Outcome.SUCCEEDED.value}
-        result: dict[str, Any] = {
+        result: dict[str, object] = {
             'outcome': (Outcome.INTERRUPTED if isinstance(error, Interrupt)
                         else Outcome.FAILED).value,
             'error': describe(error), 'message': _message(error)}
