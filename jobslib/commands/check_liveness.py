@@ -10,10 +10,13 @@ from jobslib.commands.common import add_json, require_task
 from jobslib.commands.output import print_json, printable
 from jobslib.config import Config
 from jobslib.context import Context
-from jobslib.documents import Document
 from jobslib.exceptions import ConfigError, LivenessError
 from jobslib.exitcodes import ExitCode
 from jobslib.liveness import BaseLiveness, age_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 

@@ -15,7 +15,10 @@ from jobslib.commands.jobtables import (
 )
 from jobslib.config import Config
 from jobslib.context import Context
-from jobslib.documents import Document
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['Look', 'tables']
 

@@ -19,8 +19,11 @@ from jobslib.consul.transactions import (
     unchanged,
 )
 from jobslib.consul.transport import Endpoint, Transport, TransportError
-from jobslib.documents import Document
 from jobslib.exceptions import ConfigError, LockError, LockUnavailableError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
            'Entry', 'SessionLostError', 'control_key', 'history_key', 'progress_key']

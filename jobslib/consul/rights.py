@@ -26,9 +26,12 @@ from jobslib.consul.attempts import (
 )
 from jobslib.consul.refusals import Refused
 from jobslib.consul.transport import Endpoint, TransportError
-from jobslib.documents import Document
 from jobslib.findings import NOT_TRIED, Finding
 from jobslib.keeper.timings import Timings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['TTL', 'examine']
 
