@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from jobslib.runs import Run
 
-__all__ = ['History', 'encode', 'shortened']
+__all__ = ['FAILURES', 'History', 'encode', 'shortened']
 
 #: The most that a history may take, in bytes of JSON; the oldest runs go
 #: first.  Consul refuses values of more than 512 KB, and each write of the
