@@ -14,6 +14,7 @@ from jobslib.cmdlineparser import (
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
 from jobslib.config import Config
+from jobslib.environment import NOTIFY_SOCKET, WATCHDOG
 from jobslib.exceptions import (
     ConfigError,
     ImportNameError,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ['main']
 
 SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
-# By which a process manager watches the supervisor.
-MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 # The command that is a run.
 EXEC = 'exec'
 # What is answered whatever the settings are.
@@ -267,7 +266,7 @@ def _run_job(argv: list[str]) -> int:
         # Secrets are taken out of it, and a later process needs them anew.
         os.environ.clear()
         os.environ.update(environment)
-        for name in MANAGER_VARIABLES:
+        for name in (NOTIFY_SOCKET, *WATCHDOG):
             # The supervisor's: what a task starts must not speak for it.
             os.environ.pop(name, None)
         from jobslib.run.process import RunProcess, exit_like_python

@@ -18,6 +18,7 @@ from jobslib.consul.connection import ConsulConnection
 INTERNAL = re.compile(r"""jobslib\.(
     bar
     | folding
+    | documents
     | environment
     | legacy
     | machine

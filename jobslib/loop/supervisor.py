@@ -12,6 +12,7 @@ import sys
 
 from jobslib import __version__, needs
 from jobslib.config import Config
+from jobslib.environment import NOTIFY_SOCKET
 from jobslib.exceptions import ConfigError, LockError, Terminate
 from jobslib.exitcodes import ExitCode
 from jobslib.folding import folded
@@ -267,7 +268,7 @@ def _make_observers(process: RunHandle, lock: BaseLock, context: Context,
     from jobslib.loop.hooks import TaskHooks
     # The fields first, so that what the others log has them.
     observers: list[Observer] = [RunFields(config.task_name)]
-    if 'NOTIFY_SOCKET' in os.environ:
+    if NOTIFY_SOCKET in os.environ:
         # Next, so that the end is told before slow last pushes.
         from jobslib.notify import NotifyObserver
         notify = NotifyObserver.from_environment(logger)

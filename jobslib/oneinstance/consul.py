@@ -501,8 +501,9 @@ class ConsulLock(BaseLock):
             self.logger.debug('the session was lost while idle')
             self._drop_lease()
         if self._lease is None:
-            # Better no lock than one that nobody can keep.
-            if lack := needs.missing():
+            # Better no lock than one that nobody can keep; a supervisor has
+            # asked for itself and its lock.
+            if not self.supervised and (lack := needs.missing()):
                 raise LockUnavailableError(lack)
             # An interrupt raised in there would leave the session behind.
             _call_undisturbed(self._make_lease)
