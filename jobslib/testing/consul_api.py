@@ -1,5 +1,7 @@
 """The part of Consul's HTTP interface that locks use, on a :class:`State`."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
