@@ -362,6 +362,20 @@ class BaseLock:
         """
         return []
 
+    @classmethod
+    def compare_clocks(cls, context: Context,
+                       options: Any) -> tuple[float, float] | None:
+        """Return by how many seconds the clock of this machine is ahead of
+        that of the lock's service: at least, and at most; negative where it
+        is behind.  For ``runjob check``.
+
+        ``None``: there is no service, or it does not tell its time.  To be
+        overridden.
+
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        return None
+
     def make_record(self) -> dict[str, Any]:
         """Return what the owner record says of this process.
 

@@ -378,6 +378,20 @@ class ConsulLock(BaseLock):
                        cls(context, options).key if known else None,
                        bool(getattr(config, 'history', 0)))
 
+    @classmethod
+    def compare_clocks(cls, context: 'Context',
+                       options: Any) -> tuple[float, float] | None:
+        from jobslib.consul.transport import Transport, TransportError
+        from jobslib.oneinstance.clocks import compare
+        with contextlib.closing(Transport(options.endpoint)) as transport:
+            def ask() -> str | None:
+                # It takes no rights, and each answer has the time.
+                return transport.request('GET', '/v1/status/leader').header('Date')
+            try:
+                return compare(ask)
+            except TransportError as exc:
+                raise LockUnavailableError(str(exc)) from exc
+
     def on_acquired(self) -> None:
         """The lock was acquired; to be overridden."""
 
