@@ -643,6 +643,8 @@ class Runner:
         self.lock.history = history
 
     def _release(self) -> None:
+        # Told to end before it came to that, perhaps.
+        self._report_given_up()
         self.agenda.cancel()
         self.lock.schedule = self.agenda.export()
         self._export_history()
