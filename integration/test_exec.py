@@ -23,7 +23,8 @@ TOLD = 'echo TOLD $JOBSLIB_JOB $JOBSLIB_SLOT $JOBSLIB_FENCING_TOKEN; '
 #: Says that it and its child have been told to end, each by itself.
 FAMILY = TOLD + '''
 trap 'echo parent is told; wait; exit 0' TERM
-sh -c 'trap "echo child is told; exit" TERM; echo CHILD $$; while :; do sleep 0.1; done' &
+sh -c 'trap "echo child is told; exit" TERM; echo CHILD $$
+while :; do sleep 0.1; done' &
 while :; do sleep 0.02; done
 '''
 YEARLY = '--schedule', '0 0 1 1 *', '--run-once'
