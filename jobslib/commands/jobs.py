@@ -7,6 +7,7 @@ from typing import Any
 
 from jobslib.history import History
 from jobslib.oneinstance import LockState
+from jobslib.owner import OwnerRecord
 
 __all__ = ['LATEST', 'ago', 'describe', 'iso', 'since', 'who']
 
@@ -27,7 +28,8 @@ def describe(name: str, state: LockState, now: float | None = None,
     now = time.time() if now is None else now
     record = state.record or {}
     history = History.read(
-        state.history, None if state.held else state.record, now)
+        state.history, OwnerRecord.parse(state.record), now, held=state.held,
+        handed_in=state.handed_in)
     due = _due(state, history)
     what = _state(state, history, due, now)
     progress = state.progress or {}
@@ -38,7 +40,8 @@ def describe(name: str, state: LockState, now: float | None = None,
             'fqdn': record.get('fqdn'), 'pid': record.get('pid'),
             'since': record.get('timestamp'),
             'since_utc': iso(record.get('timestamp')), 'token': state.token},
-        'last_run': _dated(history.newest[-1]) if history.newest else None,
+        'last_run': (_dated(history.newest[-1].export()) if history.newest
+                     else None),
         'last_success': history.succeeded,
         'last_success_utc': iso(history.succeeded),
         'due': due, 'due_utc': iso(due),
@@ -54,7 +57,7 @@ def describe(name: str, state: LockState, now: float | None = None,
             {**each, 'slot_utc': iso(each['slot'])}
             for each in state.control.skips if each['slot'] > now],
         'standbys': state.others, 'history': [
-            _dated(run) for run in history.newest]}
+            _dated(run.export()) for run in history.newest]}
 
 
 def _asked(state: LockState) -> dict[str, Any] | None:
