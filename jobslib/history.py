@@ -195,6 +195,12 @@ class History:
         """Return whether *run* is among the newest runs."""
         return any(each.is_same(run) for each in self.newest)
 
+    def has_forgotten(self, run: Run) -> bool:
+        """Return whether *run* is older than all that are kept, and so may
+        have been among those that are not."""
+        return (len(self.newest) < self.runs and bool(self.newest)
+                and run.started < self.newest[0].started)
+
     def add(self, run: Run, hold: float | None) -> None:
         """Add a run that has ended.
 

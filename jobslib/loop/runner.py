@@ -92,6 +92,8 @@ class Runner:
         self._inherited = False
         # What this process knows, and the history perhaps does not.
         self._unrecorded = Unrecorded()
+        # Why that could not be handed in.
+        self._lack = ''
         # Runs are counted from here where there is no history.
         self._runs = 0
         # Whether the process has had an interrupted run, and is to end.
@@ -434,12 +436,11 @@ class Runner:
         return self.agenda.consider(record)
 
     def _inherit_history(self) -> None:
+        record = OwnerRecord.parse(self.lock.previous_record)
         self.history = History.read(
-            self.lock.previous_history,
-            OwnerRecord.parse(self.lock.previous_record),
-            self.clock.wall(), self.config.history,
-            handed_in=self.lock.handed_in)
-        for each in self._unrecorded:
+            self.lock.previous_history, record, self.clock.wall(),
+            self.config.history, handed_in=self.lock.handed_in)
+        for each in self._unrecorded.missing(self.history, record):
             self.history.merge(each)
         self.history.hold = self._owner.timestamp
         self._unrecorded.begin(self.history.hold)
@@ -471,7 +472,7 @@ class Runner:
             self._unrecorded.forget_all()
         except LockError as exc:
             # It is tried again.
-            self.logger.debug('not handed in: %s', exc)
+            self._lack = str(exc)
 
     def _has_acquired(self) -> None:
         self._inherit_history()
@@ -724,7 +725,7 @@ class Runner:
         except LockError as exc:
             self.logger.warning('the lock was not released: %s', exc)
             self.observers.lost(str(exc))
-            answers = False
+            self._lack, answers = str(exc), False
         if not self._ends:
             self._retire()
         return answers
@@ -753,9 +754,9 @@ class Runner:
         runs = self._unrecorded.runs if self.config.history else []
         if runs:
             self.logger.warning(
-                'may be missing in the history, which could not be written: '
-                '%s', ', '.join(f'run {run.number} ({run.outcome.value})'
-                                for run in runs))
+                'may be missing in the history: %s; %s',
+                ', '.join(f'run {run.number} ({run.outcome.value})'
+                          for run in runs), self._lack)
 
     def _report_held_elsewhere(self) -> None:
         if not self._held_elsewhere:

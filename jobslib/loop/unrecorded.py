@@ -68,7 +68,7 @@ class Unrecorded:
 
     def missing(self, history: History,
                 record: OwnerRecord | None) -> list[HandIn]:
-        """Return what has to be handed in; what need not be is forgotten.
+        """Return what the history lacks; all else is forgotten.
 
         :param history: as it is now.
         :param record: the owner record as it is now.
@@ -78,7 +78,8 @@ class Unrecorded:
             if not each.released]
         found = []
         for handed_in in self:
-            runs = [run for run in handed_in.runs if not history.knows(run)]
+            runs = [run for run in handed_in.runs if not (
+                history.knows(run) or history.has_forgotten(run))]
             hold = handed_in.hold
             if runs or history.presumes(hold) or hold in holds:
                 found.append(HandIn(hold, runs))
