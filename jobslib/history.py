@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-__all__ = ['HandIn', 'History', 'encode', 'shortened']
+__all__ = ['FAILURES', 'HandIn', 'History', 'encode', 'shortened']
 
 #: The most that a history may take, in bytes of JSON; the oldest runs go
 #: first.  Consul refuses values of more than 512 KB, and each write of the
 #: history goes through the log of every server.
 MAX_SIZE = 48 * 1024
+
+#: The outcomes of runs that did not succeed, which are counted apart.
+FAILURES = (Outcome.FAILED.value, Outcome.KILLED.value,
+            Outcome.INTERRUPTED.value)
 
 #: What is said of the run of a holder that vanished.
 VANISHED = 'its holder vanished'
@@ -80,6 +84,9 @@ class History:
         #: succeed, whatever the reason.
         self.runs = 0
         self.failures = 0
+        #: How many of those had each outcome, as far as that is known: older
+        #: versions did not count them apart.
+        self.outcomes = dict.fromkeys(FAILURES, 0)
         #: The last number that was given to a run.
         self.number = 0
         #: UNIX time of the end of the last run that succeeded.
@@ -129,9 +136,15 @@ class History:
         return history
 
     def _load(self, document: dict[str, Any]) -> None:
-        self.newest = _runs(document.get('newest'))[-self.limit:]
+        self.newest = _runs(document.get('newest'))
         self.runs = count(document.get('runs')) or 0
         self.failures = count(document.get('failures')) or 0
+        for outcome in FAILURES:
+            # Of the newest runs it is known from themselves.
+            self.outcomes[outcome] = max(
+                count(document.get(outcome)) or 0,
+                sum(run.outcome.value == outcome for run in self.newest))
+        self.newest = self.newest[-self.limit:]
         given = count(document.get('number'))
         self.number = self.runs if given is None else given
         self.succeeded = number(document.get('succeeded'))
@@ -256,6 +269,8 @@ class History:
             self.succeeded = max(self.succeeded or 0.0, ended) if late else ended
         else:
             self.failures += 1
+            if run.outcome.value in self.outcomes:
+                self.outcomes[run.outcome.value] += 1
         place = len(self.newest)
         while late and place and self.newest[place - 1].started > run.started:
             place -= 1
@@ -268,6 +283,7 @@ class History:
             self.unfinished = None
         self.runs -= 1
         self.failures -= 1
+        self.outcomes[run.outcome.value] -= 1
 
     def export(self, token: int | None,
                due: float | None = None) -> dict[str, Any] | None:
@@ -280,7 +296,7 @@ class History:
             return None
         merged = {'merged': sorted(self.merged)} if self.merged else {}
         return {'token': token, 'runs': self.runs, 'failures': self.failures,
-                'number': self.number, 'succeeded': self.succeeded,
+                **self.outcomes, 'number': self.number, 'succeeded': self.succeeded,
                 'acquired': self.acquired, 'hold': self.hold, 'due': due,
                 **merged, 'newest': [run.export() for run in self.newest]}
 
