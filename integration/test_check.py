@@ -73,7 +73,7 @@ FULL = {
     'session': 'session "alpha" { policy = "write" }',
     'key': f'key "{KEY}" {{ policy = "write" }}',
     'beside': f'key_prefix "{KEY}" {{ policy = "write" }}',
-    'history': 'key "jobs/checked/history/lock" { policy = "write" }',
+    'history': 'key_prefix "jobs/checked/history/lock" { policy = "write" }',
     'node': 'node "alpha" { policy = "write" }',
     'agent': 'agent "alpha" { policy = "read" }',
 }
@@ -92,7 +92,7 @@ FULL = {
      {'register a check of the agent': 'node "alpha" { policy = "write" }'}),
     ({'history': ''},
      {'write jobs/checked/history/lock':
-      'key "jobs/checked/history/lock" { policy = "write" }'}),
+      'key_prefix "jobs/checked/history/lock" { policy = "write" }'}),
     ({'beside': ''},
      {f'write {KEY}.control': f'key "{KEY}.control" {{ policy = "write" }}'}),
     ({'key': f'key "{KEY}" {{ policy = "read" }}'},

@@ -227,7 +227,7 @@ def test_all_that_is_asked_fits_on_the_page() -> None:
         {**by, 'do': 'handover', 'to': 40 * 'y', 'interrupt': True},
         10 * [(1795969000.123, 1795969000.123)], by,
         5 * [{'slot': 1795969000.123, 'by': by['by']}],
-        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1})
+        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1}, True)
     with tempfile.TemporaryFile() as file:
         file.truncate(Page.SIZE)
         page = Page(file.fileno())
