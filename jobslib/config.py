@@ -232,7 +232,15 @@ class Config(ScheduleOptions):
     def __init__(self, settings: Any, args_parser: Any,
                  task_cls: type[Any] | None) -> None:
         self.task_cls = task_cls
-        super().__init__(settings, args_parser)
+        try:
+            super().__init__(settings, args_parser)
+        except ConfigError:
+            raise
+        except Exception as exc:
+            cls = type(self)
+            raise ConfigError(
+                f'{cls.__module__}.{cls.__qualname__} cannot be made of the '
+                f'settings, see above') from exc
 
     #: In the run's process, what connects it with its supervisor.
     link: Any = None

@@ -27,6 +27,9 @@ BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
 # Where values have a type of their own; elsewhere they are texts.
 TYPED_SOURCES = ('settings', 'computed')
 
+# A hundred years, in seconds.
+LONGEST = 36525 * 86400.0
+
 TYPE_NAMES: dict[Any, str] = {
     bool: '1/0, true/false, yes/no or on/off',
     int: 'an integer',
@@ -258,6 +261,9 @@ class option:
             raise self.error(given)
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(given)
+        if self.unit == 'seconds' and value > LONGEST:
+            # Neither the clocks nor the calls of the system go so far.
+            raise self.error(given, 'longer than a hundred years')
         return value
 
     def _nest(self, given: Given, group: ConfigGroup,

@@ -39,6 +39,10 @@ BACKENDS = ('jobslib.oneinstance.file', 'jobslib.oneinstance.consul',
 # were imported, or are for its own use.
 PLAIN = (str, int, float, dict, list, tuple, type(None))
 
+# Flags of code objects: *args; yield, in a function and in a coroutine.
+TAKES_ANY = 0x04
+YIELDS = 0x20 | 0x200
+
 OWN_NAME = 'an own name has to differ more, or begin with an underscore'
 
 
@@ -213,10 +217,44 @@ def _find_fault(found: Any, base: type[Any]) -> str | None:
         return 'has a task that is not a method'
     if not isinstance(task_cls.name, str):
         return (f'has the name {task_cls.name!r:.80}; allowed: a string')
+    if not task_cls.name.isprintable():
+        return (f'has the name {task_cls.name!r:.80}; allowed: printable '
+                f'characters')
     if not isinstance(task_cls.description, str):
         return (f'has the description {task_cls.description!r:.80}; allowed: '
                 f'a string')
-    return _find_fault_in_arguments(task_cls.arguments)
+    return (_find_fault_in_methods(task_cls)
+            or _find_fault_in_arguments(task_cls.arguments))
+
+
+def _find_fault_in_methods(task_cls: Any) -> str | None:
+    """Say what is wrong with how the methods can be called.
+
+    Only what is a plain function is looked at: of anything else it cannot be
+    known without calling it.
+    """
+    for name, given, hint in (
+            ('task', 1, 'def task(self), with self.args for what it works on'),
+            ('__init__', 2, 'def __init__(self, config); or override '
+                            'initialize(self) instead')):
+        code = getattr(getattr(task_cls, name), '__code__', None)
+        if code is None or isinstance(_raw(task_cls, name), staticmethod):
+            continue
+        needed = code.co_argcount - len(getattr(task_cls, name).__defaults__
+                                        or ())
+        if needed > given or (code.co_argcount < given
+                              and not code.co_flags & TAKES_ANY):
+            return (f'has a method {name}() with other parameters than it '
+                    f'is called with; allowed: {hint}')
+        if name == 'task' and code.co_flags & YIELDS:
+            return ('has a task() with a yield in it, so that calling it '
+                    'would do nothing; return instead')
+    return None
+
+
+def _raw(cls: Any, name: str) -> Any:
+    """Return the attribute *name* as the class that has it declares it."""
+    return next(vars(each)[name] for each in cls.__mro__ if name in vars(each))
 
 
 def _find_fault_in_arguments(arguments: Any) -> str | None:
@@ -234,6 +272,22 @@ def _find_fault_in_arguments(arguments: Any) -> str | None:
         if not (isinstance(each, Argument) or pair):
             return (f'has {each!r:.80} among its arguments; allowed: '
                     f'jobslib.argument(...)')
+    return _find_fault_in_parser(arguments)
+
+
+def _find_fault_in_parser(arguments: Any) -> str | None:
+    """Say which argument :mod:`argparse` does not take."""
+    import argparse
+    parser = argparse.ArgumentParser(add_help=False)
+    for args, kwargs in arguments:
+        try:
+            parser.add_argument(*args, **kwargs)
+        except (argparse.ArgumentError, TypeError, ValueError,
+                AttributeError) as exc:
+            shown = ', '.join([*map(repr, args), *(
+                f'{name}={value!r}' for name, value in kwargs.items())])
+            return (f'has an argument that argparse refuses: '
+                    f'argument({shown:.80}): {exc}')
     return None
 
 
