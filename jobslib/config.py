@@ -49,8 +49,8 @@ class BackendConfig(ConfigGroup):
     #: What the class is, and where the settings have it, for messages.
     kind = ''
     setting = ''
-    #: A method that every class of this kind has.
-    method = ''
+    #: What every class of this kind has, and overrides some of.
+    methods: tuple[str, ...] = ()
 
     backend: Any
     raw_options: Any
@@ -64,15 +64,39 @@ class BackendConfig(ConfigGroup):
                     f"options of {self._location or self.setting} are given, "
                     f"and no 'backend' that they are for")
             return ConfigGroup({}, self._args_parser)
+        if self.source('backend') == 'default':
+            self._refuse_options_of_others()
         return self.backend_class.OptionsConfig(  # type: ignore[no-any-return]
             self._options_of_backend(), self._args_parser,
             location=f"{self._location or self.setting}['options']")
 
+    def _refuse_options_of_others(self) -> None:
+        """Refuse options that no slip of the pen makes those of the default
+        backend: another one was meant, and is not named."""
+        known = {declared.setting_name({}) for declared
+                 in self.backend_class.OptionsConfig.declared().values()}
+        for name in self._options_of_backend():
+            if name in known:
+                continue
+            from jobslib.slips import nearest
+            if nearest(str(name), known) is None:
+                raise ConfigError(
+                    f"option {name!r} is given in "
+                    f"{self._location or self.setting}, and no 'backend' that "
+                    f"has it; the default one, {self.backend_class.__name__}, "
+                    f"has: {', '.join(sorted(known))}")
+
     @property
     def backend_class(self) -> Any:
         """The class of the backend."""
-        return import_class(
-            self, 'backend', self.kind, 'OptionsConfig', self.method)
+        found = import_class(
+            self, 'backend', self.kind, 'OptionsConfig', *self.methods)
+        base = self.kind.rpartition(' ')[2]
+        if all(_has_from(base, getattr(found, name)) for name in self.methods):
+            raise self.error('backend', f'it overrides none of the methods '
+                                        f'that {base} leaves to a subclass: '
+                                        f'{", ".join(self.methods)}')
+        return found
 
     def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
         # Of the class that the backend says; the values come before.
@@ -97,7 +121,7 @@ class OneInstanceConfig(BackendConfig):
     """Which lock is used, and its options (``ONE_INSTANCE``)."""
 
     kind = 'a BaseLock'
-    method = 'acquire'
+    methods = ('acquire', 'release', 'refresh', 'held')
     setting = 'ONE_INSTANCE'
 
     backend = class_option(
@@ -127,7 +151,7 @@ class LivenessConfig(BackendConfig):
     """Where successful runs are noted, and its options (``LIVENESS``)."""
 
     kind = 'a BaseLiveness'
-    method = 'make_observer'
+    methods = ('write', 'write_at', 'read', 'make_observer')
     setting = 'LIVENESS'
 
     backend = class_option(
@@ -144,7 +168,7 @@ class MetricsConfig(BackendConfig):
     """Where metrics go, and its options (``METRICS``)."""
 
     kind = 'a BaseMetrics'
-    method = 'push'
+    methods = ('push',)
     setting = 'METRICS'
 
     backend = class_option(
@@ -276,6 +300,14 @@ class Config(ScheduleOptions):
 
     def _initialize(self) -> None:
         self.initialize()
+
+
+def _has_from(base: str, found: Any) -> bool:
+    """Return whether a method, or a property, is that of the class *base*.
+    """
+    function = getattr(found, 'fget', found)
+    name: str = getattr(function, '__qualname__', '')
+    return name.startswith(f'{base}.')
 
 
 def _guess_class(path: str, said: str) -> str:

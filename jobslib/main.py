@@ -323,12 +323,27 @@ def _load_settings(name: str | None) -> Any:
     if name is None:
         return None
     try:
-        return import_module(name)
+        found = import_module(name)
     except ImportNameError as exc:
         raise UsageError(f'settings module {name!r} from {source}: {exc}; '
                          f'allowed: the dotted path of a module') from exc
     except (Exception, SystemExit):
         _fail_broken(f'settings module {name!r} from {source}')
+    if getattr(found, '__file__', None) is None and hasattr(found, '__path__'):
+        # Python imports any folder as a package, with nothing in it.
+        raise UsageError(
+            f'settings module {name!r} from {source}: it is the folder '
+            f'{next(iter(found.__path__))}, without settings; allowed: the '
+            f'dotted path of a module{_modules_in(found)}')
+    return found
+
+
+def _modules_in(package: Any) -> str:
+    """Return `` (did you mean 'x.y'?)`` of the modules in *package*."""
+    import pkgutil
+    names = [f'{package.__name__}.{each.name}'
+             for each in pkgutil.iter_modules(package.__path__)]
+    return f' (did you mean {" or ".join(map(repr, names))}?)' if names else ''
 
 
 def _load_config_class(settings: Any) -> type[Config]:
@@ -345,7 +360,7 @@ def _load_config_class(settings: Any) -> type[Config]:
                          f'allowed; allowed: {declared.allowed()}')
     found = _load(path, f'config_class: {path!r} from {source}')
     if not (isinstance(found, type) and issubclass(found, Config)):
-        raise UsageError(f'config_class: {path!r} from {source} is no '
+        raise UsageError(f'config_class: {path!r} from {source} is not a '
                          f'subclass of jobslib.Config')
     return found
 

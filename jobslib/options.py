@@ -27,9 +27,6 @@ BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
 # Where values have a type of their own; elsewhere they are texts.
 TYPED_SOURCES = ('settings', 'computed')
 
-# A hundred years, in seconds.
-LONGEST = 36525 * 86400.0
-
 TYPE_NAMES: dict[Any, str] = {
     bool: '1/0, true/false, yes/no or on/off',
     int: 'an integer',
@@ -261,9 +258,6 @@ class option:
             raise self.error(given)
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(given)
-        if self.unit == 'seconds' and value > LONGEST:
-            # Neither the clocks nor the calls of the system go so far.
-            raise self.error(given, 'longer than a hundred years')
         return value
 
     def _nest(self, given: Given, group: ConfigGroup,
@@ -454,7 +448,7 @@ class ConfigGroup:
         for name in self._settings:
             if name not in known:
                 from jobslib.slips import nearest
-                near = nearest(str(name), known, 0.0)
+                near = nearest(str(name), known)
                 hint = f', nearest known: {near!r}' if near else ''
                 raise ConfigError(
                     f'unknown option {name!r} in settings'

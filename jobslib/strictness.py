@@ -60,9 +60,18 @@ def refuse_slips(config: Config) -> None:
     unknown = [name for name in os.environ
                if name.upper().startswith(PREFIX)
                and name not in OTHER_VARIABLES]
-    if not unknown:
+    # JOBLIB_RUN_ONCE; what is nearly the prefix may be that of others.
+    alike = [name for name in os.environ if name not in unknown
+             and name.upper().startswith('JO') and 'LIB' in name.upper()
+             and name not in OTHER_VARIABLES]
+    if not unknown and not alike:
         return
     variables = set(_variables(config))
+    for name in alike:
+        for known in sorted(variables | OTHER_VARIABLES):
+            if is_slip(name, known):
+                raise ConfigError(f'unknown variable {name} in the '
+                                  f'environment; did you mean {known}?')
     unknown = [name for name in unknown if name not in variables]
     if unknown:
         variables |= _variables_of_all()
@@ -186,6 +195,8 @@ def _find_ineffective(config: Config) -> list[str]:
         found.append(say('keep_lock', 'with run_once: there is one run'))
     if config.one_instance.disabled and given('keep_lock'):
         found.append(say('keep_lock', 'with the lock disabled'))
+    if config.schedule is None and given('time_zone'):
+        found.append(say('time_zone', 'without schedule'))
     if config.logging is not None:
         found += [say(name, 'with logging, which says it all')
                   for name in ('log_format', 'log_level')
