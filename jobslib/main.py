@@ -49,6 +49,8 @@ SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
 MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 # The command that is a run.
 EXEC = 'exec'
+# Options that are declared nowhere, for messages.
+OPTIONS = ('--settings', '--help', '--version')
 # What is answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
 
@@ -220,7 +222,7 @@ def _find_class(path: str | None, unknown: list[str],
         if unknown:
             meant = guess(next((word for word in unknown
                                 if word.startswith('--')), ''),
-                          [str(each.flag) for each in known])
+                          [*OPTIONS, *(str(each.flag) for each in known)])
             raise UsageError(
                 f'{exc}; unknown: {" ".join(unknown)}{meant}') from exc
         raise
@@ -360,7 +362,7 @@ def _load_config_class(settings: Any) -> type[Config]:
                          f'allowed; allowed: {declared.allowed()}')
     found = _load(path, f'config_class: {path!r} from {source}')
     if not (isinstance(found, type) and issubclass(found, Config)):
-        raise UsageError(f'config_class: {path!r} from {source} is not a '
+        raise UsageError(f'config_class: {path!r} from {source} is no '
                          f'subclass of jobslib.Config')
     return found
 
@@ -371,9 +373,13 @@ def _load_task(path: str) -> type[BaseTask]:
     except UsageError as exc:
         if '.' in path:
             raise
+        if path in COMMANDS:
+            raise UsageError(f'{path}: it is a command, and stands where a '
+                             f'task is expected; allowed: runjob COMMAND '
+                             f'package.module.Task') from exc
         raise UsageError(f'{exc}; nor is it a command '
                          f'({", ".join(COMMANDS)})'
-                         f'{guess(path, COMMANDS)}') from exc
+                         f'{guess(path, (*COMMANDS, *OPTIONS))}') from exc
     refuse_class(path, found)
     return found  # type: ignore[no-any-return]
 

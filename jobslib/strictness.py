@@ -173,7 +173,7 @@ def remarks(config: Config) -> list[str]:
     """Return what is probably not meant, a sentence for each: options that
     have no effect, and tasks of one name."""
     shared = _find_namesakes(config)
-    return _find_ineffective(config) + ([
+    return _find_ineffective(config) + _find_empty_settings(config) + ([
         f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
         f'tasks of one name share one lock and one history, and run one at a '
         f'time'] if shared else [])
@@ -197,11 +197,32 @@ def _find_ineffective(config: Config) -> list[str]:
         found.append(say('keep_lock', 'with the lock disabled'))
     if config.schedule is None and given('time_zone'):
         found.append(say('time_zone', 'without schedule'))
+    for part in ('one_instance', 'liveness'):
+        options = getattr(config, part).options
+        if getattr(options, 'scheme', None) == 'http':
+            # From the environment it may be for other programs.
+            found += [f'{part}.{name} (from {options.source(name)}) has no '
+                      f'effect with the scheme http, which encrypts nothing'
+                      for name in ('ca_cert', 'client_cert')
+                      if name in options.declared()
+                      and options.source(name).startswith('settings')]
     if config.logging is not None:
         found += [say(name, 'with logging, which says it all')
                   for name in ('log_format', 'log_level')
                   if name in config.declared() and given(name)]
     return found
+
+
+def _find_empty_settings(config: Config) -> list[str]:
+    """Say so if the settings are a module without a single setting."""
+    settings = config._settings
+    known = set(_setting_names(config))
+    if not isinstance(settings, ModuleType) or known & set(vars(settings)):
+        return []
+    return [f'settings module {_name_of(settings)} has no setting that is '
+            f'known ({settings.__file__})' if hasattr(settings, '__file__')
+            else f'settings module {_name_of(settings)} has no setting that '
+                 f'is known']
 
 
 def refuse_class(path: str, task_cls: Any) -> None:
