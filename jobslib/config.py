@@ -246,7 +246,7 @@ class Config(ScheduleOptions):
                                'critical'),
         default='info', flag='--log-level', env='JOBSLIB_LOG_LEVEL',
         metavar='LEVEL',
-        help='The least level that is logged; -v is --log-level debug; not '
+        help='The lowest level that is logged; -v is --log-level debug; not '
              'used when LOGGING is set.')
     history = option(
         attrtype=int, minimum=0, maximum=1000, default=100,
