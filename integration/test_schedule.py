@@ -1,15 +1,20 @@
 """Slots under a real Consul: each is run once, by whichever process."""
 
+import json
 import pathlib
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
 
 import pytest
 
 from integration.agents import Agent, wait_until
-from integration.locks import Program, holder_of
+from integration.locks import Program, clean_environment, holder_of
 from integration.runjobs import lock_environment
 from jobslib.exitcodes import ExitCode
 
@@ -51,6 +56,16 @@ class Job:
             **lock_environment(self.agent.http_addr, self.key)))
         self.programs.append(program)
         return program
+
+    def ask(self, *args: str) -> Any:
+        """What a command of runjob says in JSON."""
+        done = subprocess.run(
+            [sys.executable, '-m', 'jobslib', *args, '--json', 'slots.Slots'],
+            cwd=self.folder, text=True, capture_output=True, timeout=60,
+            env=clean_environment(
+                **lock_environment(self.agent.http_addr, self.key)))
+        assert done.returncode == ExitCode.DONE, done.stderr
+        return json.loads(done.stdout)
 
     def said(self, word: str) -> list[tuple[str, int]]:
         """Return the slots and attempts of which runs said *word*."""
@@ -150,6 +165,23 @@ def test_done_before_the_holder_ends(job: Job, signum: signal.Signals) -> None:
     job.wait_for('DONE', done + 3)
     slots = [slot for slot, _ in job.said('DONE')]
     assert len(set(slots)) == len(slots)
+
+
+@pytest.mark.parametrize('keep', [(), ('--keep-lock',)])
+def test_run_under_way_in_status(job: Job, keep: tuple[str, ...]) -> None:
+    """Status shows the slot of the run that is under way and the next ones,
+    also of a holder that has not written them."""
+    schedule = '--schedule', '*/20 * * * * *'
+    job.start(*schedule, *keep, seconds=60)
+    job.wait_for('SLOT', 1)
+    [(slot, attempt)] = job.said('SLOT')
+    status = job.ask(*schedule, 'status')
+    run, begun = status['current_run'], datetime.fromisoformat(slot).timestamp()
+    assert (run['slot'], run['attempt']) == (begun, attempt)
+    assert begun <= run['started'] <= run['started'] + run['duration'] < time.time()
+    assert status['last_run'] is None
+    later = [each['slot'] - begun for each in status['next_runs']]
+    assert later in ([20, 40, 60], [40, 60, 80], [60, 80, 100])
 
 
 def test_standby_writes_nothing(job: Job) -> None:

@@ -11,12 +11,16 @@ if TYPE_CHECKING:
 
     from jobslib.runs import Run
 
-__all__ = ['History', 'encode', 'shortened']
+__all__ = ['FAILURES', 'History', 'encode', 'shortened']
 
 #: The most that a history may take, in bytes of JSON; the oldest runs go
 #: first.  Consul refuses values of more than 512 KB, and each write of the
 #: history goes through the log of every server.
 MAX_SIZE = 48 * 1024
+
+#: The outcomes of runs that did not succeed, which are counted apart.
+FAILURES = (Outcome.FAILED.value, Outcome.KILLED.value,
+            Outcome.INTERRUPTED.value)
 
 # No count of runs is as large; sums with numbers as large are inexact.
 MAX_COUNT = 1 << 50
@@ -34,6 +38,9 @@ class History:
         #: succeed, whatever the reason.
         self.runs = 0
         self.failures = 0
+        #: How many of those had each outcome, as far as that is known: older
+        #: versions did not count them apart.
+        self.outcomes = dict.fromkeys(FAILURES, 0)
         #: UNIX time of the end of the last run that succeeded.
         self.succeeded: float | None = None
         #: The newest runs, the newest last; see :meth:`jobslib.runs.Run.export`.
@@ -69,6 +76,11 @@ class History:
         newest = document.get('newest')
         if isinstance(newest, list):
             self.newest = [run for run in newest if isinstance(run, dict)]
+        for outcome in FAILURES:
+            # Of the newest runs it is known from themselves.
+            self.outcomes[outcome] = max(
+                _count(document.get(outcome)),
+                sum(run.get('outcome') == outcome for run in self.newest))
         self.newest = self.newest[-self.limit:]
         self.runs = _count(document.get('runs'))
         self.failures = _count(document.get('failures'))
@@ -109,6 +121,9 @@ class History:
                 _number(run.get('duration')) or 0.0)
         else:
             self.failures += 1
+            outcome = str(run.get('outcome'))
+            if outcome in self.outcomes:
+                self.outcomes[outcome] += 1
         self.newest = [*self.newest, run][-self.limit:]
 
     def export(self, token: int | None,
@@ -121,8 +136,9 @@ class History:
         if not self.limit:
             return None
         return {'token': token, 'runs': self.runs, 'failures': self.failures,
-                'succeeded': self.succeeded, 'acquired': self.acquired,
-                'due': due, 'newest': list(self.newest)}
+                **self.outcomes, 'succeeded': self.succeeded,
+                'acquired': self.acquired, 'due': due,
+                'newest': list(self.newest)}
 
 
 def shortened(document: dict[str, Any]) -> dict[str, Any]:

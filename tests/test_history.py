@@ -44,6 +44,32 @@ def test_runs_are_kept_newest_last() -> None:
         'pid': 5}
 
 
+def test_outcomes_are_counted_apart() -> None:
+    """Runs that did not succeed are counted by how they ended, from holder to
+    holder."""
+    history = History(1)
+    for outcome in (Outcome.FAILED, Outcome.KILLED, Outcome.INTERRUPTED,
+                    Outcome.FAILED, Outcome.SUCCEEDED):
+        history.add(ended(1, outcome), HOLDER)
+    history = History.read(exported(history), None, NOW, 1)
+    history.add(ended(2, Outcome.KILLED), HOLDER)
+    document = exported(history)
+    assert {name: document[name] for name in (
+        'runs', 'failures', 'failed', 'killed', 'interrupted')} == {
+            'runs': 6, 'failures': 5, 'failed': 2, 'killed': 2,
+            'interrupted': 1}
+
+
+def test_outcomes_that_an_older_version_did_not_count() -> None:
+    """Of runs that an older version has counted, only the outcomes of the
+    newest are known."""
+    older = {'runs': 9, 'failures': 5, 'newest': [
+        {'outcome': 'failed'}, {'outcome': 'killed'}, {'outcome': 'succeeded'}]}
+    history = History.read(older, None, NOW, 10)
+    assert history.failures == 5
+    assert history.outcomes == {'failed': 1, 'killed': 1, 'interrupted': 0}
+
+
 def test_error_that_cannot_be_encoded() -> None:
     """What no encoding has, of a file's name for instance, is escaped."""
     run = ended(1, Outcome.FAILED, ValueError('no \udcff'))

@@ -329,7 +329,8 @@ class Runner:
             self._clear()
             return False
         extra = {**extra, 'tries': extra['tries'] + 1,
-                 'token': self.lock.fencing_token}
+                 'token': self.lock.fencing_token,
+                 'began': round(self.clock.wall(), 3)}
         if not self._note(control.changed(extra=extra), control):
             return False
         self._extra = extra

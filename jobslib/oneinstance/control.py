@@ -41,7 +41,8 @@ class Control:
         when that is done.
     :param extra: a run that is wanted beside the schedule: ``id``, ``by``,
         ``timestamp``, ``slot``, which it is for, or ``None``, and ``tries``,
-        how often a holder began it, ``token``, that of the last of them.
+        how often a holder began it, ``token``, that of the last of them,
+        ``began``, when that was.
         The holder removes it when the run has ended.
     :param skips: slots that are not to be run: ``slot``, a UNIX time, ``by``.
     """
