@@ -46,6 +46,8 @@ SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
 MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 # The command that is a run.
 EXEC = 'exec'
+# Options that are declared nowhere, for messages.
+OPTIONS = ('--settings', '--help', '--version')
 # What is answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
 
@@ -217,7 +219,7 @@ def _find_class(path: str | None, unknown: list[str],
         if unknown:
             meant = guess(next((word for word in unknown
                                 if word.startswith('--')), ''),
-                          [str(each.flag) for each in known])
+                          [*OPTIONS, *(str(each.flag) for each in known)])
             raise UsageError(
                 f'{exc}; unknown: {" ".join(unknown)}{meant}') from exc
         raise
@@ -320,12 +322,27 @@ def _load_settings(name: str | None) -> Any:
     if name is None:
         return None
     try:
-        return import_module(name)
+        found = import_module(name)
     except ImportNameError as exc:
         raise UsageError(f'settings module {name!r} from {source}: {exc}; '
                          f'allowed: the dotted path of a module') from exc
     except (Exception, SystemExit):
         _fail_broken(f'settings module {name!r} from {source}')
+    if getattr(found, '__file__', None) is None and hasattr(found, '__path__'):
+        # Python imports any folder as a package, with nothing in it.
+        raise UsageError(
+            f'settings module {name!r} from {source}: it is the folder '
+            f'{next(iter(found.__path__))}, without settings; allowed: the '
+            f'dotted path of a module{_modules_in(found)}')
+    return found
+
+
+def _modules_in(package: Any) -> str:
+    """Return `` (did you mean 'x.y'?)`` of the modules in *package*."""
+    import pkgutil
+    names = [f'{package.__name__}.{each.name}'
+             for each in pkgutil.iter_modules(package.__path__)]
+    return f' (did you mean {" or ".join(map(repr, names))}?)' if names else ''
 
 
 def _load_config_class(settings: Any) -> type[Config]:
@@ -353,9 +370,13 @@ def _load_task(path: str) -> type[BaseTask]:
     except UsageError as exc:
         if '.' in path:
             raise
+        if path in COMMANDS:
+            raise UsageError(f'{path}: it is a command, and stands where a '
+                             f'task is expected; allowed: runjob COMMAND '
+                             f'package.module.Task') from exc
         raise UsageError(f'{exc}; nor is it a command '
                          f'({", ".join(COMMANDS)})'
-                         f'{guess(path, COMMANDS)}') from exc
+                         f'{guess(path, (*COMMANDS, *OPTIONS))}') from exc
     refuse_class(path, found)
     return found  # type: ignore[no-any-return]
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
 
+# The last second of the calendar, as a UNIX time.
+LATEST = 253402300799.0
+
 #: The options of which one says when a job is due.
 RHYTHMS = ('schedule', 'sleep_interval', 'run_interval')
 
@@ -159,7 +162,9 @@ class ScheduleOptions(ConfigGroup):
         """Return the UNIX time *at* in the schedule's time zone."""
         import datetime
         if self.schedule is None and self.run_interval_epoch is None:
-            return datetime.datetime.fromtimestamp(at, datetime.UTC)
+            # The calendar ends; an interval may not.
+            return datetime.datetime.fromtimestamp(
+                min(at, LATEST), datetime.UTC)
         from jobslib.schedule.zones import Zone
         return Zone(self.time_zone).shown(at)
 

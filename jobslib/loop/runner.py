@@ -144,7 +144,7 @@ class Runner:
                 with self.interrupts.guard():
                     acquired = self._take()
             except LockUnavailableError as exc:
-                self.logger.error('no lock: %s', exc)
+                self.logger.error('no lock: %s; to see why: runjob check', exc)
                 return ExitCode.LOCK_SERVICE_UNAVAILABLE
             if acquired:
                 break

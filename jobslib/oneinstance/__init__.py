@@ -13,6 +13,7 @@ from functools import cached_property
 from jobslib.clock import shown
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
+from jobslib.exceptions import OneInstanceWatchdogError  # noqa: F401
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 from jobslib.owner import OwnerRecord

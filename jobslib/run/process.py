@@ -137,6 +137,12 @@ class RunProcess:
         except BaseException as exc:
             error = exc
         self._expect_ours(error)
+        if error is None and not hasattr(self._task, 'context'):
+            found, self._task = type(self._task), None
+            return {'made': False, 'refused': (
+                f"task '{found.__module__}.{found.__qualname__}' has an "
+                f"__init__() that does not call super().__init__(config); "
+                f"call it first, or override initialize() instead")}
         if error is None:
             return {'made': True, 'hooks': self._find_hooks()}
         if isinstance(error, ConfigError | LockError):

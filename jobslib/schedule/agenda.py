@@ -158,7 +158,11 @@ class Agenda:
             moment = rhythm.zone.shown(at)
         else:
             import datetime
-            moment = datetime.datetime.fromtimestamp(at).astimezone()
+            try:
+                moment = datetime.datetime.fromtimestamp(at).astimezone()
+            except (OverflowError, ValueError, OSError):
+                # Beyond the calendar: an interval without end.
+                return 'never'
         return moment.strftime('%Y-%m-%dT%H:%M:%S%z')
 
     def by_reason(self, given_up: list[GivenUp]) -> list[tuple[str, str]]:
