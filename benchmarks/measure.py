@@ -16,6 +16,7 @@ __all__ = ['cpu_time', 'environment', 'first_line', 'memory', 'started']
 
 PR_SET_CHILD_SUBREAPER = 36
 RUNJOB = os.path.join(sysconfig.get_path('scripts'), 'runjob')
+FILE_LOCK = 'jobslib.oneinstance.file.FileLock'
 CONSUL_LOCK = 'jobslib.oneinstance.consul.ConsulLock'
 
 
@@ -27,8 +28,9 @@ def environment(backend: str, address: tuple[str, int] | None = None,
     # Users run compiled modules.
     env.pop('PYTHONDONTWRITEBYTECODE', None)
     env['JOBSLIB_ONE_INSTANCE_BACKEND'] = backend
-    env['JOBSLIB_ONE_INSTANCE_FILE_FOLDER'] = os.path.join(
-        tempfile.gettempdir(), f'jobslib-benchmark-{os.getpid()}')
+    if backend == FILE_LOCK:
+        env['JOBSLIB_ONE_INSTANCE_FILE_FOLDER'] = os.path.join(
+            tempfile.gettempdir(), f'jobslib-benchmark-{os.getpid()}')
     if address is not None:
         env['CONSUL_HTTP_ADDR'] = f'{address[0]}:{address[1]}'
     return env | variables

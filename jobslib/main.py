@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -16,7 +17,7 @@ from jobslib.cmdlineparser import (
     join_numbers,
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
-from jobslib.config import Config
+from jobslib.config import Config, OneInstanceConfig
 from jobslib.exceptions import (
     ConfigError,
     ImportNameError,
@@ -34,7 +35,7 @@ from jobslib.tasks import BaseTask
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
     from jobslib.options import option
@@ -49,6 +50,8 @@ SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
 MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 # The command that is a run.
 EXEC = 'exec'
+OWN_LOCKS = ('jobslib.oneinstance.file.FileLock',
+             'jobslib.oneinstance.consul.ConsulLock')
 # What is answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
 
@@ -85,7 +88,6 @@ def _is_a_run(argv: list[str]) -> bool:
         return False
     if not set(argv) & set(COMMANDS):
         return True
-    import contextlib
     try:
         # What is wrong is said by who reads the options in earnest.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -127,10 +129,23 @@ def _settle() -> None:
     when the process ends, is a good part of a short run.  What the user's
     code makes comes later, and is collected as always.
     """
-    import argparse  # noqa: F401
+    with _never_garbage():
+        import argparse  # noqa: F401
+        import logging  # noqa: F401
+
+
+@contextlib.contextmanager
+def _never_garbage() -> Iterator[None]:
+    """Have the garbage collector pass over what is made in here."""
     import gc
-    import logging  # noqa: F401
-    gc.freeze()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def _configure(argv: list[str]) -> Config:
@@ -256,15 +271,12 @@ def _command(name: str, config: Config) -> int:
 
 def _run_job(argv: list[str]) -> int:
     """Run a job: in this process its supervisor, in another the task."""
-    # What both processes need is loaded once, before the fork, and frozen for
-    # both as in _settle().
-    import gc
-
-    import jobslib.logs
-    import jobslib.oneinstance.file
-    import jobslib.run.process  # noqa: F401
-    from jobslib.loop.supervisor import supervise
-    gc.freeze()
+    # What both processes need is loaded once, before the fork.
+    with _never_garbage():
+        import jobslib.logs
+        import jobslib.run.process  # noqa: F401
+        from jobslib.loop.supervisor import supervise
+        _load_likely_lock()
     environment = dict(os.environ)
 
     def body(channel: Channel, questions: Channel, memory: Memory) -> None:
@@ -285,6 +297,17 @@ def _run_job(argv: list[str]) -> int:
         exit_like_python(None, code)
 
     return supervise(body)
+
+
+def _load_likely_lock() -> None:
+    """Load the lock that is used, as far as that is known before the settings.
+
+    One of our own: code of users is for the run's process.
+    """
+    backend = OneInstanceConfig.backend
+    path = os.environ.get(backend.env, backend.default)
+    if path in OWN_LOCKS:
+        import_object(path)
 
 
 def _be_run_process(process: RunProcess, argv: list[str]) -> int:
