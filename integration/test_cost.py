@@ -1,19 +1,19 @@
 """What a lock costs Consul: requests, and entries in the Raft log."""
 
 import json
-import os
 import pathlib
 import socket
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
 
 from integration.agents import Agent, wait_until
+from integration.families import connections, family
 from integration.locks import Program, held_record, hold, lock_on
 from integration.proxy import Proxy
 from integration.runjobs import job, moments
@@ -92,32 +92,12 @@ def test_run(_: Agent) -> None:
     assert {later - token for token, later in pairwise(tokens)} == {2}
 
 
-def connections(agent: Agent, pid: int) -> int:
-    """How many connections to the agent a process has, in /proc's terms."""
-    port = f':{agent.http_addr[1]:04X}'
-    open_now = {line.split()[9]: line.split()[2] for line in pathlib.Path(
-        f'/proc/{pid}/net/tcp').read_text().splitlines()[1:]
-        if line.split()[3] == '01'}
-    found = 0
-    for descriptor in pathlib.Path(f'/proc/{pid}/fd').iterdir():
-        with suppress(OSError):
-            inode = os.readlink(descriptor).removeprefix('socket:[')[:-1]
-            found += open_now.get(inode, '').endswith(port)
-    return found
-
-
-def family(pid: int) -> list[int]:
-    """A process and all below it."""
-    tasks = pathlib.Path(f'/proc/{pid}/task').glob('*/children')
-    below = [int(child) for task in tasks for child in task.read_text().split()]
-    return [pid, *(each for child in below for each in family(child))]
-
-
 def has(agent: Agent, program: Program, count: int) -> bool:
     """Whether a job has so many connections, all its processes together, for a
     while."""
     for _ in range(10):
-        if sum(connections(agent, each) for each in family(program.pid)) != count:
+        if sum(connections(agent.http_addr[1], each)
+               for each in family(program.pid)) != count:
             return False
         time.sleep(0.1)
     return True
@@ -140,7 +120,7 @@ def test_connections(agent: Agent) -> None:
                     wait_until(lambda: has(agent, program, count), 20,
                                f'{count} connections')
                 # Both are its keeper's.
-                assert connections(agent, holder.pid) == 0
+                assert connections(addr[1], holder.pid) == 0
 
 
 def test_one_connection_too_many() -> None:
