@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-__all__ = ['DENIED', 'FAILED', 'NOT_TRIED', 'OK', 'Finding']
+__all__ = ['DENIED', 'DOUBTFUL', 'FAILED', 'NOT_TRIED', 'OK', 'Finding']
 
 OK = 'ok'
 #: The token, or the user, has no right to it.
@@ -11,6 +11,8 @@ DENIED = 'denied'
 FAILED = 'failed'
 #: It could not be asked, or is not needed.
 NOT_TRIED = 'not tried'
+#: It works, and is probably not meant to be so; the detail is a warning.
+DOUBTFUL = 'doubtful'
 
 
 class Finding(NamedTuple):
@@ -18,7 +20,7 @@ class Finding(NamedTuple):
 
     #: What was tried.
     what: str
-    #: One of the four words above.
+    #: One of the five words above.
     result: str
     #: What was found, or why not.
     detail: str = ''

@@ -23,7 +23,9 @@ INTERNAL = re.compile(r"""jobslib\.(
     | legacy
     | machine
     | masking
+    | owner
     | parsing
+    | reading
     | resolver
     | run(\.\w+)?
     | slips

@@ -34,12 +34,13 @@ LAYERS = [
     {'jobslib.masking'},
     {'jobslib.bar', 'jobslib.logs', 'jobslib.progress'},
     {'jobslib.background', 'jobslib.history', 'jobslib.observers',
-     'jobslib.runs'},
+     'jobslib.owner', 'jobslib.runs'},
     {'jobslib.interrupts', 'jobslib.keeper', 'jobslib.schedule'},
     {'jobslib.clock', 'jobslib.documents', 'jobslib.environment',
      'jobslib.exceptions', 'jobslib.exitcodes', 'jobslib.findings',
-     'jobslib.folding', 'jobslib.imports', 'jobslib.machine', 'jobslib.needs',
-     'jobslib.resolver', 'jobslib.slips'},
+     'jobslib.folding', 'jobslib.imports', 'jobslib.logging', 'jobslib.machine',
+     'jobslib.needs', 'jobslib.reading', 'jobslib.resolver', 'jobslib.slips',
+     'jobslib.time'},
 ]
 #: What everybody may have from the package itself.
 FREE = {'__version__'}

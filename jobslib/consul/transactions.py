@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from jobslib.documents import Document
 
 __all__ = ['CHANGED', 'HELD', 'MAY_NOT', 'NOT_HELD', 'SESSION_LOST', 'STALE',
-           'body', 'compare_and_set', 'delete', 'get_tree', 'lock',
-           'modify_index', 'put', 'reasons', 'unchanged', 'unlock']
+           'body', 'compare_and_set', 'delete', 'get_tree', 'lock', 'modify_index',
+           'put', 'reasons', 'unchanged', 'unlock']
 
 # What Consul says, in lower case.  A failed transaction has status 409 whatever
 # the cause, so the text decides.

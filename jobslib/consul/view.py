@@ -16,15 +16,20 @@ from jobslib.consul.client import (
     Entry,
     PermissionDeniedError,
     control_key,
+    handed_in_key,
+    handed_in_of,
     history_key,
     progress_key,
 )
 
-__all__ = ['KeysOfJob', 'find_jobs', 'read_job', 'write_control']
+__all__ = ['KeysOfJob', 'find_jobs', 'hand_in', 'read_handed_in', 'read_job',
+           'write_control']
 
 # In keys.  Consul takes 64 operations at once, and a history has up to 64 KB
 # as it is sent, where an answer may have 8 MB.
 BATCH = 32
+# How often a hand-in is tried while the key changes from one look to the next.
+TRIES = 5
 
 
 class KeysOfJob(NamedTuple):
@@ -42,6 +47,8 @@ class KeysOfJob(NamedTuple):
     #: The names of the sessions of those who wait for it; ``None`` if the
     #: token does not let us know.
     waiting: list[str] | None
+    #: What was handed in for the history, by name.
+    handed_in: dict[str, bytes]
 
 
 def read_job(client: ConsulClient, key: str) -> KeysOfJob:
@@ -119,6 +126,31 @@ def write_control(client: ConsulClient, key: str, value: bytes,
             name, value, entry.modify_index if entry else 0)
 
 
+def read_handed_in(client: ConsulClient, key: str) -> dict[str, bytes]:
+    """Return what was handed in for the history of the job, by name."""
+    entries = client.read_all([handed_in_key(key)])
+    return _handed_in(key, entries)
+
+
+def hand_in(client: ConsulClient, key: str, name: str, value: bytes,
+            tell: Callable[[bytes | None], bytes | None]) -> bool:
+    """Leave *value* by *name* for who has the lock next, or for its holder.
+
+    :param tell: called with what operators ask, and returns what they have to
+        ask so that the holder looks for it, ``None`` if that is there.
+    :returns: false if it could not be done just now.
+    :raises PermissionDeniedError: the token may not.
+    """
+    with _granting(key, 'write'):
+        for _ in range(TRIES):
+            state = client.read(key)
+            # Who takes the lock next finds it in any case.
+            control = None if state.session is None else tell(state.control)
+            if client.hand_in(key, name, value, state, control):
+                return True
+    return False
+
+
 def _beside(key: str) -> list[str]:
     return [control_key(key), history_key(key), progress_key(key)]
 
@@ -134,6 +166,11 @@ def _granting(key: str, policy: str) -> Iterator[None]:
     try:
         yield
     except PermissionDeniedError as exc:
+        if 'ACL not found' in str(exc):
+            # No rights help a token that there is not.
+            raise PermissionDeniedError(
+                f'{exc}: Consul does not know the token; give one that it '
+                f'knows') from exc
         folder = key.rpartition('/')[0]
         prefix = f'{folder}/' if folder else key
         raise PermissionDeniedError(
@@ -158,4 +195,10 @@ def _keys_of(key: str, entries: Mapping[str, Entry],
     return KeysOfJob(
         value(key), holder, lock.modify_index if lock and holder else None,
         value(history_key(key)), value(control_key(key)),
-        value(progress_key(key)), waiting if known else None)
+        value(progress_key(key)), waiting if known else None,
+        _handed_in(key, entries))
+
+
+def _handed_in(key: str, entries: Mapping[str, Entry]) -> dict[str, bytes]:
+    return {name: entry.value
+            for name, entry in handed_in_of(key, entries).items()}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from jobslib.consul import view
 from jobslib.consul.client import ConsulClient
+from jobslib.history import HandIn
 from jobslib.oneinstance import FoundLocks, LockState
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 
-__all__ = ['ask', 'find_all', 'look']
+__all__ = ['ask', 'find_all', 'find_handed_in', 'hand_in', 'look']
 
 # What a lock's key has, and none of those beside it.
 OF_A_LOCK = {'task', 'pid', 'schedule'}
@@ -58,13 +61,37 @@ def _without_old_runs(state: LockState) -> LockState:
     return state
 
 
+def find_handed_in(client: ConsulClient, key: str) -> dict[str, HandIn]:
+    """Return what was handed in for the history of the job, by name."""
+    return _parse_handed_in(view.read_handed_in(client, key))
+
+
+def hand_in(client: ConsulClient, key: str, handed_in: HandIn) -> bool:
+    """Leave *handed_in* for the next holder to merge, or for the present one,
+    which is told so; false if it could not be done just now.
+
+    :raises LockUnavailableError: the token may not.
+    """
+    def change(value: bytes | None) -> bytes | None:
+        control = Control.parse(value)
+        return (None if control.handed_in
+                else control.changed(handed_in=True).encode())
+
+    value = json.dumps(handed_in.export(), separators=(',', ':')).encode()
+    return view.hand_in(client, key, handed_in.name, value, change)
+
+
 def _state(keys: view.KeysOfJob) -> LockState:
     waiting = keys.waiting
     return LockState(
         keys.session is not None, parse(keys.record), parse(keys.history),
         Control.parse(keys.control), parse(keys.progress),
         None if waiting is None else [_process(name) for name in waiting],
-        keys.token)
+        keys.token, _parse_handed_in(keys.handed_in))
+
+
+def _parse_handed_in(found: Mapping[str, bytes]) -> dict[str, HandIn]:
+    return {name: HandIn.parse(parse(value)) for name, value in found.items()}
 
 
 def _process(name: str) -> dict[str, Any]:

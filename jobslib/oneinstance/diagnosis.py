@@ -3,9 +3,16 @@
 import os
 
 from jobslib import needs
-from jobslib.findings import DENIED, FAILED, NOT_TRIED, OK, Finding
+from jobslib.findings import (
+    DENIED,
+    DOUBTFUL,
+    FAILED,
+    NOT_TRIED,
+    OK,
+    Finding,
+)
 
-__all__ = ['DENIED', 'FAILED', 'NOT_TRIED', 'OK', 'Finding',
+__all__ = ['DENIED', 'DOUBTFUL', 'FAILED', 'NOT_TRIED', 'OK', 'Finding',
            'examine_system']
 
 

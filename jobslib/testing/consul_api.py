@@ -36,7 +36,7 @@ class Request:
     body: bytes = b''
 
     @classmethod
-    def parse(cls, method: str, target: str, body: bytes) -> 'Request':
+    def parse(cls, method: str, target: str, body: bytes) -> Request:
         """Return the request for *target*, a path with its query."""
         url = urlsplit(target)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
