@@ -16,8 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from jobslib.clock import now
 from jobslib.consul import launch
@@ -90,9 +89,9 @@ class Lease:
         self._renewed = made
         self._kill = timings.kill
         # What a new keeper has to be told, newest last.
-        self._claim: dict[str, Any] | None = None
-        self._hold: dict[str, Any] | None = None
-        self._run: dict[str, Any] | None = None
+        self._claim: dict[str, object] | None = None
+        self._hold: dict[str, object] | None = None
+        self._run: dict[str, object] | None = None
         self._run_begins = 0.0
         self._stopping = False
         self._restarts: list[float] = []
@@ -152,7 +151,7 @@ class Lease:
         if self._supervised and not self._closed and os.getpid() == self.pid:
             self._look_after_keeper()
 
-    def claim(self, record: dict[str, Any]) -> None:
+    def claim(self, record: Mapping[str, object]) -> None:
         """This process is about to take the key.
 
         :raises LockUnavailableError: there is no keeper to keep it.
@@ -161,13 +160,13 @@ class Lease:
         self._need_keeper()
         self._ask(self._claim)
 
-    def keep_claim(self, record: dict[str, Any]) -> None:
+    def keep_claim(self, record: Mapping[str, object]) -> None:
         """The key may still be this process's: the keeper is to release it
         when the lease is closed, and to leave *record*."""
         self._claim = {'do': 'claim', 'record': record}
         self._tell(self._claim)
 
-    def hold(self, proof: float, record: dict[str, Any], token: int,
+    def hold(self, proof: float, record: Mapping[str, object], token: int,
              signum: int) -> None:
         """This process took the key, in a request that it sent at *proof*.
 
@@ -193,7 +192,7 @@ class Lease:
                 os.eventfd_write(self._wake_fd, 1)
 
     def start_run(self, max_run_time: float | None, heartbeat: float | None,
-                  run: dict[str, Any] | None = None) -> None:
+                  run: Mapping[str, object] | None = None) -> None:
         """A *run* begins."""
         self._run_begins = now()
         self._run = {'do': 'run', 'max_run_time': max_run_time,
@@ -232,7 +231,7 @@ class Lease:
             {'do': 'note', 'key': key, 'value': value, 'token': token},
             reply=False, timeout=0)
 
-    def release(self, record: dict[str, Any],
+    def release(self, record: Mapping[str, object],
                 notes: dict[str, str]) -> None:
         """This process is about to release the key.
 
@@ -297,11 +296,11 @@ class Lease:
         self._keeper = keeper
         self._control = ours
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell(self, message: dict[str, object]) -> None:
         """Send a message that has no reply."""
         self._exchange(message, reply=False, timeout=None)
 
-    def _ask(self, message: dict[str, Any],
+    def _ask(self, message: dict[str, object],
              timeout: float | None = REPLY_TIMEOUT) -> None:
         """Send a message and wait until it was dealt with.
 
@@ -323,7 +322,7 @@ class Lease:
             time.sleep(PAUSE)
             tries += 1
 
-    def _exchange(self, message: dict[str, Any], reply: bool,
+    def _exchange(self, message: Mapping[str, object], reply: bool,
                   timeout: float | None) -> bool:
         if os.getpid() != self.pid:
             return True
@@ -430,7 +429,7 @@ class Lease:
                 if message is not None:
                     self._exchange(message, True, REPLY_TIMEOUT)
 
-    def _current_run(self) -> dict[str, Any] | None:
+    def _current_run(self) -> Mapping[str, object] | None:
         run = self._run
         return run and {**run, 'elapsed': now() - self._run_begins}
 
