@@ -36,7 +36,7 @@ def send(signum: signal.Signals) -> None:
 
 @BOTH
 def test_recorded_alone_elsewhere(interrupts: Interrupts,
-                                     signum: signal.Signals) -> None:
+                                  signum: signal.Signals) -> None:
     """Elsewhere a signal is recorded and nothing more."""
     send(signum)
     assert interrupts.signum == signum
@@ -46,7 +46,7 @@ def test_recorded_alone_elsewhere(interrupts: Interrupts,
 
 @BOTH
 def test_raised_where_code_is_interruptible(interrupts: Interrupts,
-                           signum: signal.Signals) -> None:
+                                            signum: signal.Signals) -> None:
     """Where the code is interruptible a signal is raised, and stays recorded."""
     with pytest.raises(Terminate) as caught, interrupts.interruptible():
         send(signum)
@@ -56,7 +56,7 @@ def test_raised_where_code_is_interruptible(interrupts: Interrupts,
 
 @BOTH
 def test_raised_at_the_next_chance(interrupts: Interrupts,
-                                  signum: signal.Signals) -> None:
+                                   signum: signal.Signals) -> None:
     """A signal from elsewhere is raised where such code begins."""
     send(signum)
     entered = False
