@@ -23,6 +23,7 @@ INTERNAL = re.compile(r"""jobslib\.(
     | machine
     | masking
     | parsing
+    | reading
     | resolver
     | run(\.\w+)?
     | slips

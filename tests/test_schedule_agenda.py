@@ -3,6 +3,7 @@
 import pytest
 from support import FakeClock
 
+from jobslib.owner import OwnerRecord
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.calendars import Calendar
 from jobslib.schedule.ledger import Ending
@@ -93,7 +94,7 @@ def test_standby_looks_at_once(rhythm: Rhythm, jump: float) -> None:
     clock = FakeClock()
     record = {'schedule': holder(rhythm, clock).export()}
     standby = Agenda(Plan(rhythm), clock, 'beta', keeps=True)
-    standby.is_held_elsewhere(record)
+    standby.is_held_elsewhere(OwnerRecord(record))
     left = standby.seconds_left
     assert left <= 30
     clock.ahead += jump
@@ -111,7 +112,7 @@ def test_taken_over_from_the_future() -> None:
     record = {'schedule': agenda.export(), 'released': 'x'}
     clock.ahead -= DAY + 3
     other = Agenda(Plan(Every(30)), clock, 'beta', keeps=True)
-    other.consider(record)
+    other.consider(OwnerRecord(record))
     assert not other.runs and other.seconds_left <= 30
     clock.time += other.seconds_left
     other.look()

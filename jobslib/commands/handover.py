@@ -18,7 +18,8 @@ from jobslib.commands.jobs import who
 from jobslib.config import Config
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
-from jobslib.oneinstance.control import PATIENCE, Control
+from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import PATIENCE, Request
 
 if TYPE_CHECKING:
     import argparse
@@ -54,9 +55,8 @@ def _hand_over(lock: BaseLock, to: str | None, timeout: float,
     def change(state: LockState) -> Control | None:
         if _refusal(state, to) is not None:
             return None
-        return state.control.changed(request={
-            **stamp(lock, interrupt), 'do': 'handover', 'token': state.token,
-            'to': to})
+        return state.control.changed(request=Request(
+            'handover', state.token, *stamp(lock), to, interrupt))
 
     state = ask(lock, change)
     if refusal := _refusal(state, to):

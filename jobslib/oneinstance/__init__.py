@@ -430,7 +430,8 @@ class BaseLock:
     def _find_bar(self, control: Control,
                   record: dict[str, Any] | None) -> str | None:
         """Say why this process may not take a free lock, if it may not."""
-        return self._restraint.find(control, record, time.monotonic())
+        return self._restraint.find(
+            control, OwnerRecord.parse(record), time.monotonic())
 
     def _refuse_if_held(self) -> None:
         if self.held:
