@@ -133,6 +133,15 @@ def test_no_token(denying: Agent, tmp_path: pathlib.Path,
         assert set(checked.denied.values()) == {'a token that Consul knows'}
 
 
+def test_clock(agent: Agent, tmp_path: pathlib.Path) -> None:
+    """The clock of a machine is found to be that of the agent on it."""
+    checked = check(tmp_path, agent)
+    assert checked.results['compare the clocks'] == 'ok'
+    ahead = checked.report['lock']['clock_ahead']
+    assert -1.0 <= ahead['at_least'] <= 0.0 <= ahead['at_most']
+    assert not [each for each in checked.report['warnings'] if 'clock' in each]
+
+
 def test_right_to_list(consul_bin: pathlib.Path,
                        tmp_path: pathlib.Path) -> None:
     """Where listing keys is a right of its own, it is told alone."""

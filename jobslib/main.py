@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -13,7 +14,7 @@ from jobslib.cmdlineparser import (
     flags,
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
-from jobslib.config import Config
+from jobslib.config import Config, OneInstanceConfig
 from jobslib.exceptions import (
     ConfigError,
     ImportNameError,
@@ -31,7 +32,7 @@ from jobslib.tasks import BaseTask
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
     from jobslib.options import option
@@ -46,6 +47,10 @@ SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
 MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 # The command that is a run.
 EXEC = 'exec'
+# Options that are declared nowhere, for messages.
+OPTIONS = ('--settings', '--help', '--version')
+OWN_LOCKS = ('jobslib.oneinstance.file.FileLock',
+             'jobslib.oneinstance.consul.ConsulLock')
 # What is answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
 
@@ -84,7 +89,6 @@ def _read_command(argv: list[str]) -> CommandLine | None:
         return CommandLine(argv)
     if not set(argv) & set(COMMANDS):
         return None
-    import contextlib
     try:
         # What is wrong is said by who reads the options in earnest.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -127,10 +131,23 @@ def _settle() -> None:
     when the process ends, is a good part of a short run.  What the user's
     code makes comes later, and is collected as always.
     """
-    import argparse  # noqa: F401
+    with _never_garbage():
+        import argparse  # noqa: F401
+        import logging  # noqa: F401
+
+
+@contextlib.contextmanager
+def _never_garbage() -> Iterator[None]:
+    """Have the garbage collector pass over what is made in here."""
     import gc
-    import logging  # noqa: F401
-    gc.freeze()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def _configure(line: CommandLine) -> Config:
@@ -217,7 +234,7 @@ def _find_class(path: str | None, unknown: list[str],
         if unknown:
             meant = guess(next((word for word in unknown
                                 if word.startswith('--')), ''),
-                          [str(each.flag) for each in known])
+                          [*OPTIONS, *(str(each.flag) for each in known)])
             raise UsageError(
                 f'{exc}; unknown: {" ".join(unknown)}{meant}') from exc
         raise
@@ -253,15 +270,12 @@ def _command(name: str, config: Config) -> int:
 
 def _run_job(argv: list[str]) -> int:
     """Run a job: in this process its supervisor, in another the task."""
-    # What both processes need is loaded once, before the fork, and frozen for
-    # both as in _settle().
-    import gc
-
-    import jobslib.logs
-    import jobslib.oneinstance.file
-    import jobslib.run.process  # noqa: F401
-    from jobslib.loop.supervisor import supervise
-    gc.freeze()
+    # What both processes need is loaded once, before the fork.
+    with _never_garbage():
+        import jobslib.logs
+        import jobslib.run.process  # noqa: F401
+        from jobslib.loop.supervisor import supervise
+        _load_likely_lock()
     environment = dict(os.environ)
 
     def body(channel: Channel, questions: Channel, memory: Memory) -> None:
@@ -282,6 +296,17 @@ def _run_job(argv: list[str]) -> int:
         exit_like_python(None, code)
 
     return supervise(body)
+
+
+def _load_likely_lock() -> None:
+    """Load the lock that is used, as far as that is known before the settings.
+
+    One of our own: code of users is for the run's process.
+    """
+    backend = OneInstanceConfig.backend
+    path = os.environ.get(backend.env, backend.default)
+    if path in OWN_LOCKS:
+        import_object(path)
 
 
 def _be_run_process(process: RunProcess, line: CommandLine) -> int:
@@ -320,12 +345,27 @@ def _load_settings(name: str | None) -> Any:
     if name is None:
         return None
     try:
-        return import_module(name)
+        found = import_module(name)
     except ImportNameError as exc:
         raise UsageError(f'settings module {name!r} from {source}: {exc}; '
                          f'allowed: the dotted path of a module') from exc
     except (Exception, SystemExit):
         _fail_broken(f'settings module {name!r} from {source}')
+    if getattr(found, '__file__', None) is None and hasattr(found, '__path__'):
+        # Python imports any folder as a package, with nothing in it.
+        raise UsageError(
+            f'settings module {name!r} from {source}: it is the folder '
+            f'{next(iter(found.__path__))}, without settings; allowed: the '
+            f'dotted path of a module{_modules_in(found)}')
+    return found
+
+
+def _modules_in(package: Any) -> str:
+    """Return `` (did you mean 'x.y'?)`` of the modules in *package*."""
+    import pkgutil
+    names = [f'{package.__name__}.{each.name}'
+             for each in pkgutil.iter_modules(package.__path__)]
+    return f' (did you mean {" or ".join(map(repr, names))}?)' if names else ''
 
 
 def _load_config_class(settings: Any) -> type[Config]:
@@ -353,9 +393,13 @@ def _load_task(path: str) -> type[BaseTask]:
     except UsageError as exc:
         if '.' in path:
             raise
+        if path in COMMANDS:
+            raise UsageError(f'{path}: it is a command, and stands where a '
+                             f'task is expected; allowed: runjob COMMAND '
+                             f'package.module.Task') from exc
         raise UsageError(f'{exc}; nor is it a command '
                          f'({", ".join(COMMANDS)})'
-                         f'{guess(path, COMMANDS)}') from exc
+                         f'{guess(path, (*COMMANDS, *OPTIONS))}') from exc
     refuse_class(path, found)
     return found  # type: ignore[no-any-return]
 

@@ -150,7 +150,7 @@ def describe(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = str(error).strip().splitlines()
-    except Exception:
+    except BaseException:
         text = ['(the message cannot be shown)']
     return encodable(f'{name}: {text[0]}' if text else name)[:MAX_ERROR]
 

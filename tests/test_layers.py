@@ -38,7 +38,8 @@ LAYERS = [
     {'jobslib.interrupts', 'jobslib.keeper', 'jobslib.schedule'},
     {'jobslib.clock', 'jobslib.environment', 'jobslib.exceptions', 'jobslib.exitcodes',
      'jobslib.imports', 'jobslib.folding', 'jobslib.machine', 'jobslib.needs',
-     'jobslib.reading', 'jobslib.resolver', 'jobslib.slips'},
+     'jobslib.logging', 'jobslib.reading', 'jobslib.resolver', 'jobslib.slips',
+     'jobslib.time'},
 ]
 #: What everybody may have from the package itself.
 FREE = {'__version__'}

@@ -564,7 +564,7 @@ def test_run_that_was_asked_for() -> None:
     assert (run['slot'], run['attempt'], run['reason'], run['duration']) == (
         100.0, 2, 'asked', 10.0)
     rows = {row[0]: row[1] for row in details(found).rows}
-    assert rows['slot'].endswith('asked for by ann')
+    assert str(rows['slot']).endswith('asked for by ann')
 
 
 def test_progress_of_an_earlier_run() -> None:

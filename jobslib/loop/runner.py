@@ -97,7 +97,8 @@ class Runner:
         self._lack = ''
         # Runs are counted from here where there is no history.
         self._runs = 0
-        # Whether the process has had an interrupted run, and is to end.
+        # Whether the process is to end: its run was interrupted, or it has lost
+        # its children.
         self._retires = False
         # The last sign of life of the run that was passed on.
         self._beat = 0.0
@@ -144,7 +145,7 @@ class Runner:
                 with self.interrupts.guard():
                     acquired = self._take()
             except LockUnavailableError as exc:
-                self.logger.error('no lock: %s', exc)
+                self.logger.error('no lock: %s; to see why: runjob check', exc)
                 return ExitCode.LOCK_SERVICE_UNAVAILABLE
             if acquired:
                 break
@@ -220,7 +221,7 @@ class Runner:
             self._release_if_lost()
         if self._ends:
             return
-        self._retire()
+        self._retire(self.config.max_hook_time)
         if self.lock.held:
             # In all other cases it goes with the release.
             self._save()
@@ -543,7 +544,7 @@ class Runner:
         self.observers.run_ended(run)
         if self.process.deadline is not None:
             # Something of the run goes on: it goes first, and then the lock.
-            self._retire()
+            self._retire(self.config.max_hook_time)
             self.process.kill()
             self.lock.watchdog.stop()
         return run.outcome
@@ -683,11 +684,15 @@ class Runner:
         self.process.ask_to_stop(reason)
         self.interrupts.interrupt(OneInstanceWatchdogError(reason))
 
-    def _retire(self) -> None:
-        """End the process of an interrupted run; the next gets a new one."""
+    def _retire(self, limit: float) -> None:
+        """End a process that is not to run again; the next run gets another.
+
+        :param limit: how long it may take to end, in seconds.
+        """
         if self._retires:
             self._retires = False
-            self.process.finish(self.config.max_hook_time)
+            self.process.finish(limit)
+            self._kill_leftovers()
 
     def _export_history(self) -> None:
         if not self._inherited:
@@ -705,12 +710,13 @@ class Runner:
 
     def _release(self) -> bool:
         """Release the lock; return whether its service could be asked."""
+        # Told to end before it came to that, perhaps.
+        self._report_given_up()
         answers = True
         self.agenda.cancel()
         self.lock.schedule = self.agenda.export()
         self._export_history()
-        for name in self.process.end_leftovers():
-            self.logger.warning('ended what a run had left running: %s', name)
+        self._end_leftovers()
         try:
             if self.lock.release():
                 self._unrecorded.forget_all()
@@ -722,8 +728,29 @@ class Runner:
             self.observers.lost(str(exc))
             self._lack, answers = str(exc), False
         if not self._ends:
-            self._retire()
+            self._retire(self.config.max_hook_time)
         return answers
+
+    def _end_leftovers(self) -> None:
+        """End what runs have left, before the lock goes.
+
+        A process whose children are ended behind its back is not as it was:
+        a pool, for instance, is broken then.  So the next run gets another,
+        and this one ends first, since it knows best how to end what it has;
+        unless a hook is still to be called in it.  A process that ends in any
+        case takes along what goes on in its threads.
+        """
+        if self.process.leaves_processes() or (
+                self._ends and self.process.leaves_threads()):
+            self._retires = True
+            if not {'on_released', 'on_lost'}.intersection(self.process.hooks):
+                self._retire(self.process.grace if self._ends
+                             else self.config.max_hook_time)
+        self._kill_leftovers()
+
+    def _kill_leftovers(self) -> None:
+        for name in self.process.end_leftovers():
+            self.logger.warning('ended what a run had left running: %s', name)
 
     def _shutdown(self) -> None:
         """Leave nothing locked, and close what was opened."""
@@ -743,6 +770,7 @@ class Runner:
                 # has started may go on for ever.
                 self.process.finish(
                     self.config.max_hook_time if self._ends else None)
+                self._kill_leftovers()
 
     def _report_unrecorded(self) -> None:
         """Say what could not be handed in: the process ends."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from jobslib.clock import shown
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
+from jobslib.exceptions import OneInstanceWatchdogError  # noqa: F401
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 from jobslib.owner import OwnerRecord
@@ -391,6 +392,20 @@ class BaseLock:
         :raises ConfigError: an option is refused.
         """
         return []
+
+    @classmethod
+    def compare_clocks(cls, context: Context,
+                       options: Any) -> tuple[float, float] | None:
+        """Return by how many seconds the clock of this machine is ahead of
+        that of the lock's service: at least, and at most; negative where it
+        is behind.  For ``runjob check``.
+
+        ``None``: there is no service, or it does not tell its time.  To be
+        overridden.
+
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        return None
 
     def make_record(self) -> dict[str, Any]:
         """Return what the owner record says of this process.

@@ -1,15 +1,14 @@
 """A lock across machines, kept in Consul."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
 from functools import cached_property
-from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from jobslib import needs
 from jobslib.clock import now
@@ -28,7 +27,13 @@ from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.watchdog import Watchdog
 
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+    from typing import Any
+
     from jobslib.consul.client import (
         Acquired,
         ConsulClient,
@@ -75,7 +80,7 @@ class ConsulLock(BaseLock):
     class OptionsConfig(ConsulOptions):
         """Options of :class:`ConsulLock`."""
 
-    def __init__(self, context: 'Context', options: Any) -> None:
+    def __init__(self, context: Context, options: Any) -> None:
         super().__init__(context, options)
         self.timings: Timings = options.timings
         self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
@@ -100,7 +105,7 @@ class ConsulLock(BaseLock):
         self._control = 0, Control()
 
     @cached_property
-    def client(self) -> 'ConsulClient':
+    def client(self) -> ConsulClient:
         """The client of Consul."""
         # Imported late: the client library takes longer to import than all
         # the rest.
@@ -146,7 +151,7 @@ class ConsulLock(BaseLock):
         return Control.parse(self._state.control if self._state else None)
 
     @property
-    def lease(self) -> 'Lease | None':
+    def lease(self) -> Lease | None:
         """The session of this process and its keeper, if there is one."""
         return self._lease
 
@@ -215,7 +220,7 @@ class ConsulLock(BaseLock):
             self._refused = state.modify_index
         return acquired is not None
 
-    def _read_record(self, state: 'KeyState') -> dict[str, Any] | None:
+    def _read_record(self, state: KeyState) -> dict[str, Any] | None:
         """Return the record of the last holder.
 
         One that vanished has not written its fencing token, and the index of
@@ -226,7 +231,7 @@ class ConsulLock(BaseLock):
             record.setdefault('token', token)
         return record
 
-    def _give_back_unknown(self, state: 'KeyState') -> None:
+    def _give_back_unknown(self, state: KeyState) -> None:
         """Give back a key that the session of this process has without its
         knowing.
 
@@ -407,13 +412,27 @@ class ConsulLock(BaseLock):
             'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
 
     @classmethod
-    def diagnose(cls, context: 'Context', options: Any) -> list['Finding']:
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
         from jobslib.oneinstance.rights import examine
         config = context.config
         known = options.key or config.task_cls is not None
         return examine(options.endpoint, options.timings,
                        cls(context, options).key if known else None,
                        bool(getattr(config, 'history', 0)))
+
+    @classmethod
+    def compare_clocks(cls, context: 'Context',
+                       options: Any) -> tuple[float, float] | None:
+        from jobslib.consul.transport import Transport, TransportError
+        from jobslib.oneinstance.clocks import compare
+        with contextlib.closing(Transport(options.endpoint)) as transport:
+            def ask() -> str | None:
+                # It takes no rights, and each answer has the time.
+                return transport.request('GET', '/v1/status/leader').header('Date')
+            try:
+                return compare(ask)
+            except TransportError as exc:
+                raise LockUnavailableError(str(exc)) from exc
 
     def on_acquired(self) -> None:
         """The lock was acquired; to be overridden."""
@@ -447,7 +466,7 @@ class ConsulLock(BaseLock):
                 self.client.destroy_session(session)
 
     @classmethod
-    def find_all(cls, context: 'Context', options: Any,
+    def find_all(cls, context: Context, options: Any,
                  prefix: str | None = None) -> FoundLocks:
         from jobslib.consul.client import ConsulClient
         from jobslib.oneinstance import consulview
@@ -460,7 +479,7 @@ class ConsulLock(BaseLock):
         finally:
             client.close()
 
-    def _read(self, index: int | None = None, wait: float = 0) -> 'KeyState':
+    def _read(self, index: int | None = None, wait: float = 0) -> KeyState:
         state = self.client.read(self.key, index, wait)
         if index and state.index < index:
             state = self.client.read(self.key)
@@ -473,7 +492,7 @@ class ConsulLock(BaseLock):
             self._free_since = (state.modify_index, time.monotonic())
         return state
 
-    def _just_found_free(self) -> 'KeyState | None':
+    def _just_found_free(self) -> KeyState | None:
         """Return the state of the key if :meth:`wait` has just read it free.
 
         Then it is not read again: it can be taken as it was read only.  It
@@ -484,7 +503,7 @@ class ConsulLock(BaseLock):
             return None
         return found[0]
 
-    def _delay_left(self, state: 'KeyState') -> float:
+    def _delay_left(self, state: KeyState) -> float:
         """Return how long the lock-delay of a vanished holder lasts."""
         record = parse(state.record)
         if state.record is None or (record and 'released' in record):
@@ -497,11 +516,11 @@ class ConsulLock(BaseLock):
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
                 - time.monotonic())
 
-    def _find_bar_in(self, state: 'KeyState') -> str | None:
+    def _find_bar_in(self, state: KeyState) -> str | None:
         return self._find_bar(
             Control.parse(state.control), parse(state.record))
 
-    def _take(self, state: 'KeyState') -> 'Acquired | None':
+    def _take(self, state: KeyState) -> Acquired | None:
         from jobslib.consul.client import SessionLostError
         for final in (False, True):
             lease = self._get_lease()
@@ -531,7 +550,7 @@ class ConsulLock(BaseLock):
             return acquired
         raise AssertionError('not reached')
 
-    def _get_lease(self) -> 'Lease':
+    def _get_lease(self) -> Lease:
         if self._pid != os.getpid():
             # A session lets in all who share it, and this one's keeper is
             # that of the process that was forked.

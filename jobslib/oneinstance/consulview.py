@@ -157,6 +157,11 @@ def _granting(key: str, policy: str) -> Iterator[None]:
     try:
         yield
     except PermissionDeniedError as exc:
+        if 'ACL not found' in str(exc):
+            # No rights help a token that there is not.
+            raise PermissionDeniedError(
+                f'{exc}: Consul does not know the token; give one that it '
+                f'knows') from exc
         folder = key.rpartition('/')[0]
         prefix = f'{folder}/' if folder else key
         raise PermissionDeniedError(

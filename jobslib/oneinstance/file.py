@@ -159,8 +159,9 @@ class FileLock(BaseLock):
 
     def refresh_in_run(self) -> bool | None:
         # By what was seen of the file, not by the descriptor, which the task
-        # may have closed.
-        return self._locked is None or _is_at(self.path, self._locked)
+        # may have closed.  A task that has changed its user or its root may
+        # not see the file any more: then the supervisor is asked.
+        return self._locked is None or _is_at(self.path, self._locked) or None
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         state = self.look()
