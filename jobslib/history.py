@@ -205,7 +205,7 @@ class History:
         taken, due = record.timestamp or 0.0, record.due or 0.0
         # A run that was due when its lease had ended has not begun.
         return max(taken, due) if (
-            due <= max(taken, now - record.lock_delay)) else None
+            due <= max(taken, now - (record.lock_delay or 0.0))) else None
 
     def knows(self, run: Run) -> bool:
         """Return whether *run* is among the newest runs."""

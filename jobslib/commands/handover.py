@@ -83,7 +83,7 @@ def _refusal(state: LockState, to: str | None) -> str | None:
     ready = state.others
     if ready is None:
         return None
-    if to is not None and (state.record or {}).get('fqdn') == to:
+    if to is not None and state.owner.fqdn == to:
         return f'{to} has the lock already'
     if not [each for each in ready if _fits(each, to)]:
         return (f'nobody is ready to take over{f" on {to}" if to else ""}; '

@@ -40,7 +40,7 @@ def describe(name: str, state: LockState, now: float | None = None,
     :param plan: when the job is due, as far as that is known here.
     """
     now = time.time() if now is None else now
-    record = OwnerRecord(state.record or {})
+    record = state.owner
     history = History.read(
         state.history, OwnerRecord.parse(state.record), now, held=state.held,
         handed_in=state.handed_in)
@@ -178,8 +178,7 @@ def _asked(state: LockState) -> Request | None:
     request = state.control.request
     if request is None or request.token is None:
         return None
-    token = (state.token if state.held
-             else OwnerRecord(state.record or {}).token)
+    token = state.token if state.held else state.owner.token
     return request if request.token == token else None
 
 

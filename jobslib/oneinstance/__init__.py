@@ -65,6 +65,11 @@ class LockState:
         self.token = token
         self.handed_in = handed_in or {}
 
+    @property
+    def owner(self) -> OwnerRecord:
+        """The owner record, as it is read; an empty one if there is none."""
+        return OwnerRecord(self.record or {})
+
 
 class FoundLocks(dict[str, LockState]):
     """The states of locks, by where each is: its key, its path.

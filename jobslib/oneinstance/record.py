@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from jobslib.reading import mapping
+
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,4 +20,4 @@ def parse(data: bytes | None) -> dict[str, Any] | None:
         found = json.loads(data or b'')
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if mapping(found) is found else None
