@@ -26,6 +26,7 @@ from jobslib.interrupts import Interrupts
 from jobslib.loop.runner import STANDBY_WAIT, Runner
 from jobslib.observers import Observer
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Pause
 from jobslib.oneinstance.dummy import DummyLock
 from jobslib.run.handle import LOOK, RunHandle
 from jobslib.schedule.agenda import Agenda
@@ -1084,7 +1085,7 @@ def test_children_are_seen_to_between_runs() -> None:
 def test_run_that_operators_ask_to_end(messages: list[str]) -> None:
     """It is told once for each demand, and goes on until it returns."""
     def step() -> None:
-        for asked in (Control(), Control({'by': 'ann@there'})):
+        for asked in (Control(), Control(Pause('ann@there'))):
             job.lock.asked = asked
             for _ in range(3):
                 assert job.process.tick() <= LOOK

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from support import FakeClock
 
+from jobslib.owner import OwnerRecord
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.calendars import Calendar
 from jobslib.schedule.ledger import Ending
@@ -95,7 +96,7 @@ def test_standby_looks_at_once(rhythm: Rhythm, jump: float) -> None:
     clock = FakeClock()
     record = {'schedule': holder(rhythm, clock).export()}
     standby = Agenda(Plan(rhythm), clock, 'beta', keeps=True)
-    standby.is_held_elsewhere(record)
+    standby.is_held_elsewhere(OwnerRecord(record))
     left = standby.seconds_left
     assert left <= 30
     clock.ahead += jump
@@ -113,7 +114,7 @@ def test_taken_over_from_the_future() -> None:
     record = {'schedule': agenda.export(), 'released': 'x'}
     clock.ahead -= DAY + 3
     other = Agenda(Plan(Every(30)), clock, 'beta', keeps=True)
-    other.consider(record)
+    other.consider(OwnerRecord(record))
     assert not other.runs and other.seconds_left <= 30
     clock.time += other.seconds_left
     other.look()
@@ -173,7 +174,8 @@ def test_another_process_was_faster(options: dict[str, Any]) -> None:
     clock = FakeClock()
     plan = Plan(Every(30), **options)
     agendas = [Agenda(plan, clock, name, keeps=True) for name in ('a', 'b')]
-    record = {'schedule': holder(Every(30), clock).export(), 'released': 'x'}
+    record = OwnerRecord({
+        'schedule': holder(Every(30), clock).export(), 'released': 'x'})
     clock.time += 200
     for agenda in agendas:
         agenda.consider(record)
@@ -185,7 +187,7 @@ def test_another_process_was_faster(options: dict[str, Any]) -> None:
         faster.end(Ending.SUCCEEDED)
         faster.look()
     assert bool(faster.given_up) == ('catch_up' not in options)
-    record = {'schedule': faster.export(), 'released': 'x'}
+    record = OwnerRecord({'schedule': faster.export(), 'released': 'x'})
     slower.consider(record)
     slower.inherit(record, None)
     slower.look()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.clock import Clock
+    from jobslib.owner import OwnerRecord
+    from jobslib.runs import Run
     from jobslib.schedule.decisions import Decision, GivenUp
     from jobslib.schedule.ledger import Ending
     from jobslib.schedule.plans import Plan
@@ -104,7 +106,7 @@ class Agenda:
         reason = self.decision.reason if self.decision else None
         return reason.value if reason else None
 
-    def is_in_hand(self, record: dict[str, Any] | None) -> bool:
+    def is_in_hand(self, record: OwnerRecord | None) -> bool:
         """Return whether who has the lock, with *record* in it, runs the slot
         that is due.
         """
@@ -180,7 +182,7 @@ class Agenda:
         count = f'{len(slots) - 1}{" or more" if self.more else ""}'
         return f'{text} and {count} before it'
 
-    def consider(self, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    def consider(self, record: OwnerRecord | None) -> dict[str, Any] | None:
         """Return the ledger to take the free lock with; ``None`` if it is not
         to be taken.
 
@@ -195,12 +197,12 @@ class Agenda:
         self._accept(decision)
         return self.export()
 
-    def inherit(self, record: dict[str, Any] | None,
-                history: dict[str, Any] | None) -> None:
-        """The lock was taken, with *record* in it and *history* beside it,
-        which is newer where the lock was kept: decide again, if need be.
+    def inherit(self, record: OwnerRecord | None,
+                written: Ledger | None) -> None:
+        """The lock was taken, with *record* in it and the ledger that was
+        *written* beside it, where the lock was kept: decide again, if need be.
         """
-        found, vanished = read_ledger(record, history)
+        found, vanished = read_ledger(record, written)
         if found != read_ledger(record)[0]:
             self.cancel()
             self._accept(self._decide(found, vanished))
@@ -213,7 +215,7 @@ class Agenda:
             self._accept(self._decide(self.ledger))
             self._settle()
 
-    def is_held_elsewhere(self, record: dict[str, Any] | None) -> Decision:
+    def is_held_elsewhere(self, record: OwnerRecord | None) -> Decision:
         """Somebody else has the lock, with *record* in it."""
         found, _ = read_ledger(record)
         return self._decide(found, held=True)
@@ -296,33 +298,31 @@ class Agenda:
 
 
 def read_ledger(
-    record: dict[str, Any] | None, history: dict[str, Any] | None = None,
+    record: OwnerRecord | None, written: Ledger | None = None,
 ) -> tuple[Ledger | None, bool]:
-    """Return the newest ledger in *record* and *history*, and whether the
-    holder that left them vanished.
+    """Return the newest ledger, and whether the holder that left it vanished.
+
+    :param record: the owner record, with the ledger in it.
+    :param written: the ledger that stands beside it.
     """
-    record = record or {}
-    found = Ledger.parse(record.get('schedule'))
-    newer = Ledger.parse((history or {}).get('ledger'))
-    if newer is not None and (
-            found is None or (newer.began or 0.0) >= (found.began or 0.0)):
-        found = newer
-    killed = record.get('killed')
-    if found is not None and isinstance(killed, dict):
-        found = _with_killed(found, killed)
-    return found, bool(record) and 'released' not in record
+    found = None if record is None else record.ledger
+    if written is not None and (
+            found is None or (written.began or 0.0) >= (found.began or 0.0)):
+        found = written
+    if record is None:
+        return found, False
+    if found is not None and record.killed is not None:
+        found = _with_killed(found, record.killed)
+    return found, not record.released
 
 
-def _with_killed(ledger: Ledger, killed: dict[str, Any]) -> Ledger:
+def _with_killed(ledger: Ledger, killed: Run) -> Ledger:
     """Return *ledger* with the run that the lease keeper saw end with its
     process.
     """
-    slot, started = killed.get('slot'), killed.get('started')
-    if 'asked' in killed:
+    if killed.asked is not None:
         # It was beside the schedule.
         return ledger
-    if (ledger.state is State.BEGUN or not isinstance(started, int | float)
-            or not isinstance(slot, int | float | None)
-            or started <= (ledger.began or 0.0)):
+    if ledger.state is State.BEGUN or killed.started <= (ledger.began or 0.0):
         return ledger
-    return ledger.begin(slot, started, ledger.by)
+    return ledger.begin(killed.slot, killed.started, ledger.by)
