@@ -78,6 +78,15 @@ def test_process_that_dies_takes_what_it_started_along() -> None:
     os.close(write_fd)
 
 
+def test_process_whose_code_raises() -> None:
+    """It ends; it does not go on as a second supervisor."""
+    def body(*_: object) -> None:
+        raise OSError('whatever')
+    handle = RunHandle(body, Interrupts())
+    handle.start()
+    assert handle.first_word() == {'exit': 1}
+
+
 def close_all() -> None:
     """Close all descriptors, as a daemon does."""
     os.closerange(0, os.sysconf('SC_OPEN_MAX'))

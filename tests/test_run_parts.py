@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 from support import DEADLINE, until
@@ -180,6 +181,16 @@ def test_closed_descriptor(ends: tuple[Channel, Channel]) -> None:
         ours.send({})
 
 
+@pytest.mark.parametrize('garbage', [b'x', b'.x', b'.5', b'+x', b'.{}garbage'])
+def test_what_is_no_message(
+        garbage: bytes, ends: tuple[Channel, Channel]) -> None:
+    """What a task writes to all of its descriptors ends the talk, no more."""
+    ours, theirs = ends
+    os.write(theirs.fileno(), garbage)
+    theirs.send({'message': 1})
+    assert ours.receive() is None
+
+
 def test_reused_descriptor(ends: tuple[Channel, Channel],
                            tmp_path: pathlib.Path) -> None:
     """A file that has the number now is neither read, written nor closed."""
@@ -305,6 +316,32 @@ def test_idle_worker() -> None:
         assert len(begun_since(before)) >= 1
         # It still works.
         assert executor.submit(abs, -5).result(DEADLINE) == 5
+
+
+def test_idle_processes() -> None:
+    """An executor of processes that has nothing to do is left alone."""
+    before = set(threading.enumerate())
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        assert executor.submit(abs, -5).result(DEADLINE) == 5
+        with waiting(before):
+            pass
+        assert len(begun_since(before)) >= 1
+        # It still works.
+        assert executor.submit(abs, -6).result(DEADLINE) == 6
+
+
+def test_busy_processes() -> None:
+    """An executor of processes is waited for until its work is done."""
+    before = set(threading.enumerate())
+    context = multiprocessing.get_context('spawn')
+    with context.Manager() as manager, ProcessPoolExecutor(
+            1, mp_context=context) as executor:
+        event = manager.Event()
+        executor.submit(event.wait)
+        with waiting(before) as waits:
+            assert is_waited_for(waits)
+            event.set()
 
 
 def test_busy_worker() -> None:

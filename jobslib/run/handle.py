@@ -258,8 +258,7 @@ class RunHandle:
     def _hurry(self, interrupt: Interrupt) -> None:
         """Called in a signal handler while the process ends."""
         if self._kill_at is None:
-            self._kill_at = now() + self.grace
-            os.eventfd_write(self._wake_fd, 1)
+            self.limit(self.grace)
 
     def kill(self) -> None:
         """Kill the process, and everything that it has started."""
@@ -357,6 +356,12 @@ class RunHandle:
             pass
         os.eventfd_write(self._wake_fd, 1)
 
+    def limit(self, seconds: float) -> None:
+        """Kill the process if what it does, or is about to be asked, is not
+        over within *seconds*; may be called by a handler."""
+        self._limit(now() + seconds)
+        os.eventfd_write(self._wake_fd, 1)
+
     def ask_to_stop(self, reason: str) -> None:
         """Ask the run to return by itself."""
         if self._memory.stop_reason != reason:
@@ -376,7 +381,9 @@ class RunHandle:
         assert self._channel is not None
         self._numbers += 1
         number = self._numbers
-        self._kill_at, self._interrupt = self.deadline, None
+        self._interrupt = None
+        if self.deadline is not None:
+            self._limit(self.deadline)
         self._memory.forget()
         self._memory.beat = now()
         self.show_lock(lock)
