@@ -291,7 +291,8 @@ def test_run_once_no_service(messages: list[str]) -> None:
     job.lock.script = [LockUnavailableError('no answer')]
     assert job.run() is ExitCode.LOCK_SERVICE_UNAVAILABLE
     assert job.events == 'acquire close free closed'
-    assert list(messages) == ['ERROR no lock: no answer']
+    assert list(messages) == [
+        'ERROR no lock: no answer; to see why: runjob check']
 
 
 def test_run_once_lock_lost(messages: list[str]) -> None:

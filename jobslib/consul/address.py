@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 __all__ = ['Address', 'AddressError', 'parse_address', 'plain_host']
 
 SCHEMES = ('http', 'https')
@@ -32,6 +30,12 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith('unix://'):
         return Address(None, text, None)
+    if '@' in text:
+        raise AddressError(
+            'user and password are not supported; leave them out, and give '
+            'a token, in CONSUL_HTTP_TOKEN')
+    if plain := _parse_plain(text):
+        return plain
     from urllib.parse import urlsplit
     try:
         url = urlsplit(text if '://' in text else f'//{text}')
@@ -43,10 +47,6 @@ def parse_address(text: str) -> Address:
     if scheme and scheme not in SCHEMES or (not host and port is None):
         raise AddressError(
             'allowed: HOST:PORT, http(s)://HOST:PORT or unix:///PATH')
-    if '@' in url.netloc:
-        raise AddressError(
-            'user and password are not supported; leave them out, and give '
-            'a token, in CONSUL_HTTP_TOKEN')
     if url.path not in ('', '/') or url.query or url.fragment:
         raise AddressError(
             'a path is not supported; give the address of an agent, or of a '
@@ -54,13 +54,29 @@ def parse_address(text: str) -> Address:
     return Address(scheme or None, host or None, port)
 
 
+def _parse_plain(text: str) -> Address | None:
+    """Read what needs no library that takes a millisecond to import."""
+    scheme, mark, place = text.rpartition('://')
+    host, _, port = place.rpartition(':')
+    if (scheme in (SCHEMES if mark else ('',)) and host and NAME.issuperset(host)
+            and port.isascii() and port.isdigit() and int(port) < 65536):
+        return Address(scheme or None, host.lower(), int(port))
+    return None
+
+
 def plain_host(host: str) -> str:
     """Return *host* as it is looked up: without brackets, in ASCII.
 
     :raises AddressError: it is not the name or address of a host alone.
     """
-    if host.startswith('unix://'):
+    if host.startswith('unix:///'):
         return host
+    scheme, separator, rest = host.partition('://')
+    if separator and scheme in SCHEMES:
+        raise AddressError(
+            f'it has a scheme in it; allowed: the name or address alone, '
+            f'{rest.partition("/")[0].partition(":")[0]!r}, and the option '
+            f'scheme, {scheme!r}')
     bare = host[1:-1] if host.startswith('[') and host.endswith(']') else host
     if ':' in bare or bare != host:
         if _is_ipv6(bare):
@@ -85,6 +101,8 @@ def plain_host(host: str) -> str:
 
 
 def _is_ipv6(text: str) -> bool:
+    # Imported late: most addresses have no colon.
+    import socket
     try:
         # Behind the percent sign is the interface of a link-local address.
         socket.inet_pton(socket.AF_INET6, text.partition('%')[0])

@@ -156,6 +156,10 @@ def _supervise(process: RunHandle, exported: dict[str, Any],
         context: Context = config.make_context()
         lock = context.one_instance_lock
     except (ConfigError, LockError) as exc:
+        if isinstance(exc, ConfigError) and exc.__cause__ is not None:
+            # Code of the user that broke.
+            import traceback
+            traceback.print_exception(exc.__cause__)
         return _refuse(str(exc))
     process.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace

@@ -133,8 +133,12 @@ class FileLock(BaseLock):
             ours = self._is_ours()
             if ours and self._fd is not None:
                 self._progress = None
-                self._write(self._fd, self._record | {
-                    'schedule': dict(self.schedule), 'released': time.time()})
+                record = self._record | {
+                    'schedule': dict(self.schedule), 'released': time.time()}
+                if self.history is not None:
+                    # It has the runs of those who vanished.
+                    record.pop('before', None)
+                self._write(self._fd, record)
                 # Closed alone, it would stay locked for as long as another
                 # process has a copy of the descriptor.
                 fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, FLOCK.pack(

@@ -487,8 +487,14 @@ class RunHandle:
         return self._reap()
 
     def _end_all(self) -> None:
+        known = frozenset({os.getpid()} if self.pid is None
+                          else {os.getpid(), self.pid})
+        left = processes.leftovers(os.getpid(), known)
         processes.end(os.getpid(), None, self._marker, set(), self._look,
                       self._since, report=self._report)
+        for (pid, _), name in sorted(left.items()):
+            self._report(f'ended what a run had left running: {name} '
+                         f'(pid {pid})')
 
     def _poll(self, timeout: float) -> list[int]:
         poller = select.poll()

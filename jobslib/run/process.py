@@ -137,6 +137,12 @@ class RunProcess:
         except BaseException as exc:
             error = exc
         self._expect_ours(error)
+        if error is None and not hasattr(self._task, 'context'):
+            found, self._task = type(self._task), None
+            return {'made': False, 'refused': (
+                f"task '{found.__module__}.{found.__qualname__}' has an "
+                f"__init__() that does not call super().__init__(config); "
+                f"call it first, or override initialize() instead")}
         if error is None:
             return {'made': True, 'hooks': self._find_hooks()}
         if isinstance(error, ConfigError | LockError):
@@ -303,7 +309,6 @@ def exit_like_python(error: BaseException | None, code: int = 0) -> NoReturn:
 
     :param error: what left the program, shown as Python shows it.
     """
-    import ctypes
     if isinstance(error, SystemExit):
         code = _exit_code(error)
     elif error is not None:
@@ -311,7 +316,12 @@ def exit_like_python(error: BaseException | None, code: int = 0) -> NoReturn:
         _show(error)
     # What the interpreter calls itself at the end of a program.  To raise
     # SystemExit instead would unwind the supervisor's frames.
-    ctypes.pythonapi.Py_Exit(ctypes.c_int(code))
+    import _ctypes
+
+    class Function(_ctypes.CFuncPtr):
+        _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_PYTHONAPI
+
+    Function(_ctypes.dlsym(_ctypes.dlopen('', 0), 'Py_Exit'))(code)
     os._exit(code)
 
 
