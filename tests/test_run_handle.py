@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,20 @@ def test_process_whose_code_raises() -> None:
     handle = RunHandle(body, Interrupts())
     handle.start()
     assert handle.first_word() == {'exit': 1}
+
+
+def test_descriptors_of_the_supervisor_are_not_the_task_s() -> None:
+    """A later process has none that was opened since the start."""
+    class Task(Ours):
+        def task(self) -> None:
+            self.tell(os.readlink(f'/proc/self/fd/{fd}'))
+
+    fd = 0
+    with Forked(Task) as forked, socket.socket() as opened:
+        fd = opened.fileno()
+        forked.handle.kill()
+        assert forked.handle.prepare() is None
+        assert forked.run().message == os.devnull
 
 
 def close_all() -> None:

@@ -19,7 +19,7 @@ from support import DEADLINE, until
 
 from jobslib import Terminate
 from jobslib.keeper import processes
-from jobslib.run.channel import PACKET, Channel, fill_standard, pair
+from jobslib.run.channel import PACKET, Channel, fill_standard, pair, shed
 from jobslib.run.leftovers import end_gently, left_below
 from jobslib.run.memory import MAX_REASON, Memory
 from jobslib.run.threads import begun_since, wait_for
@@ -181,6 +181,17 @@ def test_closed_descriptor(ends: tuple[Channel, Channel]) -> None:
         ours.send({})
 
 
+def test_other_end_is_gone_without_having_read(
+        ends: tuple[Channel, Channel]) -> None:
+    """What it had said is heard nevertheless."""
+    ours, theirs = ends
+    ours.send({'not': 'read'})
+    theirs.send({'last': True})
+    theirs.close()
+    assert ours.receive() == ({'last': True}, [])
+    assert ours.receive() is None
+
+
 @pytest.mark.parametrize('garbage', [b'x', b'.x', b'.5', b'+x', b'.{}garbage'])
 def test_what_is_no_message(
         garbage: bytes, ends: tuple[Channel, Channel]) -> None:
@@ -221,6 +232,26 @@ def test_descriptor_reused_by_another_socket(
         assert ours.receive() is None
         assert others.recv(10) == b'.{}'
     os.close(ours.fileno())
+
+
+def test_descriptors_that_are_shed() -> None:
+    """They lead nowhere, and their numbers are not free; others are kept."""
+    read_fd, write_fd = os.pipe()
+    first, second = socket.socketpair()
+    with first, second:
+        pid = os.fork()
+        if pid == 0:
+            shed({*range(3), write_fd})
+            os.write(first.fileno(), b'x')
+            os.write(write_fd, os.readlink(
+                f'/proc/self/fd/{first.fileno()}').encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert os.read(read_fd, 100).decode() == os.devnull
+        with pytest.raises(BlockingIOError):
+            second.recv(1, socket.MSG_DONTWAIT)
+    os.close(read_fd)
+    os.close(write_fd)
 
 
 def test_standard_streams() -> None:

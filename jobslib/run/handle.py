@@ -12,7 +12,7 @@ from jobslib.clock import now
 from jobslib.exceptions import LockError, Terminate
 from jobslib.keeper import processes
 from jobslib.run import leftovers
-from jobslib.run.channel import pair
+from jobslib.run.channel import descriptors, pair, shed
 from jobslib.run.memory import Memory
 from jobslib.run.prctl import die_with_parent
 from jobslib.run.signals import INTERRUPT_SIGNAL
@@ -103,6 +103,8 @@ class RunHandle:
         self._interrupt: Interrupt | None = None
         self._marker = os.urandom(16).hex()
         self._since = processes.start_time(os.getpid())
+        # What is not ours: it was open when we were started.
+        self._given = set(descriptors())
         # Wakes the wait when a signal handler has something to do.
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -123,15 +125,11 @@ class RunHandle:
                 warnings.simplefilter('ignore', DeprecationWarning)
                 pid = os.fork()
             if pid == 0:
-                die_with_parent(parent)
-                for each in (channel, questions, self._channel,
-                             self._questions):
-                    if each is not None:
-                        each.close()
-                os.close(self._wake_fd)
-                self._interrupts.leave_all()
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                 try:
+                    die_with_parent(parent)
+                    shed(self._given | {theirs.fileno(), answers.fileno()})
+                    self._interrupts.leave_all()
+                    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                     self._body(theirs, answers, memory)
                 finally:
                     # Whatever was raised, by a hook of the interpreter that
