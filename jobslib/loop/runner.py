@@ -537,7 +537,7 @@ class Runner:
         pid = self.process.pid
         self.lock.spared = () if pid is None else (pid,)
         if self.process.deadline is None:
-            self.lock.watchdog.stop()
+            self._stop_watching()
         self.history.add(run, self._owner.timestamp)
         self._unrecorded.add(self._owner.timestamp, run)
         self.observers.run_ended(run)
@@ -545,8 +545,15 @@ class Runner:
             # Something of the run goes on: it goes first, and then the lock.
             self._retire(self.config.max_hook_time)
             self.process.kill()
-            self.lock.watchdog.stop()
+            self._stop_watching()
         return run.outcome
+
+    def _stop_watching(self) -> None:
+        try:
+            self.lock.watchdog.stop()
+        except LockError as exc:
+            # The lock is lost, as will be seen.
+            self.logger.warning('the end of the run was not noted: %s', exc)
 
     def _begin(self, run: Run) -> None:
         """The slot that was decided on is begun, by *run*."""
