@@ -5,17 +5,23 @@ to start, as the integration tests do.
 """
 
 import argparse
+import os
 import signal
 import statistics
-import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from benchmarks.measure import (
+from benchmarks.candidates import (
     CONSUL_LOCK,
-    RUNJOB,
-    children,
+    DUMMY_LOCK,
+    FILE_LOCK,
+    Candidate,
+    candidates,
+)
+from benchmarks.measure import (
+    Job,
     cpu_time,
-    environment,
     first_line,
     memory,
     pause,
@@ -23,16 +29,20 @@ from benchmarks.measure import (
     ticks,
 )
 from integration.agents import Agent
+from integration.families import connections, family
 from integration.proxy import Proxy
 
-DUMMY = 'jobslib.oneinstance.dummy.DummyLock'
-FILE = 'jobslib.oneinstance.file.FileLock'
-HELLO = [RUNJOB, '--run-once', 'benchmarks.tasks.Hello']
+HELLO = ('--run-once', 'benchmarks.tasks.Hello')
+COLD = 'COLD_STANDBY'
+# Cells of a table by row and column.
+Table = dict[str, dict[str, str]]
 
 
 def main() -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser(prog='python -m benchmarks')
+    parser.add_argument('--beside', metavar='REVISION',
+                        help='measure that revision of git as well')
     parser.add_argument('--rounds', type=int, default=15,
                         help='how often each command is run (default 15)')
     parser.add_argument('--minutes', type=float, default=1.0,
@@ -40,125 +50,192 @@ def main() -> None:
     options = parser.parse_args()
     # Coordinates and the reconciliation of the leader write now and then,
     # whether or not anybody works.
-    with Agent(config={'disable_coordinates': True}) as agent:
-        start_up(agent, options.rounds)
-        cost_of_runs(agent)
-        standby(agent, options.minutes)
-        handover(agent, options.rounds)
-        processes(agent)
+    with (candidates(options.beside) as measured,
+          Agent(config={'disable_coordinates': True}) as agent):
+        start_up(agent, measured, options.rounds)
+        cost_of_runs(agent, measured)
+        resting(agent, measured, options.minutes)
+        handover(agent, measured, options.rounds)
 
 
-def start_up(agent: Agent, rounds: int) -> None:
+def show(title: str, table: Table) -> None:
+    """Print a table."""
+    columns = list(dict.fromkeys(each for row in table.values() for each in row))
+    width = max(map(len, table)) + 2
+    print(f'\n{title}\n{"":{width}}' + ''.join(
+        f'{each:>24}' for each in columns))
+    for name, row in table.items():
+        print(f'{name:{width}}' + ''.join(
+            f'{row.get(each, "-"):>24}' for each in columns), flush=True)
+
+
+def start_up(agent: Agent, measured: Sequence[Candidate], rounds: int) -> None:
     """Print the CPU time of one run, as a multiple of an empty program."""
-    commands: dict[str, tuple[list[str], dict[str, str]]] = {
-        'python -c pass': ([sys.executable, '-c', 'pass'], environment(DUMMY)),
-        'import consul': (
-            [sys.executable, '-c', 'import consul'], environment(DUMMY)),
-        'runjob, DummyLock': (HELLO, environment(DUMMY)),
-        'runjob, FileLock': (HELLO, environment(FILE)),
-        'runjob, ConsulLock': (
-            HELLO, environment(CONSUL_LOCK, agent.http_addr)),
-    }
-    taken: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(rounds + 1):
-        for name, (command, env) in commands.items():
-            taken[name].append(cpu_time(command, env))
+    bare = 'python -c pass'
+
+    def commands(each: Candidate) -> Mapping[str, tuple[list[str], dict[str, str]]]:
+        hello = each.runjob(*HELLO)
+        return {
+            bare: ([each.python, '-c', 'pass'], each.environment(DUMMY_LOCK)),
+            'import consul': ([each.python, '-c', 'import consul'],
+                              each.environment(DUMMY_LOCK)),
+            'runjob, DummyLock': (hello, each.environment(DUMMY_LOCK)),
+            'runjob, FileLock': (hello, each.environment(FILE_LOCK)),
+            'runjob, ConsulLock': (
+                hello, each.environment(CONSUL_LOCK, agent.http_addr))}
+
+    taken: dict[tuple[str, str], list[float]] = {}
     # The first run compiles.
-    medians = {name: statistics.median(times[1:])
-               for name, times in taken.items()}
-    base = medians['python -c pass']
-    print(f'CPU time of one run, all processes, median of {rounds}')
-    for name, seconds in medians.items():
-        print(f'  {name:20} {seconds * 1000:7.1f} ms {seconds / base:6.2f} x')
+    for number in range(rounds + 1):
+        for each in measured:
+            for name, (command, env) in commands(each).items():
+                seconds = cpu_time(command, env)
+                if number:
+                    taken.setdefault((name, each.name), []).append(seconds)
+    table: Table = {}
+    for (name, column), times in taken.items():
+        median = statistics.median(times)
+        ratio = median / statistics.median(taken[bare, column])
+        table.setdefault(name, {})[column] = f'{median * 1000:.1f} ms {ratio:6.2f} x'
+    show(f'CPU time of one run, all processes, median of {rounds}', table)
 
 
-def cost_of_runs(agent: Agent, runs: int = 20) -> None:
+def cost_of_runs(agent: Agent, measured: Sequence[Candidate],
+                 runs: int = 20) -> None:
     """Print requests and Raft entries of one run."""
-    print(f'\nCost of a run to Consul, {runs} runs')
+    table: Table = {}
     for name, arguments, history in (
             ('lock released', [], '100'), ('lock kept', ['--keep-lock'], '100'),
             ('lock kept, HISTORY=0', ['--keep-lock'], '0')):
-        with Proxy(agent.http_addr) as proxy, started(
-                [*arguments, '--run-interval', '0.2',
-                 'benchmarks.tasks.Hello'],
-                environment(CONSUL_LOCK, proxy.addr,
-                            JOBSLIB_HISTORY=history)) as process:
-            first_line(process)
-            first_line(process)
-            requests, index = len(proxy.requests), agent.raft_index()
-            for _ in range(runs):
-                first_line(process)
-            pause(0.1)
-            entries = agent.raft_index() - index
-            print(f'  {name:20} '
-                  f'{(len(proxy.requests) - requests) / runs:5.2f} requests '
-                  f'{entries / runs:5.2f} Raft entries')
-
-
-def standby(agent: Agent, minutes: float) -> None:
-    """Print what an idle standby costs."""
-    with started(['--keep-lock', 'benchmarks.tasks.Sleep'],
-                 environment(CONSUL_LOCK, agent.http_addr)) as holder:
-        first_line(holder)
-        with Proxy(agent.http_addr) as proxy, started(
-                ['--keep-lock', 'benchmarks.tasks.Sleep'],
-                environment(CONSUL_LOCK, proxy.addr)) as waiting:
-            while not any('wait=' in path for *_, path in proxy.requests):
+        for each in measured:
+            with Proxy(agent.http_addr) as proxy, started(
+                    each.runjob(*arguments, '--run-interval', '0.2',
+                                'benchmarks.tasks.Hello'),
+                    each.environment(CONSUL_LOCK, proxy.addr,
+                                     JOBSLIB_HISTORY=history)) as job:
+                job.line()
+                job.line()
+                requests, index = len(proxy.requests), agent.raft_index()
+                for _ in range(runs):
+                    job.line()
                 pause(0.1)
-            pause(1)
-            requests, index = len(proxy.requests), agent.raft_index()
-            cpu = _cpu(waiting.pid)
-            pause(60 * minutes)
-            print('\nAn idle standby, in a minute')
-            print(f'  requests {(len(proxy.requests) - requests) / minutes:g}'
-                  f', Raft entries of it and of the holder '
-                  f'{(agent.raft_index() - index) / minutes:g}, CPU time of '
-                  f'both its processes '
-                  f'{(_cpu(waiting.pid) - cpu) / minutes * 1000:.0f} ms')
+                entries = agent.raft_index() - index
+                table.setdefault(name, {})[each.name] = (
+                    f'{(len(proxy.requests) - requests) / runs:.2f}, '
+                    f'{entries / runs:.2f}')
+    show(f'Cost of a run to Consul: requests, Raft entries; {runs} runs', table)
 
 
-def _cpu(pid: int) -> float:
-    return ticks(pid) + sum(map(ticks, children(pid)))
+def resting(agent: Agent, measured: Sequence[Candidate],
+            minutes: float) -> None:
+    """Print what a holder and a standby cost while nothing happens."""
+    table: Table = {}
+
+    def note(name: str, each: Candidate, text: str) -> None:
+        table.setdefault(name, {})[each.name] = text
+
+    for each in measured:
+        env = each.environment(CONSUL_LOCK, agent.http_addr, 'resting')
+        with started(hold(each), env) as holder:
+            holder.line()
+            with Proxy(agent.http_addr) as proxy:
+                through = each.environment(CONSUL_LOCK, proxy.addr, 'resting')
+                with standby(each, through) as waiting:
+                    asked, index = len(proxy.requests), agent.raft_index()
+                    both = family(holder.pid), family(waiting.pid)
+                    used = [ticks(pids) for pids in both]
+                    pause(60 * minutes)
+                    spent = [(ticks(pids) - before) / minutes * 1000
+                             for pids, before in zip(both, used, strict=True)]
+                    requests = (len(proxy.requests) - asked) / minutes
+                    entries = (agent.raft_index() - index) / minutes
+                    note('connections of the holder', each,
+                         _connections(holder, agent.http_addr))
+                    note('connections of the standby', each,
+                         _connections(waiting, proxy.addr))
+                    note('memory of the holder', each, _memory(holder))
+                    note('memory of the standby', each, _memory(waiting))
+                    note('requests of the standby', each, f'{requests:g}')
+                    note('Raft entries of both', each, f'{entries:g}')
+                    note('CPU time of the holder', each, f'{spent[0]:.0f} ms')
+                    note('CPU time of the standby', each, f'{spent[1]:.0f} ms')
+            if each.knows(COLD):
+                with standby(each, env | {f'JOBSLIB_{COLD}': '1'}) as waiting:
+                    note('memory of a cold standby', each, _memory(waiting))
+    show('At rest: memory (PSS), requests and the like in a minute, '
+         'all processes', table)
 
 
-def handover(agent: Agent, rounds: int) -> None:
-    """Print how long a job stands still when its process ends."""
-    print(f'\nFrom a signal to the holder until a standby runs, {rounds} '
-          f'times')
-    env = environment(CONSUL_LOCK, agent.http_addr)
-    for name in ('SIGTERM', 'SIGKILL'):
-        times: list[float] = []
-        for _ in range(rounds):
-            with started(['--keep-lock', 'benchmarks.tasks.Sleep'],
-                         env) as holder:
-                first_line(holder)
-                with started(['--keep-lock', 'benchmarks.tasks.Sleep'],
-                             env) as waiting:
-                    while not children(waiting.pid):
-                        pause(0.05)
-                    pause(0.5)
-                    ended = time.monotonic()
-                    holder.send_signal(signal.Signals[name])
-                    times.append(float(first_line(waiting)) - ended)
-        print(f'  {name}: median {statistics.median(times) * 1000:.1f} ms, '
-              f'longest {max(times) * 1000:.1f} ms')
+def _connections(job: Job, address: tuple[str, int]) -> str:
+    # A renewal may have another one for a moment.
+    seen = []
+    for _ in range(15):
+        seen.append(sum(connections(address[1], pid) for pid in family(job.pid)))
+        pause(0.1)
+    return f'{statistics.median_low(seen)}'
 
 
-def processes(agent: Agent) -> None:
-    """Print the memory of a holder and its keeper."""
-    with started(['--keep-lock', 'benchmarks.tasks.Sleep'],
-                 environment(CONSUL_LOCK, agent.http_addr)) as holder:
-        first_line(holder)
-        pause(3)
-        keeper, = children(holder.pid)
-        guard, = children(keeper)
-        print('\nMemory (PSS) while the lock is held')
-        print(f'  runjob {memory(holder.pid):.1f} MiB, its keeper '
-              f'{memory(keeper):.1f} MiB, the guard {memory(guard):.1f} MiB')
-        used = ticks(keeper)
-        pause(20)
-        print(f'CPU time of the keeper while the lock is held: '
-              f'{(ticks(keeper) - used) / 20:.2%} of a core')
+def _memory(job: Job) -> str:
+    return f'{memory(family(job.pid)):.1f} MiB'
+
+
+def hold(each: Candidate) -> list[str]:
+    """A job that takes the lock and keeps it, in one run that does not end."""
+    # Where a run that was cut short is made up for in its slot, the next begins
+    # at once; where runs just follow one another, after a pause of a second.
+    slots = ('--run-interval', '3600') if each.knows('RECOVERIES') else ()
+    return each.runjob('--keep-lock', *slots, 'benchmarks.tasks.Sleep')
+
+
+@contextmanager
+def standby(each: Candidate, env: dict[str, str]) -> Iterator[Job]:
+    """Start a job that waits for the lock."""
+    with started(hold(each), env) as job:
+        job.wait_for('not run')
+        # The query by which it waits comes next.
+        pause(0.5)
+        yield job
+
+
+def handover(agent: Agent, measured: Sequence[Candidate], rounds: int) -> None:
+    """Print how long a job stands still when a process of it ends."""
+    faults: dict[str, Callable[[Job, int], None]] = {
+        'SIGTERM': lambda job, run: os.kill(job.pid, signal.SIGTERM),
+        'SIGKILL of the supervisor': lambda job, run: _kill(job.pid),
+        "SIGKILL of the run's process": lambda job, run: _kill(run),
+        'SIGKILL of both': lambda job, run: _kill(job.pid, run)}
+    taken: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):
+        for name, strike in faults.items():
+            for each in measured:
+                taken.setdefault((name, each.name), []).append(
+                    _interruption(each, agent, strike))
+    table: Table = {}
+    for (name, column), times in taken.items():
+        table.setdefault(name, {})[column] = (
+            f'{statistics.median(times) * 1000:.0f} ms, '
+            f'{max(times) * 1000:.0f} ms')
+    show(f'From a signal to the holder until a run begins: median and longest '
+         f'of {rounds}', table)
+
+
+def _interruption(each: Candidate, agent: Agent,
+                  strike: Callable[[Job, int], None]) -> float:
+    env = each.environment(
+        CONSUL_LOCK, agent.http_addr, f'handover-{time.monotonic_ns()}')
+    with started(hold(each), env) as holder:
+        _, run = holder.line()
+        with standby(each, env) as waiting:
+            struck = time.monotonic()
+            strike(holder, int(run))
+            begun, _ = first_line([holder, waiting])
+            return float(begun) - struck
+
+
+def _kill(*pids: int) -> None:
+    # Before jobslib had a run's process, both were one.
+    for pid in dict.fromkeys(pids):
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == '__main__':

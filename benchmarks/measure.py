@@ -4,34 +4,18 @@ import ctypes
 import os
 import pathlib
 import resource
+import select
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ['cpu_time', 'environment', 'first_line', 'memory', 'started']
+__all__ = ['Job', 'cpu_time', 'memory', 'pause', 'started', 'ticks']
 
 PR_SET_CHILD_SUBREAPER = 36
-RUNJOB = os.path.join(sysconfig.get_path('scripts'), 'runjob')
-CONSUL_LOCK = 'jobslib.oneinstance.consul.ConsulLock'
-
-
-def environment(backend: str, address: tuple[str, int] | None = None,
-                **variables: str) -> dict[str, str]:
-    """Return the environment for ``runjob`` with the lock *backend*."""
-    env = {name: value for name, value in os.environ.items()
-           if not name.startswith(('JOBSLIB_', 'CONSUL_'))}
-    # Users run compiled modules.
-    env.pop('PYTHONDONTWRITEBYTECODE', None)
-    env['JOBSLIB_ONE_INSTANCE_BACKEND'] = backend
-    env['JOBSLIB_ONE_INSTANCE_FILE_FOLDER'] = os.path.join(
-        tempfile.gettempdir(), f'jobslib-benchmark-{os.getpid()}')
-    if address is not None:
-        env['CONSUL_HTTP_ADDR'] = f'{address[0]}:{address[1]}'
-    return env | variables
+#: After so many seconds something has gone wrong.
+LIMIT = 60.0
 
 
 def cpu_time(command: list[str], env: dict[str, str]) -> float:
@@ -48,7 +32,8 @@ def cpu_time(command: list[str], env: dict[str, str]) -> float:
 def _run_and_wait_for_all(command: list[str]) -> float:
     # What the command leaves behind becomes a child of this process.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     if process.wait():
         raise RuntimeError(f'{command} failed with {process.returncode}')
     while True:
@@ -60,47 +45,82 @@ def _run_and_wait_for_all(command: list[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+class Job:
+    """A ``runjob`` that goes on, what its tasks print, and what it logs."""
+
+    def __init__(self, command: list[str], env: dict[str, str],
+                 log: pathlib.Path) -> None:
+        self._log = log
+        with log.open('wb') as file:
+            self.process = subprocess.Popen(
+                command, env=env, stdout=subprocess.PIPE, stderr=file, bufsize=0)
+        self.pid = self.process.pid
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+
+    def line(self) -> list[str]:
+        """The words of the next line that the task prints."""
+        return first_line([self])
+
+    def wait_for(self, text: str) -> None:
+        """Wait until *text* is in the log."""
+        wait_until(lambda: text in self._log.read_text(), text)
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        self.process.terminate()
+        self.process.wait(LIMIT)
+        self.output.close()
+
+
+def first_line(jobs: Iterable[Job]) -> list[str]:
+    """The words of the next line that a task of any of *jobs* prints."""
+    outputs = [each.output for each in jobs]
+    while outputs and (ready := select.select(outputs, [], [], LIMIT)[0]):
+        if line := ready[0].readline():
+            words: list[str] = line.decode().split()
+            return words
+        # It has ended.
+        outputs.remove(ready[0])
+    raise TimeoutError('no task has begun')
+
+
 @contextmanager
-def started(arguments: list[str], env: dict[str, str],
-            ) -> Iterator[subprocess.Popen[str]]:
-    """Start ``runjob`` with *arguments*; end it on leaving."""
-    process = subprocess.Popen(
-        [RUNJOB, *arguments], env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def started(command: list[str], env: dict[str, str]) -> Iterator[Job]:
+    """Start ``runjob``; end it on leaving."""
+    job = Job(command, env, pathlib.Path(f'log-{time.monotonic_ns()}'))
     try:
-        yield process
+        yield job
     finally:
-        process.terminate()
-        process.wait(20)
-        assert process.stdout is not None
-        process.stdout.close()
+        job.close()
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    """Return the next line that *process* prints."""
-    assert process.stdout is not None
-    return process.stdout.readline()
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until *condition* is true."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f'not within {LIMIT:g} s: {what}')
+        time.sleep(0.02)
 
 
-def memory(pid: int) -> float:
-    """Return the proportional set size of *pid*, in MiB."""
-    for line in pathlib.Path(f'/proc/{pid}/smaps_rollup').open():
-        if line.startswith('Pss:'):
-            return int(line.split()[1]) / 1024
-    raise LookupError(f'no Pss of {pid}')
+def memory(pids: Iterable[int]) -> float:
+    """Return the proportional set size of some processes, in MiB."""
+    found = 0
+    for pid in pids:
+        for line in pathlib.Path(f'/proc/{pid}/smaps_rollup').open():
+            if line.startswith('Pss:'):
+                found += int(line.split()[1])
+    return found / 1024
 
 
-def children(pid: int) -> list[int]:
-    """Return the child processes of *pid*."""
-    text = pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text()
-    return [int(child) for child in text.split()]
-
-
-def ticks(pid: int) -> float:
-    """Return the CPU time that *pid* has taken, in seconds."""
-    fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2]
-    user, system = fields.split()[11:13]
-    return (int(user) + int(system)) / os.sysconf('SC_CLK_TCK')
+def ticks(pids: Iterable[int]) -> float:
+    """Return the CPU time that some processes have taken, in seconds."""
+    found = 0
+    for pid in pids:
+        fields = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2]
+        found += sum(map(int, fields.split()[11:13]))
+    return found / os.sysconf('SC_CLK_TCK')
 
 
 def pause(seconds: float) -> None:

@@ -1,5 +1,6 @@
 """The tasks that are measured."""
 
+import os
 import time
 
 from jobslib import BaseTask
@@ -18,11 +19,11 @@ class Hello(BaseTask):
 
 
 class Sleep(BaseTask):
-    """Says when it starts, and sleeps."""
+    """Says when it starts, and in which process, and sleeps."""
 
     name = 'benchmark-sleep'
 
     def task(self) -> None:
-        self.stdout.write(f'{time.monotonic()}\n')
+        self.stdout.write(f'{time.monotonic()} {os.getpid()}\n')
         self.stdout.flush()
         time.sleep(3600)

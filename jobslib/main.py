@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -14,7 +15,7 @@ from jobslib.cmdlineparser import (
     flags,
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
-from jobslib.config import Config
+from jobslib.config import Config, OneInstanceConfig
 from jobslib.exceptions import (
     ConfigError,
     ImportNameError,
@@ -32,7 +33,7 @@ from jobslib.tasks import BaseTask
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn
 
     from jobslib.options import option
@@ -49,6 +50,8 @@ MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 EXEC = 'exec'
 # Options that are declared nowhere, for messages.
 OPTIONS = ('--settings', '--help', '--version')
+OWN_LOCKS = ('jobslib.oneinstance.file.FileLock',
+             'jobslib.oneinstance.consul.ConsulLock')
 # What is answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
 
@@ -87,7 +90,6 @@ def _read_command(argv: list[str]) -> CommandLine | None:
         return CommandLine(argv)
     if not set(argv) & set(COMMANDS):
         return None
-    import contextlib
     try:
         # What is wrong is said by who reads the options in earnest.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -130,10 +132,23 @@ def _settle() -> None:
     when the process ends, is a good part of a short run.  What the user's
     code makes comes later, and is collected as always.
     """
-    import argparse  # noqa: F401
+    with _never_garbage():
+        import argparse  # noqa: F401
+        import logging  # noqa: F401
+
+
+@contextlib.contextmanager
+def _never_garbage() -> Iterator[None]:
+    """Have the garbage collector pass over what is made in here."""
     import gc
-    import logging  # noqa: F401
-    gc.freeze()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def _configure(line: CommandLine) -> Config:
@@ -268,15 +283,12 @@ def _mute() -> None:
 
 def _run_job(argv: list[str]) -> int:
     """Run a job: in this process its supervisor, in another the task."""
-    # What both processes need is loaded once, before the fork, and frozen for
-    # both as in _settle().
-    import gc
-
-    import jobslib.logs
-    import jobslib.oneinstance.file
-    import jobslib.run.process  # noqa: F401
-    from jobslib.loop.supervisor import supervise
-    gc.freeze()
+    # What both processes need is loaded once, before the fork.
+    with _never_garbage():
+        import jobslib.logs
+        import jobslib.run.process  # noqa: F401
+        from jobslib.loop.supervisor import supervise
+        _load_likely_lock()
     environment = dict(os.environ)
 
     def body(channel: Channel, questions: Channel, memory: Memory) -> None:
@@ -297,6 +309,17 @@ def _run_job(argv: list[str]) -> int:
         exit_like_python(None, code)
 
     return supervise(body)
+
+
+def _load_likely_lock() -> None:
+    """Load the lock that is used, as far as that is known before the settings.
+
+    One of our own: code of users is for the run's process.
+    """
+    backend = OneInstanceConfig.backend
+    path = os.environ.get(backend.env, backend.default)
+    if path in OWN_LOCKS:
+        import_object(path)
 
 
 def _be_run_process(process: RunProcess, line: CommandLine) -> int:

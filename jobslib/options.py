@@ -128,6 +128,12 @@ class option:
             group._sources[self.name] = given.source
         return group._values[self.name]
 
+    def under(self, env: str) -> Self:
+        """Return this option with the environment variable *env*."""
+        named = object.__new__(type(self))
+        vars(named).update(vars(self), env=env)
+        return named
+
     #: Whether the flag may be given several times, for a list of values.
     repeatable = False
 

@@ -128,8 +128,16 @@ def machine_name() -> str:
     """
     short = os.uname().nodename
     try:
-        name: str = _ask('machine', socket.getfqdn, NAME_TIMEOUT)
+        name: str = _ask('machine', lambda: _full_name(short), NAME_TIMEOUT)
     except (OSError, ValueError):
         return short
     # What some machines call themselves tells nobody which they are.
     return short if name.startswith('localhost') else name
+
+
+def _full_name(short: str) -> str:
+    """As :func:`socket.getfqdn`, but for an error that it makes of nothing."""
+    # As bytes, see addresses().
+    name, others, _ = socket.gethostbyaddr(
+        short.encode())  # type: ignore[arg-type]
+    return next((each for each in (name, *others) if '.' in each), name)

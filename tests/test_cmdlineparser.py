@@ -51,6 +51,7 @@ def test_all_options() -> None:
         'keep_lock': True, 'release_on_error': True, 'max_run_time': '-1',
         'log_level': 'x',
         'cold_standby': None, 'schedule': None, 'time_zone': None,
+        'run_interval_epoch': None,
         'jitter': None, 'catch_up': None, 'start_deadline': None,
         'retries': None, 'retry_delay': None, 'recoveries': None,
         'task_cls': TASK}
@@ -67,8 +68,8 @@ def test_flags() -> None:
     """The options with a flag are found, those of nested groups included."""
     assert [declared.flag for declared in flags(Config)] == [
         '--schedule', '--time-zone', '--sleep-interval', '--run-interval',
-        '--jitter', '--catch-up', '--start-deadline', '--retries',
-        '--retry-delay', '--recoveries', '--run-once', '--keep-lock',
+        '--run-interval-epoch', '--jitter', '--catch-up', '--start-deadline',
+        '--retries', '--retry-delay', '--recoveries', '--run-once', '--keep-lock',
         '--release-on-error', '--max-run-time', '--cold-standby', '--log-level',
         '--disable-one-instance']
 

@@ -1,4 +1,4 @@
-"""The base of the consul package, without what the package loads beside."""
+"""The API of the consul package, without what the package loads beside."""
 
 import pathlib
 import subprocess
@@ -38,9 +38,11 @@ def test_imported_before() -> None:
     """A package that is loaded already is used, and stays."""
     assert run(
         'import consul\n'
-        'from jobslib.consul import api as consulapi\n'
-        'print(consulapi.base is consul.base is sys.modules["consul.base"], '
-        'sys.modules["consul"] is consul)') == 'True True'
+        'from jobslib.consul.package import import_api\n'
+        'failure, client = import_api()\n'
+        'print(failure is consul.ConsulException, '
+        'issubclass(client, consul.base.Consul), '
+        'sys.modules["consul"] is consul)') == 'True True True'
 
 
 def test_other_threads() -> None:
@@ -48,28 +50,34 @@ def test_other_threads() -> None:
     assert run(
         'done = threading.Event()\n'
         'threading.Thread(target=done.wait, daemon=True).start()\n'
-        'from jobslib.consul import api as consulapi\n'
-        'print(consulapi.base is sys.modules["consul"].base, '
+        'from jobslib.consul.package import import_api\n'
+        'print(issubclass(import_api()[1], sys.modules["consul"].base.Consul), '
         '"requests" in sys.modules)') == 'True True'
 
 
-def test_version_that_needs_its_package(tmp_path: pathlib.Path) -> None:
-    """A base that needs more of the package is imported with it."""
+def test_one_that_is_made_differently(tmp_path: pathlib.Path) -> None:
+    """A package without such parts is used as a whole."""
     package = tmp_path / 'consul'
     package.mkdir()
     (package / '__init__.py').write_text('NEEDED = 1\n')
-    (package / 'base.py').write_text('from consul import NEEDED\n')
+    (package / 'base.py').write_text(
+        'from consul import NEEDED\n'
+        'class ConsulException(Exception): pass\n'
+        'class Consul:\n'
+        '    def __init__(self): self.http = self.connect("127.0.0.1", 8500)\n')
     assert run(
         f'sys.path.insert(0, {str(tmp_path)!r})\n'
-        'from jobslib.consul.package import import_base\n'
-        'base = import_base()\n'
-        'print(base.NEEDED, sys.modules["consul"].base is base)') == '1 True'
+        'from jobslib.consul.package import import_api\n'
+        'failure, client = import_api()\n'
+        'import consul.base\n'
+        'print(failure is consul.base.ConsulException, client("http").http)'
+    ) == 'True http'
 
 
 def test_no_package() -> None:
     """Without the package, the error is the usual one."""
     assert run(
-        'from jobslib.consul.package import import_base\n'
-        'try: import_base()\n'
+        'from jobslib.consul.package import import_api\n'
+        'try: import_api()\n'
         'except ModuleNotFoundError as exc: print(exc.name, exc)',
         '-I', '-S') == "consul No module named 'consul'"

@@ -227,7 +227,7 @@ def test_all_that_is_asked_fits_on_the_page() -> None:
         {**by, 'do': 'handover', 'to': 40 * 'y', 'interrupt': True},
         10 * [(1795969000.123, 1795969000.123)], by,
         5 * [{'slot': 1795969000.123, 'by': by['by']}],
-        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1})
+        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1}, True)
     with tempfile.TemporaryFile() as file:
         file.truncate(Page.SIZE)
         page = Page(file.fileno())
@@ -565,7 +565,7 @@ def test_run_that_was_asked_for() -> None:
     assert (run['slot'], run['attempt'], run['reason'], run['duration']) == (
         100.0, 2, 'asked', 10.0)
     rows = {row[0]: row[1] for row in details(found).rows}
-    assert rows['slot'].endswith('asked for by ann')
+    assert str(rows['slot']).endswith('asked for by ann')
 
 
 def test_progress_of_an_earlier_run() -> None:

@@ -34,10 +34,10 @@ class NameService:
         self.answer()
         return [ADDRESS]
 
-    def getfqdn(self) -> str:
+    def gethostbyaddr(self, _: object) -> tuple[str, list[str], list[str]]:
         """Answer what this machine is called, when alive."""
         self.answer()
-        return self.name
+        return self.name, [], []
 
     def answer(self) -> None:
         """Wait for life, for half a minute."""
@@ -52,7 +52,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameService]:
     """A name service, in place of the system's."""
     service = NameService()
     monkeypatch.setattr(socket, 'getaddrinfo', service.getaddrinfo)
-    monkeypatch.setattr(socket, 'getfqdn', service.getfqdn)
+    monkeypatch.setattr(socket, 'gethostbyaddr', service.gethostbyaddr)
     monkeypatch.setattr(resolver, 'NAME_TIMEOUT', 0.1)
     monkeypatch.setattr(resolver, '_found', {})
     monkeypatch.setattr(resolver, '_questions', {})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jobslib.history import History
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import MAX_SKIPS
+from jobslib.owner import OwnerRecord
 from jobslib.schedule.agenda import read_ledger
 from jobslib.schedule.belief import Memory, Situation
 from jobslib.schedule.decisions import decide, upcoming
@@ -40,7 +41,8 @@ def describe(name: str, state: LockState, now: float | None = None,
     now = time.time() if now is None else now
     record = state.record or {}
     history = History.read(
-        state.history, None if state.held else state.record, now)
+        state.history, OwnerRecord.parse(state.record), now, held=state.held,
+        handed_in=state.handed_in)
     due = _due(state, history)
     what = _state(state, history, due, now)
     run = _current_run(state, due, now, plan) if what == 'running' else None
@@ -51,7 +53,8 @@ def describe(name: str, state: LockState, now: float | None = None,
             'since': record.get('timestamp'),
             'since_utc': iso(record.get('timestamp')), 'token': state.token},
         'current_run': run,
-        'last_run': _dated(history.newest[-1]) if history.newest else None,
+        'last_run': (_dated(history.newest[-1].export()) if history.newest
+                     else None),
         'last_success': history.succeeded,
         'last_success_utc': iso(history.succeeded),
         'due': due, 'due_utc': iso(due),
@@ -68,7 +71,7 @@ def describe(name: str, state: LockState, now: float | None = None,
             {**each, 'slot_utc': iso(each['slot'])}
             for each in state.control.skips if each['slot'] > now],
         'standbys': state.others, 'history': [
-            _dated(run) for run in history.newest]}
+            _dated(run.export()) for run in history.newest]}
 
 
 def find_ledger(state: LockState, plan: Plan) -> Ledger | None:

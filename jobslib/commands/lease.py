@@ -61,6 +61,6 @@ def handovers(timings: Timings) -> list[Handover]:
 
 def figures(timings: Timings) -> dict[str, Any]:
     """Return all figures by name, in seconds."""
-    return timings._asdict() | {
+    return vars(timings) | {
         'slack': timings.slack, 'dead_machine': timings.dead_machine,
         'handovers': [each._asdict() for each in handovers(timings)]}

@@ -11,15 +11,19 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
 
-from jobslib.consul.package import import_base
+from jobslib.consul.package import import_api
 from jobslib.consul.transport import LIMIT, Response, Transport, TransportError
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
 __all__ = ['FAILURES', 'Refused', 'duration', 'make_consul']
 
-base: Any = import_base()
+_failure, _make_client = import_api()
 
 CREATE_SESSION = '/v1/session/create'
 UNKNOWN_FIELD = ('unknown field', 'invalid keys')
@@ -71,11 +75,20 @@ def _reason(response: Response) -> str:
 
 #: What a call can raise; the last five are what the package makes of an answer
 #: that is not as Consul's are.
-FAILURES = (TransportError, Refused, base.ConsulException, ValueError, TypeError,
+FAILURES = (TransportError, Refused, _failure, ValueError, TypeError,
             LookupError, AttributeError, RecursionError)
 
 
-class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
+class _Answer:
+    """An answer, as the package reads it."""
+
+    def __init__(self, code: int, headers: dict[str, str], body: str) -> None:
+        self.code = code
+        self.headers = headers
+        self.body = body
+
+
+class _Http:
     """The HTTP layer of the ``consul`` package, on the transport.
 
     Raises :class:`Refused` for what the two packages would turn into
@@ -135,7 +148,7 @@ class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
         if response.status != 200:
             raise Refused(response)
         headers = {'X-Consul-Index': str(response.index)}
-        return callback(base.Response(response.status, headers, response.text))
+        return callback(_Answer(response.status, headers, response.text))
 
     def _timeout(self, params: dict[str, str]) -> float:
         """Seconds that a request may take, the wait of a blocking query included."""
@@ -144,27 +157,13 @@ class _Http(base.HTTPClient):  # type: ignore[misc, unused-ignore]
         return timeout + (_seconds(wait) * 17 / 16 if wait else 0)
 
 
-class _Consul(base.Consul):  # type: ignore[misc, unused-ignore]
-    """The client of the package, with that HTTP layer."""
-
-    def __init__(self, http: _Http) -> None:
-        self._http = http
-        super().__init__()
-
-    # py-consul asks for its HTTP layer by the one name, python-consul by the other.
-    def http_connect(self, *_: Any, **__: Any) -> _Http:
-        return self._http
-
-    connect = http_connect
-
-
 _environment = threading.Lock()
 
 
 def make_consul(transport: Transport) -> Any:
     """Return a client of the package that talks by *transport*."""
     with _hidden_environment():
-        return _Consul(_Http(transport))
+        return _make_client(_Http(transport))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable
@@ -138,8 +137,10 @@ def refuse_key(key: str) -> None:
             f'that are empty, "." or ".."')
     # Since 1.21.6, also for what is one of these only after "%2e" and its
     # like have been resolved.  Reading fails for ever; a transaction does not.
-    from urllib.parse import unquote
-    resolved = unquote(key)
+    resolved = key
+    if '%' in key:
+        from urllib.parse import unquote
+        resolved = unquote(key)
     if resolved != resolved.strip() or '..' in resolved.split('/'):
         raise ConfigError(
             f'key: {key!r} is not allowed; allowed: no space at its beginning '
@@ -216,9 +217,7 @@ class ConsulConnection(ConfigGroup):
             return
         for name, declared in ConsulConnection.declared().items():
             if name not in vars(cls):
-                named = copy.copy(declared)
-                named.env = f'{env}{name.upper()}'
-                setattr(cls, name, named)
+                setattr(cls, name, declared.under(f'{env}{name.upper()}'))
 
     def validate(self) -> None:
         """Refuse what is no host, and half a client certificate."""

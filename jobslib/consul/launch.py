@@ -32,18 +32,15 @@ ENGINES = 'jobslib.consul.engine'
 ROOT = os.path.realpath(__file__).rsplit(os.sep, 3)[0]
 
 # Runs the keeper without the __init__ of the packages it is in, which would
-# import what it does not need; and without the TLS library, which http.client
-# loads if it can: the transport loads it when there is TLS.  At its end there
-# is nothing that the interpreter would have to clear up.
+# import what it does not need.  At its end there is nothing that the
+# interpreter would have to clear up.
 BOOT = """
 import os, sys, types
 for name in ('jobslib', 'jobslib.consul', 'jobslib.keeper'):
     module = sys.modules[name] = types.ModuleType(name)
     module.__path__ = [sys.argv[1] + '/' + name.replace('.', '/')]
-sys.modules['ssl'] = None
 from jobslib.keeper.keeper import main
 __import__(sys.argv[2])
-del sys.modules['ssl']
 main(sys.modules[sys.argv[2]])
 os._exit(0)
 """

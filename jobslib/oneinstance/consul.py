@@ -1,15 +1,14 @@
 """A lock across machines, kept in Consul."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
 from functools import cached_property
-from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from jobslib import needs
 from jobslib.clock import now
@@ -19,7 +18,7 @@ from jobslib.exceptions import (
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
-from jobslib.history import encode
+from jobslib.history import HandIn, encode
 from jobslib.keeper.page import Page
 from jobslib.keeper.timings import Timings
 from jobslib.oneinstance import BaseLock, FoundLocks, LockState
@@ -28,7 +27,13 @@ from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.watchdog import Watchdog
 
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+    from typing import Any
+
     from jobslib.consul.client import (
         Acquired,
         ConsulClient,
@@ -47,6 +52,8 @@ REFUSED_PAUSE = 0.5
 BARRED_WAIT = 2.0
 # For how long a key that was read free need not be read again.
 JUST_READ = 0.5
+# A transaction has 64 operations at most.
+MAX_MERGED = 50
 # How long on_acquired() may take, if the process of the lock must not stand
 # still.
 LONGEST_HOOK = 60.0
@@ -73,7 +80,7 @@ class ConsulLock(BaseLock):
     class OptionsConfig(ConsulOptions):
         """Options of :class:`ConsulLock`."""
 
-    def __init__(self, context: 'Context', options: Any) -> None:
+    def __init__(self, context: Context, options: Any) -> None:
         super().__init__(context, options)
         self.timings: Timings = options.timings
         self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
@@ -90,13 +97,15 @@ class ConsulLock(BaseLock):
         self._found_free: tuple[KeyState, float] | None = None
         self._free_since: tuple[int, float] | None = None
         self._refused: int | None = None
+        # The record that was seen last with a holder, and its fencing token.
+        self._seen: tuple[bytes | None, int] = None, 0
         # What the keeper knows of the lease, in the run's process.
         self._run_page: Page | None = None
         # What was read last of what operators ask, and its version.
         self._control = 0, Control()
 
     @cached_property
-    def client(self) -> 'ConsulClient':
+    def client(self) -> ConsulClient:
         """The client of Consul."""
         # Imported late: the client library takes longer to import than all
         # the rest.
@@ -142,7 +151,7 @@ class ConsulLock(BaseLock):
         return Control.parse(self._state.control if self._state else None)
 
     @property
-    def lease(self) -> 'Lease | None':
+    def lease(self) -> Lease | None:
         """The session of this process and its keeper, if there is one."""
         return self._lease
 
@@ -160,7 +169,9 @@ class ConsulLock(BaseLock):
             acquired = self._acquire()
         if acquired and not self.refresh():
             # Lost in the same instant, and nobody there to be interrupted.
-            self.release()
+            self.unheard = self._record
+            if self.release():
+                self.unheard = None
             return False
         if acquired:
             assert self._lease is not None
@@ -172,6 +183,7 @@ class ConsulLock(BaseLock):
         return acquired
 
     def _acquire(self) -> bool:
+        self.unheard = None
         state = self._just_found_free() or self._read()
         while state.session is None and (left := self._delay_left(state)) > 0:
             self.logger.info(
@@ -184,25 +196,42 @@ class ConsulLock(BaseLock):
         self.barred = self._find_bar_in(state)
         if state.session is not None or self.barred:
             return False
-        self.previous_record = parse(state.record)
+        self.previous_record = self._read_record(state)
         if not self.wanted:
             return False
+        before = self._record
         try:
             acquired = self._take(state)
             if acquired is not None:
                 self.previous_history = parse(acquired.history)
+                self.handed_in = {
+                    name: HandIn.parse(parse(value))
+                    for name, value in acquired.handed_in.items()}
                 self.history = None
                 self._token = acquired.token
         except BaseException:
             # The request may have been carried out nevertheless.
             self._token = None
+            if self._record is not before:
+                self.unheard = self._record
             self._drop_lease()
             raise
         if acquired is None:
             self._refused = state.modify_index
         return acquired is not None
 
-    def _give_back_unknown(self, state: 'KeyState') -> None:
+    def _read_record(self, state: KeyState) -> dict[str, Any] | None:
+        """Return the record of the last holder.
+
+        One that vanished has not written its fencing token, and the index of
+        the key is another by now; who waited for it has seen it.
+        """
+        record, (seen, token) = parse(state.record), self._seen
+        if record is not None and state.record == seen:
+            record.setdefault('token', token)
+        return record
+
+    def _give_back_unknown(self, state: KeyState) -> None:
         """Give back a key that the session of this process has without its
         knowing.
 
@@ -227,6 +256,8 @@ class ConsulLock(BaseLock):
         try:
             if self.history is not None:
                 history = encode(self.history)
+                # It has the runs of those who vanished.
+                record.pop('before', None)
             lease.end_run(self.spared)
             released = lease.is_valid()
             if released:
@@ -235,7 +266,7 @@ class ConsulLock(BaseLock):
                 with contextlib.closing(self.client):
                     released = self.client.release(
                         self.key, json.dumps(record).encode(), lease.session,
-                        token, history)
+                        token, history, sorted(self.handed_in)[:MAX_MERGED])
         except BaseException:
             # The keeper goes on trying.
             lease.keep_claim(record)
@@ -330,6 +361,17 @@ class ConsulLock(BaseLock):
         if self.history is not None:
             self._note_history(encode(self.history), self._token)
 
+    def find_handed_in(self) -> dict[str, HandIn]:
+        from jobslib.oneinstance import consulview
+        with contextlib.closing(self.client):
+            self.handed_in = consulview.find_handed_in(self.client, self.key)
+        return self.handed_in
+
+    def hand_in(self, handed_in: HandIn) -> bool:
+        from jobslib.oneinstance import consulview
+        with contextlib.closing(self.client):
+            return consulview.hand_in(self.client, self.key, handed_in)
+
     def _last_notes(self, history: bytes | None) -> dict[str, str]:
         from jobslib.consul.client import history_key
         return ({} if history is None
@@ -370,13 +412,27 @@ class ConsulLock(BaseLock):
             'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
 
     @classmethod
-    def diagnose(cls, context: 'Context', options: Any) -> list['Finding']:
+    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
         from jobslib.oneinstance.rights import examine
         config = context.config
         known = options.key or config.task_cls is not None
         return examine(options.endpoint, options.timings,
                        cls(context, options).key if known else None,
                        bool(getattr(config, 'history', 0)))
+
+    @classmethod
+    def compare_clocks(cls, context: 'Context',
+                       options: Any) -> tuple[float, float] | None:
+        from jobslib.consul.transport import Transport, TransportError
+        from jobslib.oneinstance.clocks import compare
+        with contextlib.closing(Transport(options.endpoint)) as transport:
+            def ask() -> str | None:
+                # It takes no rights, and each answer has the time.
+                return transport.request('GET', '/v1/status/leader').header('Date')
+            try:
+                return compare(ask)
+            except TransportError as exc:
+                raise LockUnavailableError(str(exc)) from exc
 
     def on_acquired(self) -> None:
         """The lock was acquired; to be overridden."""
@@ -410,7 +466,7 @@ class ConsulLock(BaseLock):
                 self.client.destroy_session(session)
 
     @classmethod
-    def find_all(cls, context: 'Context', options: Any,
+    def find_all(cls, context: Context, options: Any,
                  prefix: str | None = None) -> FoundLocks:
         from jobslib.consul.client import ConsulClient
         from jobslib.oneinstance import consulview
@@ -423,19 +479,20 @@ class ConsulLock(BaseLock):
         finally:
             client.close()
 
-    def _read(self, index: int | None = None, wait: float = 0) -> 'KeyState':
+    def _read(self, index: int | None = None, wait: float = 0) -> KeyState:
         state = self.client.read(self.key, index, wait)
         if index and state.index < index:
             state = self.client.read(self.key)
         self._state = state
         if state.session is not None:
+            self._seen = state.record, state.modify_index
             self._free_since = None
         elif (self._free_since is None
               or self._free_since[0] != state.modify_index):
             self._free_since = (state.modify_index, time.monotonic())
         return state
 
-    def _just_found_free(self) -> 'KeyState | None':
+    def _just_found_free(self) -> KeyState | None:
         """Return the state of the key if :meth:`wait` has just read it free.
 
         Then it is not read again: it can be taken as it was read only.  It
@@ -446,7 +503,7 @@ class ConsulLock(BaseLock):
             return None
         return found[0]
 
-    def _delay_left(self, state: 'KeyState') -> float:
+    def _delay_left(self, state: KeyState) -> float:
         """Return how long the lock-delay of a vanished holder lasts."""
         record = parse(state.record)
         if state.record is None or (record and 'released' in record):
@@ -459,11 +516,11 @@ class ConsulLock(BaseLock):
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
                 - time.monotonic())
 
-    def _find_bar_in(self, state: 'KeyState') -> str | None:
+    def _find_bar_in(self, state: KeyState) -> str | None:
         return self._find_bar(
             Control.parse(state.control), parse(state.record))
 
-    def _take(self, state: 'KeyState') -> 'Acquired | None':
+    def _take(self, state: KeyState) -> Acquired | None:
         from jobslib.consul.client import SessionLostError
         for final in (False, True):
             lease = self._get_lease()
@@ -486,13 +543,14 @@ class ConsulLock(BaseLock):
                            self._handle_interrupts())
             elif self.client.is_doubtful(lease.session):
                 # Its keeper gives back what may have been taken unheard.
+                self.unheard = self._record
                 self._drop_lease()
             else:
                 lease.released()
             return acquired
         raise AssertionError('not reached')
 
-    def _get_lease(self) -> 'Lease':
+    def _get_lease(self) -> Lease:
         if self._pid != os.getpid():
             # A session lets in all who share it, and this one's keeper is
             # that of the process that was forked.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
+# What ctypes is made of; that takes twenty times as long to import.
+import _ctypes
 import os
 import signal
 
@@ -33,10 +34,12 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+
+
 def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    unsigned = ctypes.c_ulong
-    if libc.prctl(option, unsigned(value), unsigned(0), unsigned(0),
-                  unsigned(0)):
-        errno = ctypes.get_errno()
+    prctl = _Function(_ctypes.dlsym(_ctypes.dlopen('', 0), 'prctl'))
+    if prctl(option, value, 0, 0, 0):
+        errno = _ctypes.get_errno()
         raise OSError(errno, f'prctl: {os.strerror(errno)}')
