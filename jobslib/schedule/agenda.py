@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from jobslib.schedule.belief import Memory, Situation
+from jobslib.schedule.belief import Memory, Situation, retry_at
 from jobslib.schedule.decisions import decide, ended
 from jobslib.schedule.ledger import Ledger, Records, State
 from jobslib.schedule.rhythms import Slots
@@ -99,8 +99,10 @@ class Agenda:
 
     @property
     def retries(self) -> bool:
-        """Whether the slot that failed is to be tried again."""
-        return self.ledger.state is State.OPEN
+        """Whether the slot that failed is to be tried again, before a later
+        one is due."""
+        return self.ledger.state is State.OPEN and retry_at(
+            self.plan, self.ledger, self.clock.wall()) <= self.due
 
     @property
     def reason(self) -> str | None:
