@@ -173,11 +173,13 @@ class Runner:
             outcome = self._run()
             if outcome is not Outcome.FAILED or not self.agenda.retries:
                 return outcome
+            slot = self.agenda.ledger.slot
             self._wait_until_due()
             if not self._still_held():
                 return outcome
             self._look()
-            if not self.agenda.runs:
+            if not self.agenda.runs or self.agenda.ledger.slot != slot:
+                # A later slot has come meanwhile; that is another run.
                 return outcome
 
     def _explain_no_run(self) -> ExitCode:

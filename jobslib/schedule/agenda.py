@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from jobslib.schedule.belief import Memory, Situation
+from jobslib.schedule.belief import Memory, Situation, retry_at
 from jobslib.schedule.decisions import decide, ended
 from jobslib.schedule.ledger import Ledger, Records, State
 from jobslib.schedule.rhythms import Slots
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from jobslib.schedule.ledger import Ending
     from jobslib.schedule.plans import Plan
 
-__all__ = ['Agenda', 'read_ledger']
+__all__ = ['NEVER', 'Agenda', 'read_ledger']
 
 #: From so many seconds on, a difference between the clocks of a machine means
 #: that the wall clock was set.
 STEP = 1.0
+#: The year 9999, the last that dates can show, as UNIX time.  Intervals and
+#: pauses can be so long that nothing is due before.
+NEVER = 253_370_764_800.0
 #: The clocks are not compared if reading them took longer, in seconds.
 AT_ONCE = 0.1
 
@@ -97,8 +100,10 @@ class Agenda:
 
     @property
     def retries(self) -> bool:
-        """Whether the slot that failed is to be tried again."""
-        return self.ledger.state is State.OPEN
+        """Whether the slot that failed is to be tried again, before a later
+        one is due."""
+        return self.ledger.state is State.OPEN and retry_at(
+            self.plan, self.ledger, self.clock.wall()) <= self.due
 
     @property
     def reason(self) -> str | None:
@@ -129,8 +134,10 @@ class Agenda:
                 f'the slot of {self.shown(ledger.slot)} was run by '
                 f'{ledger.by or "somebody"} at {self.shown(ledger.began)}, '
                 f'{ending}')
-        else:
+        elif not self.decision.given_up:
             parts.append('nothing is due')
+        parts += [f'given up: {slots}; {why}'
+                  for why, slots in self.by_reason(self.decision.given_up)]
         parts.append(f'next at {self.shown(self.due)}')
         return '; '.join(parts)
 
@@ -146,6 +153,7 @@ class Agenda:
             return words
         now = self.clock.wall()
         due = rhythm.after(now - self.plan.jitter) + self.plan.jitter
+        due = min(due, NEVER)
         here = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(due))
         there = self.shown(due)
         return f'{words}; next at {there}' + (
@@ -280,7 +288,7 @@ class Agenda:
         if decision.run or decision.due is None:
             self.due = situation.now
         else:
-            self.due = decision.due
+            self.due = min(decision.due, NEVER)
         return decision
 
     def _accept(self, decision: Decision) -> None:
