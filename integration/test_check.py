@@ -73,7 +73,7 @@ FULL = {
     'session': 'session "alpha" { policy = "write" }',
     'key': f'key "{KEY}" {{ policy = "write" }}',
     'beside': f'key_prefix "{KEY}" {{ policy = "write" }}',
-    'history': 'key "jobs/checked/history/lock" { policy = "write" }',
+    'history': 'key_prefix "jobs/checked/history/lock" { policy = "write" }',
     'node': 'node "alpha" { policy = "write" }',
     'agent': 'agent "alpha" { policy = "read" }',
 }
@@ -92,7 +92,7 @@ FULL = {
      {'register a check of the agent': 'node "alpha" { policy = "write" }'}),
     ({'history': ''},
      {'write jobs/checked/history/lock':
-      'key "jobs/checked/history/lock" { policy = "write" }'}),
+      'key_prefix "jobs/checked/history/lock" { policy = "write" }'}),
     ({'beside': ''},
      {f'write {KEY}.control': f'key "{KEY}.control" {{ policy = "write" }}'}),
     ({'key': f'key "{KEY}" {{ policy = "read" }}'},
@@ -131,6 +131,15 @@ def test_no_token(denying: Agent, tmp_path: pathlib.Path,
         checked.denied)
     if token:
         assert set(checked.denied.values()) == {'a token that Consul knows'}
+
+
+def test_clock(agent: Agent, tmp_path: pathlib.Path) -> None:
+    """The clock of a machine is found to be that of the agent on it."""
+    checked = check(tmp_path, agent)
+    assert checked.results['compare the clocks'] == 'ok'
+    ahead = checked.report['lock']['clock_ahead']
+    assert -1.0 <= ahead['at_least'] <= 0.0 <= ahead['at_most']
+    assert not [each for each in checked.report['warnings'] if 'clock' in each]
 
 
 def test_right_to_list(consul_bin: pathlib.Path,

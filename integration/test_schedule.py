@@ -1,16 +1,25 @@
 """Slots under a real Consul: each is run once, by whichever process."""
 
+import json
+import math
 import pathlib
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from integration.agents import Agent, wait_until
-from integration.locks import Program, holder_of
+from integration.locks import Program, clean_environment, holder_of, lock_on
 from integration.runjobs import lock_environment
+from integration.together import together
 from jobslib.exitcodes import ExitCode
 
 TASKS = '''
@@ -30,6 +39,9 @@ class Slots(BaseTask):
 #: The last slot was long ago.
 YEARLY = '--schedule', '0 0 1 1 *'
 SECONDLY = '--schedule', '* * * * * *'
+#: Every 2 s; on a machine that stands still for longer no slot is given up.
+EVEN = '--schedule', '*/2 * * * * *', '--catch-up', 'all'
+MINUTE = 60
 
 
 class Job:
@@ -52,6 +64,16 @@ class Job:
         self.programs.append(program)
         return program
 
+    def ask(self, *args: str) -> Any:
+        """What a command of runjob says in JSON."""
+        done = subprocess.run(
+            [sys.executable, '-m', 'jobslib', *args, '--json', 'slots.Slots'],
+            cwd=self.folder, text=True, capture_output=True, timeout=60,
+            env=clean_environment(
+                **lock_environment(self.agent.http_addr, self.key)))
+        assert done.returncode == ExitCode.DONE, done.stderr
+        return json.loads(done.stdout)
+
     def said(self, word: str) -> list[tuple[str, int]]:
         """Return the slots and attempts of which runs said *word*."""
         lines = [line.split() for program in self.programs
@@ -59,10 +81,25 @@ class Job:
         return sorted((line[1], int(line[2])) for line in lines
                       if len(line) == 3 and line[0] == word)
 
-    def wait_for(self, word: str, times: int) -> None:
+    def wait_for(self, word: str, times: int, timeout: float = 40) -> None:
         """Wait until runs have said *word* so many times."""
-        wait_until(lambda: len(self.said(word)) >= times, 40,
+        wait_until(lambda: len(self.said(word)) >= times, timeout,
                    f'{word} {times} times')
+
+    def in_a_run(self) -> Program | None:
+        """A process that is in a run, if one is."""
+        return next((program for program in self.programs
+                     if program.popen.poll() is None
+                     and program.output.count('SLOT ')
+                     > program.output.count('DONE ')), None)
+
+
+@contextmanager
+def job_on(agent: Agent, name: str) -> Iterator[Job]:
+    """A job with no process yet, for scenarios, which have no fixtures."""
+    with (tempfile.TemporaryDirectory(prefix='jobslib-') as folder,
+          ExitStack() as stack):
+        yield Job(stack, pathlib.Path(folder), agent, f'slots/{name}')
 
 
 @pytest.fixture
@@ -83,6 +120,97 @@ def test_each_slot_once(job: Job) -> None:
     slots = job.said('SLOT')
     assert {attempt for _, attempt in slots} == {1}
     assert len(set(slots)) == len(slots)
+
+
+@together
+def test_a_minute_of_slots(agent: Agent) -> None:
+    """For a minute three processes without a kept lock run each slot once."""
+    with job_on(agent, 'minute') as job:
+        for _ in range(3):
+            job.start(*EVEN)
+        job.wait_for('DONE', MINUTE // 2, 4 * MINUTE)
+        begun = job.said('SLOT')
+    assert {attempt for _, attempt in begun} == {1}
+    assert gaps([slot for slot, _ in begun]) == {2}
+
+
+def disturb(job: Job, keep: tuple[str, ...]) -> tuple[set[str], int]:
+    """For a minute, kill who is in every fifth run, and hand the lock over just
+    before every seventh slot.
+
+    Returns the slots of the runs that were killed, and how often the lock was
+    handed over.
+    """
+    killed, fifth, asked = set(), 5, {0}
+    for _ in range(3):
+        job.start(*EVEN, *keep, seconds=1.0)
+    ends = time.monotonic() + MINUTE
+    with lock_on(job.agent.http_addr, job.key) as lock:
+        while time.monotonic() < ends:
+            if len(job.said('SLOT')) >= fifth and (program := job.in_a_run()):
+                program.send(signal.SIGKILL)
+                program.wait()
+                killed.add(program.output.rpartition('SLOT ')[2].split()[0])
+                fifth = 5 * (len(job.said('SLOT')) // 5 + 1)
+                job.start(*EVEN, *keep, seconds=1.0)
+            slot = 2 * math.ceil(time.time() / 2)
+            if slot % 14 == 0 and slot - time.time() < 0.5 and slot not in asked:
+                state = lock.look()
+                control = state.control.changed(request={
+                    'do': 'handover', 'token': state.token, 'by': 'a test',
+                    'to': None, 'timestamp': time.time()})
+                if state.held and lock.ask(control, state.control):
+                    asked.add(slot)
+            time.sleep(0.05)
+    return killed, len(asked) - 1
+
+
+def judge_disturbed(job: Job, killed: set[str]) -> None:
+    """Each slot but the newest, which may be under way, was run to its end:
+    once, or again where its run was killed, as often as that is allowed."""
+    done, begun = job.said('DONE'), job.said('SLOT')
+    slots = sorted({slot for slot, _ in begun})
+    assert gaps(slots) == {2}
+    for slot in slots[:-1]:
+        attempts = [attempt for each, attempt in begun if each == slot]
+        ended = [attempt for each, attempt in done if each == slot]
+        if slot in killed and 1 not in ended:
+            assert (attempts, ended) == ([1, 2], [2]), slot
+        else:
+            # One that was killed in its last instant may be run again.
+            assert attempts == ended, slot
+            assert attempts == [1] or slot in killed and attempts == [1, 2]
+    assert not [program.output for program in job.programs
+                if 'given up: ' in program.output]
+
+
+@together
+def test_disturbed_slots(agent: Agent) -> None:
+    """Each slot is run once, or recovered, through kills of processes that
+    take the lock for each run."""
+    with job_on(agent, 'disturbed') as job:
+        killed, _ = disturb(job, ())
+        judge_disturbed(job, killed)
+    assert len(killed) >= 2
+
+
+@together
+def test_disturbed_slots_with_the_lock_kept(agent: Agent) -> None:
+    """Each slot is run once, or recovered, through kills of holders that keep
+    the lock, and through handovers in the last instant before a slot."""
+    with job_on(agent, 'disturbed-kept') as job:
+        killed, handovers = disturb(job, ('--keep-lock',))
+        judge_disturbed(job, killed)
+        released = sum(program.output.count('releasing the lock: handover')
+                       for program in job.programs)
+    assert len(killed) >= 2
+    assert handovers >= 1 and released >= 1
+
+
+def gaps(slots: list[str]) -> set[float]:
+    """The distances of the slots, in seconds."""
+    times = [datetime.fromisoformat(slot).timestamp() for slot in slots]
+    return {later - earlier for earlier, later in pairwise(times)}
 
 
 def test_two_run_once(job: Job) -> None:
@@ -150,6 +278,23 @@ def test_done_before_the_holder_ends(job: Job, signum: signal.Signals) -> None:
     job.wait_for('DONE', done + 3)
     slots = [slot for slot, _ in job.said('DONE')]
     assert len(set(slots)) == len(slots)
+
+
+@pytest.mark.parametrize('keep', [(), ('--keep-lock',)])
+def test_run_under_way_in_status(job: Job, keep: tuple[str, ...]) -> None:
+    """Status shows the slot of the run that is under way and the next ones,
+    also of a holder that has not written them."""
+    schedule = '--schedule', '*/20 * * * * *'
+    job.start(*schedule, *keep, seconds=60)
+    job.wait_for('SLOT', 1)
+    [(slot, attempt)] = job.said('SLOT')
+    status = job.ask(*schedule, 'status')
+    run, begun = status['current_run'], datetime.fromisoformat(slot).timestamp()
+    assert (run['slot'], run['attempt']) == (begun, attempt)
+    assert begun <= run['started'] <= run['started'] + run['duration'] < time.time()
+    assert status['last_run'] is None
+    later = [each['slot'] - begun for each in status['next_runs']]
+    assert later in ([20, 40, 60], [40, 60, 80], [60, 80, 100])
 
 
 def test_standby_writes_nothing(job: Job) -> None:

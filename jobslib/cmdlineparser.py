@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from jobslib.tasks import BaseTask
 
-__all__ = ['Argument', 'argument', 'build_command_parser', 'build_parser',
-           'find_command_task', 'find_settings', 'find_task', 'flags',
-           'join_numbers']
+__all__ = ['Argument', 'CommandLine', 'argument', 'build_command_parser',
+           'build_parser', 'flags']
 
 DESCRIPTION = (
     'Run a task, once or for ever, on exactly one of several machines.')
@@ -127,52 +126,73 @@ def build_command_parser(
     return parser
 
 
-def find_command_task(
-    argv: list[str], command: Any, config_class: type[Config],
-) -> tuple[str | None, list[str]]:
-    """Return the task after the command in *argv*, and what is its own."""
-    name = command.__name__.rpartition('.')[2].replace('_', '-')
-    parser = _parser(add_help=False, prog=f'runjob {name}')
-    _add_command(parser, command)
-    for action in parser._actions:
-        # What is missing is told by the parser that knows of the help.
-        action.required = False
-    _add_runner_arguments(parser, config_class)
-    unknown = parser.parse_known_args(argv)[1]
-    for position, word in enumerate(unknown):
-        if not word.startswith('-'):
-            return word, unknown[:position] + unknown[position + 1:]
-    return None, unknown
+class CommandLine:
+    """What the words of a command line say before the task is known.
+
+    Which of them are values depends on the flags that there are, those on the
+    class of the configuration, and that on the settings that the words name.
+    So they are read with jobslib's own class, which is the right one for most,
+    and anew only for another one: :meth:`under`.
+
+    :param argv: the words, without the name of the program.
+    :param config_class: the configuration whose flags are known.
+    """
+
+    def __init__(self, argv: list[str],
+                 config_class: type[Config] = Config) -> None:
+        self.argv = argv
+        self.config_class = config_class
+        end = argv.index('--') if '--' in argv else len(argv)
+        #: The words as argparse takes them, first those before a "--".
+        self.own_words = _join_numbers(argv[:end], config_class)
+        self.words = self.own_words + argv[end:]
+        #: What stands after the "--".
+        self.program = argv[end + 1:]
+        parser = _parser(add_help=False)
+        _add_runner_arguments(parser, config_class)
+        parser.add_argument('task_cls', nargs='?')
+        found, unknown = parser.parse_known_args(self.words)
+        #: The value of ``--settings``.
+        self.settings: str | None = found.settings
+        #: What stands where a task or a command is expected.
+        self.word: str | None = found.task_cls
+        #: What is not jobslib's own.
+        self.unknown: list[str] = unknown
+
+    def under(self, config_class: type[Config]) -> CommandLine:
+        """Return what the words say with the flags of *config_class*."""
+        return (self if config_class is self.config_class
+                else CommandLine(self.argv, config_class))
+
+    def find_task(self, command: Any) -> tuple[str | None, list[str]]:
+        """Return the task that is named beside a command, and what is the
+        task's own.
+
+        :param command: the module of the command.
+        """
+        name = command.__name__.rpartition('.')[2].replace('_', '-')
+        parser = _parser(add_help=False, prog=f'runjob {name}')
+        _add_command(parser, command)
+        for action in parser._actions:
+            # What is missing is told by the parser that knows of the help.
+            action.required = False
+        _add_runner_arguments(parser, self.config_class)
+        unknown = parser.parse_known_args(self.words)[1]
+        for position, word in enumerate(unknown):
+            if not word.startswith('-'):
+                return word, unknown[:position] + unknown[position + 1:]
+        return None, unknown
 
 
-def find_settings(argv: list[str]) -> str | None:
-    """Return the value of ``--settings`` in *argv*, if it is there."""
-    parser = _parser(add_help=False)
-    _add_settings(parser)
-    found: str | None = parser.parse_known_args(argv)[0].settings
-    return found
-
-
-def find_task(
-    argv: list[str], config_class: type[Config],
-) -> tuple[str | None, list[str]]:
-    """Return the ``task_cls`` in *argv*, and what is not jobslib's own."""
-    parser = _parser(add_help=False)
-    _add_runner_arguments(parser, config_class)
-    parser.add_argument('task_cls', nargs='?')
-    found, unknown = parser.parse_known_args(argv)
-    return found.task_cls, unknown
-
-
-def join_numbers(argv: list[str], config_class: type[Config]) -> list[str]:
-    """Return *argv* with ``--flag -inf`` as ``--flag=-inf``.
+def _join_numbers(words: list[str], config_class: type[Config]) -> list[str]:
+    """Return *words* with ``--flag -inf`` as ``--flag=-inf``.
 
     argparse takes some negative numbers for options.
     """
     names = {declared.flag for declared in flags(config_class)
              if declared.attrtype in (int, float)}
     joined: list[str] = []
-    for word in argv:
+    for word in words:
         if joined and joined[-1] in names and _is_negative(word):
             joined[-1] += f'={word}'
         else:

@@ -30,6 +30,16 @@ CLASSES = {path.rpartition('.')[2]: path for path in (
     'jobslib.config.Config', 'jobslib.context.Context')}
 
 
+def __getattr__(name: str) -> Any:
+    if name == 'RetryConfigMixin':
+        # Not AttributeError: its message would be lost on the way.
+        raise ImportError(
+            'jobslib.config.RetryConfigMixin is gone since jobslib 4; declare '
+            'what you need of it: retry_max_attempts = jobslib.option('
+            'attrtype=int, default=3)')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
 class class_option(option):
     """An option that names a class by its dotted path, read as that class.
 
@@ -64,15 +74,39 @@ class BackendConfig(ConfigGroup):
                     f"options of {self._location or self.setting} are given, "
                     f"and no 'backend' that they are for")
             return ConfigGroup({}, self._args_parser)
+        if self.source('backend') == 'default':
+            self._refuse_options_of_others()
         return self.backend_class.OptionsConfig(  # type: ignore[no-any-return]
             self._options_of_backend(), self._args_parser,
             location=f"{self._location or self.setting}['options']")
 
+    def _refuse_options_of_others(self) -> None:
+        """Refuse options that no slip of the pen makes those of the default
+        backend: another one was meant, and is not named."""
+        known = {declared.setting_name({}) for declared
+                 in self.backend_class.OptionsConfig.declared().values()}
+        for name in self._options_of_backend():
+            if name in known:
+                continue
+            from jobslib.slips import nearest
+            if nearest(str(name), known) is None:
+                raise ConfigError(
+                    f"option {name!r} is given in "
+                    f"{self._location or self.setting}, and no 'backend' that "
+                    f"has it; the default one, {self.backend_class.__name__}, "
+                    f"has: {', '.join(sorted(known))}")
+
     @property
     def backend_class(self) -> Any:
         """The class of the backend."""
-        return import_class(
+        found = import_class(
             self, 'backend', self.kind, 'OptionsConfig', self.method)
+        base = self.kind.rpartition(' ')[2]
+        if (found.__qualname__ == base
+                and found.__module__.startswith('jobslib.')):
+            raise self.error('backend', f'it is the base of all others; '
+                                        f'allowed: a subclass of {base}')
+        return found
 
     def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
         # Of the class that the backend says; the values come before.
@@ -212,7 +246,7 @@ class Config(ScheduleOptions):
                                'critical'),
         default='info', flag='--log-level', env='JOBSLIB_LOG_LEVEL',
         metavar='LEVEL',
-        help='The least level that is logged; -v is --log-level debug; not '
+        help='The lowest level that is logged; -v is --log-level debug; not '
              'used when LOGGING is set.')
     history = option(
         attrtype=int, minimum=0, maximum=1000, default=100,
@@ -232,7 +266,15 @@ class Config(ScheduleOptions):
     def __init__(self, settings: Any, args_parser: Any,
                  task_cls: type[Any] | None) -> None:
         self.task_cls = task_cls
-        super().__init__(settings, args_parser)
+        try:
+            super().__init__(settings, args_parser)
+        except ConfigError:
+            raise
+        except Exception as exc:
+            cls = type(self)
+            raise ConfigError(
+                f'{cls.__module__}.{cls.__qualname__} cannot be made of the '
+                f'settings, see above') from exc
 
     #: In the run's process, what connects it with its supervisor.
     link: Any = None

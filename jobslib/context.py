@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from jobslib.exceptions import JobsLibError
 from jobslib.machine import fqdn
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
@@ -62,8 +63,14 @@ class Context:
             supervised: BaseLock = self.config.link.make_lock(
                 one_instance.backend_class, self, one_instance.options)
             return supervised
-        lock: BaseLock = one_instance.backend_class(
-            self, one_instance.options)
+        try:
+            lock: BaseLock = one_instance.backend_class(
+                self, one_instance.options)
+        except JobsLibError:
+            raise
+        except Exception as exc:
+            raise one_instance.error(
+                'backend', 'it cannot be made, see above') from exc
         return lock
 
     @cached_property

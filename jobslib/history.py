@@ -1,25 +1,75 @@
-"""What became of the newest runs of a job, as kept beside its lock."""
+"""What became of the newest runs of a job, as kept beside its lock.
+
+Only the holder of the lock writes the history, when it releases the lock or
+has ended a run.  What it cannot know by then comes to light later:
+
+- *A holder vanished* and could not write what it had under way.  Its owner
+  record tells that.  The next holder takes that record over into its own, with
+  the transaction that takes the lock (``before``), and all who read history
+  and record find the run, until that holder has written it into the history.
+- *A holder was out of touch* when its run ended.  It hands in what it knows
+  when it gets through again, whoever has the lock by then: beside the history,
+  for the holder to merge.  Where the run was presumed to be killed, the truth
+  takes its place.
+
+Runs are told apart by fencing token and begin.  A number is given away once.
+"""
 
 from __future__ import annotations
 
-from jobslib.runs import Outcome
+from jobslib.owner import OwnerRecord
+from jobslib.reading import count, mapping, mappings, number
+from jobslib.runs import Outcome, Run
+from jobslib.schedule.ledger import Ledger, Records, State
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from jobslib.runs import Run
-
-__all__ = ['History', 'encode', 'shortened']
+__all__ = ['FAILURES', 'HandIn', 'History', 'encode', 'shortened']
 
 #: The most that a history may take, in bytes of JSON; the oldest runs go
 #: first.  Consul refuses values of more than 512 KB, and each write of the
 #: history goes through the log of every server.
 MAX_SIZE = 48 * 1024
 
-# No count of runs is as large; sums with numbers as large are inexact.
-MAX_COUNT = 1 << 50
+#: The outcomes of runs that did not succeed, which are counted apart.
+FAILURES = (Outcome.FAILED.value, Outcome.KILLED.value,
+            Outcome.INTERRUPTED.value)
+
+#: What is said of the run of a holder that vanished.
+VANISHED = 'its holder vanished'
+
+
+class HandIn:
+    """What a process knows of a hold, and could not write in time.
+
+    :param hold: when the lock was taken, as the owner record had it.
+    :param runs: all that the process knows to be missing; none: no run of
+        this hold is missing, and none had begun.
+    """
+
+    def __init__(self, hold: float, runs: Sequence[Run] = ()) -> None:
+        self.hold = hold
+        self.runs = list(runs)
+
+    @property
+    def name(self) -> str:
+        """A name that it alone has."""
+        return str(int(self.hold * 1e6))
+
+    @classmethod
+    def parse(cls, found: Any) -> HandIn:
+        """Return what :meth:`export` returned; if *found* is anything else,
+        one that says nothing."""
+        found = mapping(found)
+        return cls(number(found.get('hold')) or 0.0, _runs(found.get('runs')))
+
+    def export(self) -> dict[str, Any]:
+        """Return it, fit for JSON."""
+        return {'hold': self.hold, 'runs': [run.export() for run in self.runs]}
 
 
 class History:
@@ -34,82 +84,206 @@ class History:
         #: succeed, whatever the reason.
         self.runs = 0
         self.failures = 0
+        #: How many of those had each outcome, as far as that is known: older
+        #: versions did not count them apart.
+        self.outcomes = dict.fromkeys(FAILURES, 0)
+        #: The last number that was given to a run.
+        self.number = 0
         #: UNIX time of the end of the last run that succeeded.
         self.succeeded: float | None = None
-        #: The newest runs, the newest last; see :meth:`jobslib.runs.Run.export`.
-        self.newest: list[dict[str, Any]] = []
+        #: The newest runs, the newest last.
+        self.newest: list[Run] = []
         #: The acquisition of the lock in which the last of them ran, by the
-        #: ``timestamp`` of its owner record.
+        #: ``timestamp`` of its owner record, and the one in which this was
+        #: written.
         self.acquired: float | None = None
+        self.hold: float | None = None
+        #: What others have handed in and is merged, by name.
+        self.merged: set[str] = set()
         #: The run that the last holder did not end: it ended with its
         #: process.
-        self.unfinished: dict[str, Any] | None = None
+        self.unfinished: Run | None = None
+        # Of the holder that wrote this.
+        self._token: int | None = None
+        self._ledger: Ledger | None = None
 
     @classmethod
     def read(cls, document: dict[str, Any] | None,
-             record: dict[str, Any] | None, now: float,
-             limit: int = 1000) -> History:
-        """Return the history in *document*, with the run that the last
-        holder did not end.
+             record: OwnerRecord | None, now: float, limit: int = 1000, *,
+             held: bool = False,
+             handed_in: Mapping[str, HandIn] | None = None) -> History:
+        """Return the history in *document*, with what is not yet in there.
 
         :param document: what :meth:`export` returned, or whatever was found
             in its place.
-        :param record: the owner record of the last holder, if it is not the
-            holder any more.
+        :param record: the owner record, of the last holder or the present.
         :param now: UNIX time.
+        :param held: whether the holder of that record has the lock.
+        :param handed_in: what others have handed in, by name.
         """
         history = cls(limit)
-        if limit and isinstance(document, dict):
-            history._load(document)
-        if limit and record is not None:
-            history._add_unfinished(record, now)
+        if not limit:
+            return history
+        history._load(mapping(document))
+        holds = [] if record is None else [*record.before, record]
+        known = [each.timestamp for each in holds]
+        if history.hold is not None and history.hold in known:
+            # Whatever was before it is in there.
+            holds = holds[known.index(history.hold):]
+        for each in holds[:-1] if held else holds:
+            history._add_unfinished(each, now)
+        history.merge_all(handed_in or {}, with_numbers=not held)
         return history
 
     def _load(self, document: dict[str, Any]) -> None:
-        newest = document.get('newest')
-        if isinstance(newest, list):
-            self.newest = [run for run in newest if isinstance(run, dict)]
+        self.newest = _runs(document.get('newest'))
+        self.runs = count(document.get('runs')) or 0
+        self.failures = count(document.get('failures')) or 0
+        for outcome in FAILURES:
+            # Of the newest runs it is known from themselves.
+            self.outcomes[outcome] = max(
+                count(document.get(outcome)) or 0,
+                sum(run.outcome.value == outcome for run in self.newest))
         self.newest = self.newest[-self.limit:]
-        self.runs = _count(document.get('runs'))
-        self.failures = _count(document.get('failures'))
-        self.succeeded = _number(document.get('succeeded'))
-        self.acquired = _number(document.get('acquired'))
+        given = count(document.get('number'))
+        self.number = self.runs if given is None else given
+        self.succeeded = number(document.get('succeeded'))
+        self.acquired = number(document.get('acquired'))
+        hold = number(document.get('hold'))
+        self.hold = self.acquired if hold is None else hold
+        merged = document.get('merged')
+        self.merged = set(map(str, merged if isinstance(merged, list) else ()))
+        self._token = count(document.get('token'))
+        self._ledger = Ledger.parse(document.get('ledger'))
 
-    def _add_unfinished(self, record: dict[str, Any], now: float) -> None:
-        killed = record.get('killed')
-        if isinstance(killed, dict):
-            # The lease keeper saw the run end with its process.
-            if _count(killed.get('run')) > self.runs:
-                self.unfinished = {**_who(record), **killed}
-        elif ('released' not in record
-              and record.get('timestamp') != self.acquired
-              and (began := _begin(record)) <= now):
-            # Its holder vanished, and ended no run since it had the lock.
-            self.unfinished = {
-                'run': self.runs + 1, 'token': record.get('token'),
-                'started': began, 'duration': None,
-                'outcome': Outcome.KILLED.value,
-                'error': 'its holder vanished', **_who(record)}
-        if self.unfinished is not None:
-            self._add(self.unfinished)
+    def _add_unfinished(self, record: OwnerRecord, now: float) -> None:
+        run = record.killed
+        if run is None and not record.released:
+            run = self._presume(record, now)
+        if run is not None and not self.knows(run):
+            run.number = max(run.number, self.number + 1)
+            self.unfinished = run
+            self._add(run)
 
-    def add(self, run: Run, record: dict[str, Any]) -> None:
+    def _presume(self, record: OwnerRecord, now: float) -> Run | None:
+        """Return the run that a holder had under way when it vanished;
+        ``None`` if it had none, as far as anybody can know."""
+        is_writer = record.timestamp == self.hold
+        ledger = record.ledger
+        if is_writer and self._ledger is not None:
+            # Newer than that of the record.
+            ledger = self._ledger
+        is_begun = ledger is not None and ledger.state is State.BEGUN
+        if ledger is not None and (
+                ledger.records is Records.BEGINS
+                or is_begun and ledger is self._ledger):
+            began = ledger.began if is_begun else None
+        else:
+            began = self._guess_begin(record, now)
+        if began is None:
+            return None
+        token = record.token
+        if token is None and is_writer:
+            token = self._token
+        run = Run(0, token, began)
+        run.end(Outcome.KILLED, None, VANISHED)
+        run.fqdn, run.pid = record.fqdn, record.pid
+        run.presumed = record.timestamp
+        if ledger is not None and is_begun:
+            run.slot, run.attempt = ledger.slot, ledger.attempt
+        return run
+
+    def _guess_begin(self, record: OwnerRecord, now: float) -> float | None:
+        """Return when a holder began its first run, where begins are not
+        recorded; ``None`` if it had none, or has ended one."""
+        if record.timestamp == self.acquired and self.acquired is not None:
+            # Nobody knows whether another one began.
+            return None
+        taken, due = record.timestamp or 0.0, record.due or 0.0
+        # A run that was due when its lease had ended has not begun.
+        return max(taken, due) if (
+            due <= max(taken, now - record.lock_delay)) else None
+
+    def knows(self, run: Run) -> bool:
+        """Return whether *run* is among the newest runs."""
+        return any(each.is_same(run) for each in self.newest)
+
+    def has_forgotten(self, run: Run) -> bool:
+        """Return whether *run* is older than all that are kept, and so may
+        have been among those that are not."""
+        return (len(self.newest) < self.runs and bool(self.newest)
+                and run.started < self.newest[0].started)
+
+    def add(self, run: Run, hold: float | None) -> None:
         """Add a run that has ended.
 
-        :param record: the owner record of the holder that ran it.
+        :param hold: the ``timestamp`` of the owner record of its holder.
         """
         if self.limit:
-            self.acquired = _number(record.get('timestamp'))
-            self._add({**run.export(), **_who(record)})
+            self.acquired = hold
+            self._add(run)
 
-    def _add(self, run: dict[str, Any]) -> None:
+    def merge_all(self, handed_in: Mapping[str, HandIn], *,
+                  with_numbers: bool = True) -> bool:
+        """Merge what others have handed in, and is not merged yet.
+
+        :param with_numbers: whether runs get numbers; if the lock is held,
+            that is up to its holder.
+        :returns: whether there was anything.
+        """
+        new = sorted(set(handed_in) - self.merged)
+        for name in new:
+            self.merge(handed_in[name], with_numbers=with_numbers)
+        self.merged = set(handed_in)
+        return bool(new)
+
+    def merge(self, handed_in: HandIn, *, with_numbers: bool = True) -> None:
+        """Add the runs of a hold, those that are not known, in the place of
+        the one that was presumed, if one was."""
+        presumed = next((each for each in self.newest
+                         if each.presumed == handed_in.hold), None)
+        if presumed is not None:
+            self._remove(presumed)
+        for run in handed_in.runs:
+            if self.knows(run):
+                continue
+            if presumed is not None:
+                run.number, presumed = presumed.number, None
+            elif not with_numbers:
+                run.number = 0
+            elif run.number <= self.number:
+                # It is another's by now.
+                run.number = self.number + 1
+            self._add(run, late=True)
+
+    def presumes(self, hold: float) -> bool:
+        """Return whether a run of this hold is presumed."""
+        return any(each.presumed == hold for each in self.newest)
+
+    def _add(self, run: Run, late: bool = False) -> None:
+        """Add a run, the newest one or, if it is *late*, where it belongs."""
         self.runs += 1
-        if run.get('outcome') == Outcome.SUCCEEDED.value:
-            self.succeeded = (_number(run.get('started')) or 0.0) + (
-                _number(run.get('duration')) or 0.0)
+        self.number = max(self.number, run.number)
+        if run.outcome is Outcome.SUCCEEDED:
+            ended = run.started + (run.duration or 0.0)
+            self.succeeded = max(self.succeeded or 0.0, ended) if late else ended
         else:
             self.failures += 1
-        self.newest = [*self.newest, run][-self.limit:]
+            if run.outcome.value in self.outcomes:
+                self.outcomes[run.outcome.value] += 1
+        place = len(self.newest)
+        while late and place and self.newest[place - 1].started > run.started:
+            place -= 1
+        self.newest = [*self.newest[:place], run,
+                       *self.newest[place:]][-self.limit:]
+
+    def _remove(self, run: Run) -> None:
+        self.newest = [each for each in self.newest if each is not run]
+        if self.unfinished is run:
+            self.unfinished = None
+        self.runs -= 1
+        self.failures -= 1
+        self.outcomes[run.outcome.value] -= 1
 
     def export(self, token: int | None,
                due: float | None = None) -> dict[str, Any] | None:
@@ -120,9 +294,11 @@ class History:
         """
         if not self.limit:
             return None
+        merged = {'merged': sorted(self.merged)} if self.merged else {}
         return {'token': token, 'runs': self.runs, 'failures': self.failures,
-                'succeeded': self.succeeded, 'acquired': self.acquired,
-                'due': due, 'newest': list(self.newest)}
+                **self.outcomes, 'number': self.number, 'succeeded': self.succeeded,
+                'acquired': self.acquired, 'hold': self.hold, 'due': due,
+                **merged, 'newest': [run.export() for run in self.newest]}
 
 
 def shortened(document: dict[str, Any]) -> dict[str, Any]:
@@ -140,22 +316,6 @@ def encode(document: dict[str, Any]) -> bytes:
     return json.dumps(shortened(document), separators=(',', ':')).encode()
 
 
-def _who(record: dict[str, Any]) -> dict[str, Any]:
-    return {'fqdn': record.get('fqdn'), 'pid': record.get('pid')}
-
-
-def _begin(record: dict[str, Any]) -> float:
-    """Return when the first run of this holder began, or was to begin."""
-    schedule = record.get('schedule')
-    due = schedule.get('due') if isinstance(schedule, dict) else None
-    return max(_number(record.get('timestamp')) or 0.0, _number(due) or 0.0)
-
-
-def _count(value: Any) -> int:
-    ok = isinstance(value, int) and 0 <= value < MAX_COUNT
-    return int(value) if ok else 0
-
-
-def _number(value: Any) -> float | None:
-    ok = isinstance(value, int | float) and 0 <= value < MAX_COUNT
-    return float(value) if ok else None
+def _runs(found: Any) -> list[Run]:
+    runs = [Run.parse(each) for each in mappings(found)]
+    return [run for run in runs if run is not None]

@@ -97,6 +97,16 @@ def _guess_module(name: str, missing: str) -> str:
 def _guess_from_path(name: str) -> str:
     """Return the dotted path in place of that of a file."""
     text = name.removeprefix('./')
+    if os.path.isabs(name) or '..' in name.split('/'):
+        folder, file = os.path.split(os.path.abspath(name))
+        try:
+            here = os.getcwd()
+        except FileNotFoundError:
+            here = ''
+        if folder != here and not folder.startswith(f'{here}/'):
+            return (f' (did you mean {file.removesuffix(".py")!r}, with '
+                    f'PYTHONPATH={folder}?)')
+        text = os.path.relpath(os.path.join(folder, file), here)
     dotted = '.'.join(part for part in text.replace('.py', '.').replace(
         '/', '.').replace(':', '.').split('.') if part)
     if dotted != name and dotted and (

@@ -86,17 +86,17 @@ def describe(group: ConfigGroup) -> Iterator[str]:
                 yield note
 
 
-def translate(argv: list[str], word: str) -> tuple[list[str], str]:
-    """Return the command line *argv*, and the *word* in it that names a task,
-    with today's name where that task is a command now.
+def translate(argv: list[str], word: str | None) -> list[str]:
+    """Return the command line *argv* with today's name of the *word* in it
+    that names a task, where that task is a command now.
 
     A line on standard error says so: there is no log yet.
     """
     if word not in COMMANDS:
-        return argv, word
+        return argv
     import sys
     command = COMMANDS[word]
     print(f'runjob: warning: deprecated since jobslib 4: the task {word}: '
           f'write {command}', file=sys.stderr)
     at = argv.index(word)
-    return [*argv[:at], command, *argv[at + 1:]], command
+    return [*argv[:at], command, *argv[at + 1:]]

@@ -8,13 +8,10 @@ import os
 import sys
 
 from jobslib.cmdlineparser import (
+    CommandLine,
     build_command_parser,
     build_parser,
-    find_command_task,
-    find_settings,
-    find_task,
     flags,
-    join_numbers,
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
 from jobslib.config import Config, OneInstanceConfig
@@ -50,6 +47,8 @@ SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
 MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 # The command that is a run.
 EXEC = 'exec'
+# Options that are declared nowhere, for messages.
+OPTIONS = ('--settings', '--help', '--version')
 OWN_LOCKS = ('jobslib.oneinstance.file.FileLock',
              'jobslib.oneinstance.consul.ConsulLock')
 # What is answered whatever the settings are.
@@ -73,36 +72,39 @@ def main(argv: list[str] | None = None) -> int:
         # It was removed, and nothing can be in it.
         pass
     argv = sys.argv[1:] if argv is None else argv
-    if _is_a_run(argv):
+    line = _read_command(argv)
+    if line is None:
         return _run_job(argv)
-    return _guarded(lambda: _answer(argv))
+    return _guarded(lambda: _answer(line))
 
 
-def _is_a_run(argv: list[str]) -> bool:
-    """Return whether *argv* seems to name a task to be run.
+def _read_command(argv: list[str]) -> CommandLine | None:
+    """Return what *argv* says, ``None`` if it seems to name a task to be run.
 
     It cannot be known before the settings are loaded, which is left to the
-    run's process; so that carries out a command as well, if it is one.
+    run's process; so that reads the words itself, and carries out a command
+    as well, if it is one.
     """
     if not argv or argv in HELP:
-        return False
+        return CommandLine(argv)
     if not set(argv) & set(COMMANDS):
-        return True
+        return None
     try:
         # What is wrong is said by who reads the options in earnest.
         with contextlib.redirect_stderr(io.StringIO()):
-            word, _ = find_task(join_numbers(argv, Config), Config)
+            line = CommandLine(argv)
     except (ConfigError, SystemExit):
-        return True
-    return word == EXEC or word not in COMMANDS
+        return None
+    return line if line.word in COMMANDS and line.word != EXEC else None
 
 
-def _answer(argv: list[str]) -> int:
+def _answer(line: CommandLine) -> int:
     """Carry out a command, or say what there is."""
-    config = _configure(argv)
+    config = _configure(line)
     refuse_slips(config)
     command = getattr(config.args, 'runjob_command', None)
-    return _run_job(argv) if command is None else _command(command, config)
+    return (_run_job(line.argv) if command is None
+            else _command(command, config))
 
 
 def _guarded(call: Callable[[], int]) -> int:
@@ -148,49 +150,49 @@ def _never_garbage() -> Iterator[None]:
             gc.enable()
 
 
-def _configure(argv: list[str]) -> Config:
+def _configure(line: CommandLine) -> Config:
     """Find settings, configuration class and task; read the options."""
     import argparse
     try:
-        settings = _load_settings(find_settings(argv))
+        settings = _load_settings(line.settings)
     except UsageError:
-        if argv not in HELP:
+        if line.argv not in HELP:
             raise
         settings = None
-    config_class = _load_config_class(settings)
-    given, argv = argv, join_numbers(argv, config_class)
-    word, unknown = find_task(argv, config_class)
-    if word == EXEC:
-        return _configure_program(given, settings, config_class)
-    if word is not None:
-        argv, word = translate(argv, word)
-    if word in COMMANDS:
-        return _configure_command(argv, word, settings, config_class)
-    task_cls = _find_class(word, unknown, flags(config_class))
+    line = line.under(_load_config_class(settings))
+    argv = translate(line.argv, line.word)
+    if argv != line.argv:
+        line = CommandLine(argv, line.config_class)
+    if line.word == EXEC:
+        return _configure_program(line, settings)
+    if line.word in COMMANDS:
+        return _configure_command(line, line.word, settings)
+    config_class = line.config_class
+    task_cls = _find_class(line.word, line.unknown, flags(config_class))
     try:
         parser = build_parser(
             task_cls, config_class,
             describe_commands() if task_cls is None else None, COMMANDS)
     except argparse.ArgumentError as exc:
-        raise UsageError(f'task {word}: {exc}') from exc
-    args = parser.parse_args(argv)
+        raise UsageError(f'task {line.word}: {exc}') from exc
+    args = parser.parse_args(line.words)
     assert task_cls is not None, 'the parser demands a task'
     return config_class(settings, args, task_cls)
 
 
-def _configure_command(argv: list[str], name: str, settings: Any,
-                       config_class: type[Config]) -> Config:
+def _configure_command(line: CommandLine, name: str,
+                       settings: object) -> Config:
     """Read the options of a command, and find the task, if one is named."""
     import argparse
-    command = load_command(name)
+    command, config_class = load_command(name), line.config_class
     try:
-        path, unknown = find_command_task(argv, command, config_class)
+        path, unknown = line.find_task(command)
         task_cls = _find_class(path, unknown, flags(config_class))
         parser = build_command_parser(
             name, command, task_cls, config_class, demanding=bool(unknown))
     except argparse.ArgumentError as exc:
         raise UsageError(f'{name}: {exc}') from exc
-    args = parser.parse_args(argv)
+    args = parser.parse_args(line.words)
     job = getattr(args, 'runjob_name', None)
     if job is not None:
         from jobslib.run.program import make_program, refuse_name
@@ -203,17 +205,13 @@ def _configure_command(argv: list[str], name: str, settings: Any,
     return config_class(settings, args, task_cls)
 
 
-def _configure_program(argv: list[str], settings: Any,
-                       config_class: type[Config]) -> Config:
+def _configure_program(line: CommandLine, settings: object) -> Config:
     """Read the options of ``exec``, and what is to be executed."""
-    command = load_command(EXEC)
-    at = argv.index('--') if '--' in argv else len(argv)
-    program = argv[at + 1:]
-    parser = build_command_parser(EXEC, command, None, config_class)
-    before = join_numbers(argv[:at], config_class)
+    command, program = load_command(EXEC), line.program
+    parser = build_command_parser(EXEC, command, None, line.config_class)
     # Without a "--", what is unknown may be the command.
-    args = (parser.parse_args(before) if program
-            else parser.parse_known_args(before)[0])
+    args = (parser.parse_args(line.own_words) if program
+            else parser.parse_known_args(line.own_words)[0])
     for what, given in (('a command after "--"', program),
                         ('--name', args.runjob_name is not None)):
         if not given:
@@ -224,7 +222,8 @@ def _configure_program(argv: list[str], settings: Any,
     refuse_program(program[0])
     # It is a run.
     del args.runjob_command
-    return config_class(settings, args, make_program(args.runjob_name, program))
+    return line.config_class(
+        settings, args, make_program(args.runjob_name, program))
 
 
 def _find_class(path: str | None, unknown: list[str],
@@ -235,7 +234,7 @@ def _find_class(path: str | None, unknown: list[str],
         if unknown:
             meant = guess(next((word for word in unknown
                                 if word.startswith('--')), ''),
-                          [str(each.flag) for each in known])
+                          [*OPTIONS, *(str(each.flag) for each in known)])
             raise UsageError(
                 f'{exc}; unknown: {" ".join(unknown)}{meant}') from exc
         raise
@@ -289,7 +288,7 @@ def _run_job(argv: list[str]) -> int:
         from jobslib.run.process import RunProcess, exit_like_python
         process = RunProcess(channel, questions, memory)
         try:
-            code = _guarded(lambda: _be_run_process(process, argv))
+            code = _guarded(lambda: _be_run_process(process, CommandLine(argv)))
         except BaseException as exc:
             process.leave()
             exit_like_python(exc)
@@ -310,8 +309,8 @@ def _load_likely_lock() -> None:
         import_object(path)
 
 
-def _be_run_process(process: RunProcess, argv: list[str]) -> int:
-    config = _configure(argv)
+def _be_run_process(process: RunProcess, line: CommandLine) -> int:
+    config = _configure(line)
     process.expect_no_fork()
     refuse_slips(config)
     command = getattr(config.args, 'runjob_command', None)
@@ -346,12 +345,27 @@ def _load_settings(name: str | None) -> Any:
     if name is None:
         return None
     try:
-        return import_module(name)
+        found = import_module(name)
     except ImportNameError as exc:
         raise UsageError(f'settings module {name!r} from {source}: {exc}; '
                          f'allowed: the dotted path of a module') from exc
     except (Exception, SystemExit):
         _fail_broken(f'settings module {name!r} from {source}')
+    if getattr(found, '__file__', None) is None and hasattr(found, '__path__'):
+        # Python imports any folder as a package, with nothing in it.
+        raise UsageError(
+            f'settings module {name!r} from {source}: it is the folder '
+            f'{next(iter(found.__path__))}, without settings; allowed: the '
+            f'dotted path of a module{_modules_in(found)}')
+    return found
+
+
+def _modules_in(package: Any) -> str:
+    """Return `` (did you mean 'x.y'?)`` of the modules in *package*."""
+    import pkgutil
+    names = [f'{package.__name__}.{each.name}'
+             for each in pkgutil.iter_modules(package.__path__)]
+    return f' (did you mean {" or ".join(map(repr, names))}?)' if names else ''
 
 
 def _load_config_class(settings: Any) -> type[Config]:
@@ -379,9 +393,13 @@ def _load_task(path: str) -> type[BaseTask]:
     except UsageError as exc:
         if '.' in path:
             raise
+        if path in COMMANDS:
+            raise UsageError(f'{path}: it is a command, and stands where a '
+                             f'task is expected; allowed: runjob COMMAND '
+                             f'package.module.Task') from exc
         raise UsageError(f'{exc}; nor is it a command '
                          f'({", ".join(COMMANDS)})'
-                         f'{guess(path, COMMANDS)}') from exc
+                         f'{guess(path, (*COMMANDS, *OPTIONS))}') from exc
     refuse_class(path, found)
     return found  # type: ignore[no-any-return]
 

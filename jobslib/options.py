@@ -454,7 +454,7 @@ class ConfigGroup:
         for name in self._settings:
             if name not in known:
                 from jobslib.slips import nearest
-                near = nearest(str(name), known, 0.0)
+                near = nearest(str(name), known)
                 hint = f', nearest known: {near!r}' if near else ''
                 raise ConfigError(
                     f'unknown option {name!r} in settings'

@@ -27,10 +27,12 @@ class Parser(argparse.ArgumentParser):
                  **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
         self._commands = list(commands)
+        self._words: list[str] = []
 
     def parse_args(self, args: Sequence[str] | None = None,  # type: ignore[override]
                    namespace: Any = None) -> argparse.Namespace:
         """Return what *args* say; what is unknown is refused."""
+        self._words = list(args or ())
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f'unrecognized arguments: {" ".join(unknown)}'
@@ -50,7 +52,9 @@ class Parser(argparse.ArgumentParser):
                  if flag.startswith('--')]
         meant = [nearest(word.partition('=')[0], flags)
                  for word in unknown if word.startswith('--')]
-        names = ', '.join(name for name in meant if name)
+        # A known one is only at a wrong place, behind "--".
+        names = ', '.join(name for name in meant
+                          if name and name not in unknown)
         return f' (did you mean {names}?)' if names else ''
 
     def error(self, message: str) -> NoReturn:
@@ -59,6 +63,12 @@ class Parser(argparse.ArgumentParser):
             message = (f'name a task, package.module.Task, or a command: '
                        f'{", ".join(self._commands)}; "runjob --help" tells '
                        f'more')
+            unknown = [
+                word for word in self._words if word.startswith('--')
+                and word.partition('=')[0] not in self._option_string_actions]
+            if unknown and unknown != ['--']:
+                message += (f'; unknown: {" ".join(unknown)}'
+                            f'{self.guess(unknown)}')
         self.print_usage(sys.stderr)
         text = f'{self.prog}: error: {message}'
         self.exit(2, f'{folded(text, sys.stderr)}\n')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from jobslib.reading import count, mapping, member, number, text
+
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +15,9 @@ __all__ = ['Outcome', 'Run']
 
 #: The most that is kept of an error's first line, in characters.
 MAX_ERROR = 200
+
+# Times are exported in whole milliseconds.
+SAME = 0.001
 
 
 class Outcome(enum.Enum):
@@ -31,7 +36,7 @@ class Run:
     """One run of a task.
 
     :param number: counts the runs of the task; where the lock keeps no
-        history, those of this process.
+        history, those of this process.  0: it has none yet.
     :param token: the fencing token, ``None`` when the lock has none.
     :param started: UNIX time.
     """
@@ -54,10 +59,16 @@ class Run:
         self.reason: str | None = None
         #: The operator's request that it obeys, by its id.
         self.asked: str | None = None
+        #: The machine and the process that had the lock for it.
+        self.fqdn: str | None = None
+        self.pid: int | None = None
+        #: When its holder took the lock, if the holder vanished and nobody
+        #: knows what became of the run; else ``None``.
+        self.presumed: float | None = None
 
-    def end(self, outcome: Outcome, duration: float,
+    def end(self, outcome: Outcome, duration: float | None,
             error: str | None = None) -> None:
-        """The run ended after *duration* seconds.
+        """The run ended after *duration* seconds; ``None``: nobody knows.
 
         :param error: type and first line of what ended it.
         """
@@ -67,13 +78,15 @@ class Run:
 
     def export(self) -> dict[str, Any]:
         """Return the run as the history keeps it; fit for JSON."""
-        return {'run': self.number, 'token': self.token,
+        return {'run': self.number or None, 'token': self.token,
                 'started': round(self.started, 3),
                 'duration': (None if self.duration is None
                              else round(self.duration, 3)),
                 'outcome': self.outcome.value, 'error': self.error,
                 **({'asked': self.asked} if self.asked else {}),
-                **self._export_slot()}
+                **({} if self.presumed is None
+                   else {'presumed': self.presumed}),
+                **self._export_slot(), 'fqdn': self.fqdn, 'pid': self.pid}
 
     def _export_slot(self) -> dict[str, Any]:
         if self.slot is None:
@@ -84,14 +97,37 @@ class Run:
     @classmethod
     def load(cls, exported: dict[str, Any]) -> Run:
         """Return the run that :meth:`export` described."""
-        run = cls(exported['run'], exported['token'], exported['started'])
-        run.outcome = Outcome(exported['outcome'])
-        run.duration, run.error = exported['duration'], exported['error']
-        run.slot = exported.get('slot')
-        run.attempt = exported.get('attempt', 1)
-        run.reason = exported.get('reason')
-        run.asked = exported.get('asked')
+        run = cls.parse(exported)
+        assert run is not None
         return run
+
+    @classmethod
+    def parse(cls, found: Any) -> Run | None:
+        """Return the run that :meth:`export` described, or ``None`` if
+        *found* is anything else.
+        """
+        found = mapping(found)
+        outcome = member(Outcome, found.get('outcome'))
+        if outcome is None:
+            return None
+        run = cls(count(found.get('run')) or 0, count(found.get('token')),
+                  number(found.get('started')) or 0.0)
+        run.outcome = outcome
+        run.duration = number(found.get('duration'))
+        run.error = text(found.get('error'))
+        run.slot = number(found.get('slot'))
+        run.attempt = count(found.get('attempt')) or 1
+        run.reason = text(found.get('reason'))
+        run.asked = text(found.get('asked'))
+        run.fqdn, run.pid = text(found.get('fqdn')), count(found.get('pid'))
+        run.presumed = number(found.get('presumed'))
+        return run
+
+    def is_same(self, other: Run) -> bool:
+        """Return whether *other* tells of the same run: no two have the
+        fencing token and the begin in common."""
+        return (self.token == other.token
+                and abs(self.started - other.started) < SAME)
 
     def log_fields(self, task: str) -> dict[str, Any]:
         """Return the fields that a log record about the run has.
@@ -114,7 +150,7 @@ def describe(error: BaseException) -> str:
     name = type(error).__name__
     try:
         text = str(error).strip().splitlines()
-    except Exception:
+    except BaseException:
         text = ['(the message cannot be shown)']
     return encodable(f'{name}: {text[0]}' if text else name)[:MAX_ERROR]
 

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
     from jobslib.schedule.plans import Plan
     from jobslib.schedule.rhythms import Rhythm
+    from jobslib.schedule.zones import Zone
 
 __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
+
+# The last second of the calendar, as a UNIX time.
+LATEST = 253402300799.0
 
 #: The options of which one says when a job is due.
 RHYTHMS = ('schedule', 'sleep_interval', 'run_interval')
@@ -70,6 +74,20 @@ class schedule_option(rhythm_option):
         return list(value)
 
 
+class epoch_option(option):
+    """Where the grid of run_interval lies; it goes where that goes."""
+
+    def given(self, group: ConfigGroup) -> Given | None:
+        """Return what is given, unless another option has won over the
+        run_interval that there is.
+        """
+        declared = group.declared()['run_interval']
+        lost = declared.read(group) is None and any((
+            declared._from_command_line(group), declared._from_environment(),
+            declared._from_settings(group)))
+        return None if lost else super().given(group)
+
+
 class ScheduleOptions(ConfigGroup):
     """When a job is due, and what becomes of its slots."""
 
@@ -81,7 +99,8 @@ class ScheduleOptions(ConfigGroup):
     time_zone = option(
         attrtype=str, default='UTC', flag='--time-zone', metavar='ZONE',
         env='JOBSLIB_TIME_ZONE',
-        help='The time zone that the schedule is meant in, as Europe/Prague.')
+        help='The time zone of schedule and run_interval_epoch, as '
+             'Europe/Prague.')
     sleep_interval = rhythm_option(
         attrtype=float, minimum=0, flag='--sleep-interval',
         metavar='SECONDS', env='JOBSLIB_SLEEP_INTERVAL',
@@ -90,6 +109,11 @@ class ScheduleOptions(ConfigGroup):
         attrtype=float, minimum=0, flag='--run-interval',
         metavar='SECONDS', env='JOBSLIB_RUN_INTERVAL',
         help='Start runs on a grid of this many seconds, without drift.')
+    run_interval_epoch = epoch_option(
+        attrtype=str, kind='a time in ISO 8601', flag='--run-interval-epoch',
+        metavar='TIME', env='JOBSLIB_RUN_INTERVAL_EPOCH',
+        help='One of the slots of run_interval, so that its grid is known in '
+             'advance; without a distance from UTC it is in time_zone.')
     jitter = option(
         attrtype=float, minimum=0, default=0.0, flag='--jitter',
         metavar='SECONDS', env='JOBSLIB_JITTER',
@@ -127,12 +151,20 @@ class ScheduleOptions(ConfigGroup):
                               f'give one of them')
         if self.schedule is not None:
             self._make_calendar()
+        if self.run_interval_epoch is not None:
+            self._read_epoch()
+            if not self.run_interval:
+                raise self.error(
+                    'run_interval_epoch', 'there is no run_interval whose '
+                    'grid it could be of; give one, or leave this out')
 
     def local_time(self, at: float) -> datetime.datetime:
         """Return the UNIX time *at* in the schedule's time zone."""
         import datetime
-        if self.schedule is None:
-            return datetime.datetime.fromtimestamp(at, datetime.UTC)
+        if self.schedule is None and self.run_interval_epoch is None:
+            # The calendar ends; an interval may not.
+            return datetime.datetime.fromtimestamp(
+                min(at, LATEST), datetime.UTC)
         from jobslib.schedule.zones import Zone
         return Zone(self.time_zone).shown(at)
 
@@ -146,9 +178,11 @@ class ScheduleOptions(ConfigGroup):
             retry_delay=self.retry_delay, recoveries=self.recoveries)
 
     def _make_rhythm(self) -> Rhythm:
-        from jobslib.schedule.rhythms import Endless, Every, Pause
+        from jobslib.schedule.rhythms import Endless, Every, Grid, Pause
         if self.schedule is not None:
             return self._make_calendar()
+        if self.run_interval and self.run_interval_epoch is not None:
+            return Grid(self.run_interval, self._read_epoch())
         if self.run_interval:
             return Every(self.run_interval)
         return Pause(self.sleep_interval) if self.sleep_interval else Endless()
@@ -159,7 +193,6 @@ class ScheduleOptions(ConfigGroup):
             Expression,
             ExpressionError,
         )
-        from jobslib.schedule.zones import Zone, ZoneError
         expressions = []
         for text in self.schedule:
             try:
@@ -167,10 +200,28 @@ class ScheduleOptions(ConfigGroup):
             except ExpressionError as exc:
                 raise ConfigError(f'schedule: {text!r} from '
                                   f'{self.source("schedule")}: {exc}') from None
+        return Calendar(expressions, self._make_zone())
+
+    def _make_zone(self) -> Zone:
+        from jobslib.schedule.zones import Zone, ZoneError
         try:
-            return Calendar(expressions, Zone(self.time_zone))
+            return Zone(self.time_zone)
         except ZoneError as exc:
             raise self.error('time_zone', str(exc)) from None
+
+    def _read_epoch(self) -> float:
+        """Return the UNIX time of run_interval_epoch."""
+        import datetime
+        try:
+            epoch = datetime.datetime.fromisoformat(self.run_interval_epoch)
+        except ValueError:
+            raise self.error(
+                'run_interval_epoch', 'it cannot be read; allowed: a time in '
+                'ISO 8601, as 2026-01-01T00:00:00 or 2026-01-01T00:00:00+01:00'
+            ) from None
+        if epoch.tzinfo is None:
+            epoch = epoch.replace(tzinfo=self._make_zone().tzinfo)
+        return epoch.timestamp()
 
 
 def _shown(value: Any) -> str:

@@ -39,6 +39,10 @@ BACKENDS = ('jobslib.oneinstance.file', 'jobslib.oneinstance.consul',
 # were imported, or are for its own use.
 PLAIN = (str, int, float, dict, list, tuple, type(None))
 
+# Flags of code objects: *args; yield, in a function and in a coroutine.
+TAKES_ANY = 0x04
+YIELDS = 0x20 | 0x200
+
 OWN_NAME = 'an own name has to differ more, or begin with an underscore'
 
 
@@ -56,9 +60,18 @@ def refuse_slips(config: Config) -> None:
     unknown = [name for name in os.environ
                if name.upper().startswith(PREFIX)
                and name not in OTHER_VARIABLES]
-    if not unknown:
+    # JOBLIB_RUN_ONCE; what is nearly the prefix may be that of others.
+    alike = [name for name in os.environ if name not in unknown
+             and name.upper().startswith('JO') and 'LIB' in name.upper()
+             and name not in OTHER_VARIABLES]
+    if not unknown and not alike:
         return
     variables = set(_variables(config))
+    for name in alike:
+        for known in sorted(variables | OTHER_VARIABLES):
+            if is_slip(name, known):
+                raise ConfigError(f'unknown variable {name} in the '
+                                  f'environment; did you mean {known}?')
     unknown = [name for name in unknown if name not in variables]
     if unknown:
         variables |= _variables_of_all()
@@ -160,7 +173,7 @@ def remarks(config: Config) -> list[str]:
     """Return what is probably not meant, a sentence for each: options that
     have no effect, and tasks of one name."""
     shared = _find_namesakes(config)
-    return _find_ineffective(config) + ([
+    return _find_ineffective(config) + _find_empty_settings(config) + ([
         f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
         f'tasks of one name share one lock and one history, and run one at a '
         f'time'] if shared else [])
@@ -182,11 +195,34 @@ def _find_ineffective(config: Config) -> list[str]:
         found.append(say('keep_lock', 'with run_once: there is one run'))
     if config.one_instance.disabled and given('keep_lock'):
         found.append(say('keep_lock', 'with the lock disabled'))
+    if config.schedule is None and given('time_zone'):
+        found.append(say('time_zone', 'without schedule'))
+    for part in ('one_instance', 'liveness'):
+        options = getattr(config, part).options
+        if getattr(options, 'scheme', None) == 'http':
+            # From the environment it may be for other programs.
+            found += [f'{part}.{name} (from {options.source(name)}) has no '
+                      f'effect with the scheme http, which encrypts nothing'
+                      for name in ('ca_cert', 'client_cert')
+                      if name in options.declared()
+                      and options.source(name).startswith('settings')]
     if config.logging is not None:
         found += [say(name, 'with logging, which says it all')
                   for name in ('log_format', 'log_level')
                   if name in config.declared() and given(name)]
     return found
+
+
+def _find_empty_settings(config: Config) -> list[str]:
+    """Say so if the settings are a module without a single setting."""
+    settings = config._settings
+    known = set(_setting_names(config))
+    if not isinstance(settings, ModuleType) or known & set(vars(settings)):
+        return []
+    return [f'settings module {_name_of(settings)} has no setting that is '
+            f'known ({settings.__file__})' if hasattr(settings, '__file__')
+            else f'settings module {_name_of(settings)} has no setting that '
+                 f'is known']
 
 
 def refuse_class(path: str, task_cls: Any) -> None:
@@ -213,10 +249,44 @@ def _find_fault(found: Any, base: type[Any]) -> str | None:
         return 'has a task that is not a method'
     if not isinstance(task_cls.name, str):
         return (f'has the name {task_cls.name!r:.80}; allowed: a string')
+    if not task_cls.name.isprintable():
+        return (f'has the name {task_cls.name!r:.80}; allowed: printable '
+                f'characters')
     if not isinstance(task_cls.description, str):
         return (f'has the description {task_cls.description!r:.80}; allowed: '
                 f'a string')
-    return _find_fault_in_arguments(task_cls.arguments)
+    return (_find_fault_in_methods(task_cls)
+            or _find_fault_in_arguments(task_cls.arguments))
+
+
+def _find_fault_in_methods(task_cls: Any) -> str | None:
+    """Say what is wrong with how the methods can be called.
+
+    Only what is a plain function is looked at: of anything else it cannot be
+    known without calling it.
+    """
+    for name, given, hint in (
+            ('task', 1, 'def task(self), with self.args for what it works on'),
+            ('__init__', 2, 'def __init__(self, config); or override '
+                            'initialize(self) instead')):
+        code = getattr(getattr(task_cls, name), '__code__', None)
+        if code is None or isinstance(_raw(task_cls, name), staticmethod):
+            continue
+        needed = code.co_argcount - len(getattr(task_cls, name).__defaults__
+                                        or ())
+        if needed > given or (code.co_argcount < given
+                              and not code.co_flags & TAKES_ANY):
+            return (f'has a method {name}() with other parameters than it '
+                    f'is called with; allowed: {hint}')
+        if name == 'task' and code.co_flags & YIELDS:
+            return ('has a task() with a yield in it, so that calling it '
+                    'would do nothing; return instead')
+    return None
+
+
+def _raw(cls: Any, name: str) -> Any:
+    """Return the attribute *name* as the class that has it declares it."""
+    return next(vars(each)[name] for each in cls.__mro__ if name in vars(each))
 
 
 def _find_fault_in_arguments(arguments: Any) -> str | None:
@@ -234,6 +304,22 @@ def _find_fault_in_arguments(arguments: Any) -> str | None:
         if not (isinstance(each, Argument) or pair):
             return (f'has {each!r:.80} among its arguments; allowed: '
                     f'jobslib.argument(...)')
+    return _find_fault_in_parser(arguments)
+
+
+def _find_fault_in_parser(arguments: Any) -> str | None:
+    """Say which argument :mod:`argparse` does not take."""
+    import argparse
+    parser = argparse.ArgumentParser(add_help=False)
+    for args, kwargs in arguments:
+        try:
+            parser.add_argument(*args, **kwargs)
+        except (argparse.ArgumentError, TypeError, ValueError,
+                AttributeError) as exc:
+            shown = ', '.join([*map(repr, args), *(
+                f'{name}={value!r}' for name, value in kwargs.items())])
+            return (f'has an argument that argparse refuses: '
+                    f'argument({shown:.80}): {exc}')
     return None
 
 

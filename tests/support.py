@@ -226,6 +226,8 @@ class InProcess(RunHandle):
         self.kills = 0
         #: What an end of what runs have left finds.
         self.leftovers: list[str] = []
+        #: Whether runs have left threads.
+        self.threads = False
         self.stop_reasons: list[str] = []
         #: What the task could see of its lock.
         self.shown: list[tuple[bool, int | None]] = []
@@ -273,6 +275,12 @@ class InProcess(RunHandle):
         self.kills += 1
         self._alive = False
         self.deadline = None
+
+    def leaves_processes(self) -> bool:
+        return bool(self.leftovers)
+
+    def leaves_threads(self) -> bool:
+        return self.threads
 
     def end_leftovers(self) -> list[str]:
         ended, self.leftovers = self.leftovers, []

@@ -4,7 +4,9 @@ import json
 import os
 import pathlib
 import signal
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,7 @@ from jobslib.oneinstance.asking import Asker
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.diagnosis import (
     DENIED,
+    DOUBTFUL,
     FAILED,
     NOT_TRIED,
     OK,
@@ -202,7 +205,7 @@ def test_all_well(consul: ConsulStandIn) -> None:
         f'read {KEY}', f'write {KEY}', 'lock a scratch key beside it',
         f'write {KEY}.control', 'write jobs/plain/history/lock',
         'list the keys in jobs/plain/', 'delete the scratch key',
-        'destroy the session', 'deregister the check'}
+        'destroy the session', 'deregister the check', 'compare the clocks'}
     assert report.code == ExitCode.DONE
     assert left_in(consul) == ([], [], [])
 
@@ -279,6 +282,37 @@ def test_consul_is_away(consul: ConsulStandIn, refuse: bool) -> None:
     assert first[:2] == ('reach Consul', FAILED)
     assert {each.result for each in others} == {NOT_TRIED}
     assert report.code == ExitCode.LOCK_SERVICE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(('ahead', 'side'), [
+    (-30, 'behind'), (0, ''), (30, 'ahead of')])
+def test_clock(consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
+               ahead: float, side: str) -> None:
+    """How far the clock is from Consul's is shown, and above a second that is
+    a warning."""
+    monkeypatch.setattr(
+        'jobslib.testing.consul_server._Handler.date_time_string',
+        lambda _self: formatdate(time.time() - ahead, usegmt=True))
+    report = on(consul)
+    assert report.code == ExitCode.DONE
+    [finding] = [each for each in report.findings
+                 if each.what == 'compare the clocks']
+    assert finding.result == (DOUBTFUL if side else OK)
+    warnings = [each for each in report.warnings if 'the clock of this' in each]
+    assert warnings == ([finding.detail] if side else [])
+    assert side in finding.detail
+    clock = check.as_dict(report)['lock']['clock_ahead']
+    assert clock['at_least'] <= ahead <= clock['at_most']
+
+
+def test_no_clock_to_compare_with(consul: ConsulStandIn,
+                                  tmp_path: pathlib.Path) -> None:
+    """Where there is no service, or it is away, nothing is said of clocks."""
+    with consul.partition():
+        reports = [on(consul, timeout=0.2), in_folder(tmp_path)]
+    for report in reports:
+        assert 'compare the clocks' not in results(report)
+        assert check.as_dict(report)['lock']['clock_ahead'] is None
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, consul: ConsulStandIn,

@@ -523,7 +523,7 @@ def test_acquire(client: ConsulClient, agent: Agent) -> None:
     """Acquiring is one transaction, for the key as it was read, and returns its
     fencing token."""
     agent.replies = [locked(53)]
-    assert client.acquire('a/b', b'\xffheld', SESSION, FREE) == Acquired(53, None)
+    assert client.acquire('a/b', b'\xffheld', SESSION, FREE) == Acquired(53, None, {})
     client.acquire('a/b', b'', SESSION, ONCE_HELD)
     assert not client.is_doubtful(SESSION)
     seen, later = agent.seen
@@ -572,7 +572,7 @@ def test_history_comes_with_the_lock(client: ConsulClient, agent: Agent) -> None
                for name, value in (('a/b', b''), ('a/history/b', b'mine'),
                                    ('a/history/bc', b''))]
     agent.replies = [(200, {'Results': entries})]
-    assert client.acquire('a/b', b'', SESSION, FREE) == Acquired(53, b'mine')
+    assert client.acquire('a/b', b'', SESSION, FREE) == Acquired(53, b'mine', {})
 
 
 @pytest.mark.parametrize('reply', [HELD, DELAYED], ids=['held', 'delayed'])
@@ -626,7 +626,7 @@ def test_acquire_is_repeated_on_a_key_as_it_was(
 ) -> None:
     """Acquiring is tried again when the key is as before, or the session has it."""
     agent.replies = [trouble, read, locked(64)]
-    assert client.acquire('a/b', b'', SESSION, state) == Acquired(64, None)
+    assert client.acquire('a/b', b'', SESSION, state) == Acquired(64, None, {})
     assert [seen.method for seen in agent.seen] == ['PUT', 'GET', 'PUT']
     assert agent.seen[2].body[0]['KV'].get('Index', 0) == index
     assert client.is_doubtful(SESSION)

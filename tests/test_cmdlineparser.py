@@ -7,13 +7,7 @@ import pytest
 from support import PlainTask
 
 from jobslib import BaseTask, Config, __version__, argument, option
-from jobslib.cmdlineparser import (
-    build_parser,
-    find_settings,
-    find_task,
-    flags,
-    join_numbers,
-)
+from jobslib.cmdlineparser import CommandLine, build_parser, flags
 
 TASK = 'jobs.Task'
 
@@ -57,6 +51,7 @@ def test_all_options() -> None:
         'keep_lock': True, 'release_on_error': True, 'max_run_time': '-1',
         'log_level': 'x',
         'cold_standby': None, 'schedule': None, 'time_zone': None,
+        'run_interval_epoch': None,
         'jitter': None, 'catch_up': None, 'start_deadline': None,
         'retries': None, 'retry_delay': None, 'recoveries': None,
         'task_cls': TASK}
@@ -73,8 +68,8 @@ def test_flags() -> None:
     """The options with a flag are found, those of nested groups included."""
     assert [declared.flag for declared in flags(Config)] == [
         '--schedule', '--time-zone', '--sleep-interval', '--run-interval',
-        '--jitter', '--catch-up', '--start-deadline', '--retries',
-        '--retry-delay', '--recoveries', '--run-once', '--keep-lock',
+        '--run-interval-epoch', '--jitter', '--catch-up', '--start-deadline',
+        '--retries', '--retry-delay', '--recoveries', '--run-once', '--keep-lock',
         '--release-on-error', '--max-run-time', '--cold-standby', '--log-level',
         '--disable-one-instance']
 
@@ -189,7 +184,7 @@ def test_argument_with_our_name(name: str) -> None:
 ])
 def test_find_settings(argv: list[str], settings: str | None) -> None:
     """The settings are found before anything else is known."""
-    assert find_settings(argv) == settings
+    assert CommandLine(argv).settings == settings
 
 
 @pytest.mark.parametrize(('argv', 'task'), [
@@ -206,23 +201,29 @@ def test_find_settings(argv: list[str], settings: str | None) -> None:
 ])
 def test_find_task(argv: list[str], task: str | None) -> None:
     """The task is found before its arguments are known."""
-    assert find_task(argv, OwnConfig)[0] == task
+    assert CommandLine(argv).under(OwnConfig).word == task
 
 
 def test_find_unknown() -> None:
     """What is not jobslib's own is told with the task."""
-    found = find_task(['--typo', TASK, '--number', '5'], OwnConfig)
-    assert found == (TASK, ['--typo', '--number', '5'])
+    line = CommandLine(['--typo', TASK, '--number', '5'], OwnConfig)
+    assert (line.word, line.unknown) == (TASK, ['--typo', '--number', '5'])
 
 
 @pytest.mark.parametrize('value', ['-1', '-1e3', '-inf', '-nan'])
 def test_join_numbers(value: str) -> None:
     """A negative number is the value of the flag before it."""
-    assert join_numbers(
-        ['--sleep-interval', value, TASK, '-1'], OwnConfig) == [
-            f'--sleep-interval={value}', TASK, '-1']
-    words = ['--sleep-interval', '--keep-lock', TASK, value]
-    assert join_numbers(words, OwnConfig) == words
+    line = CommandLine(['--sleep-interval', value, TASK, '-1'], OwnConfig)
+    assert line.words == [f'--sleep-interval={value}', TASK, '-1']
+    words = ['--keep-lock', TASK, value]
+    assert CommandLine(words, OwnConfig).words == words
+
+
+def test_program_is_left_alone() -> None:
+    """What stands after a "--" is somebody else's, numbers included."""
+    words = ['exec', '--name', 'job', '--', 'ls', '--sleep-interval', '-1']
+    line = CommandLine(words)
+    assert (line.words, line.program) == (words, words[4:])
 
 
 def test_no_side_effects() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from support import DEADLINE, PlainTask, environment, run_job, write_module
 
 from jobslib import BaseTask, Config, argument, option
-from jobslib.cmdlineparser import build_command_parser, find_command_task
+from jobslib.cmdlineparser import CommandLine, build_command_parser
 from jobslib.commands import COMMANDS, load_command, output
 from jobslib.commands.common import make_lock, require_task
 from jobslib.exceptions import ConfigError, LockUnavailableError
@@ -58,7 +59,7 @@ class CopyTask(BaseTask):
 def parse(argv: list[str], task_cls: type[BaseTask] | None = None) -> Any:
     """Return the parsed command line of the command ``check``."""
     check = load_command('check')
-    unknown = find_command_task(argv, check, Config)[1]
+    unknown = CommandLine(argv).find_task(check)[1]
     return build_command_parser(
         'check', check, task_cls, demanding=bool(unknown)).parse_args(argv)
 
@@ -73,7 +74,7 @@ def parse(argv: list[str], task_cls: type[BaseTask] | None = None) -> Any:
 ])
 def test_options_before_and_after(argv: list[str]) -> None:
     """Options stand before the command or after it, in any order."""
-    assert find_command_task(argv, load_command('check'), Config) == (
+    assert CommandLine(argv).find_task(load_command('check')) == (
         'jobs.Copy', [])
     args = parse(argv, CopyTask)
     assert (args.task_cls, args.json, args.run_once) == (
@@ -376,6 +377,18 @@ def test_fitted_table() -> None:
     shown, [first, second] = fit(30)
     assert shown == ['name', 'long']
     assert first == ['name', 21 * 'x' + '…'] and second == ['other', 'y']
+
+
+def test_no_word_is_broken() -> None:
+    """A table whose names take more columns than there are has each cell on a
+    line of its own."""
+    table = ('from jobslib.commands.output import *; print_table(("option", '
+             '"value"), [("one_instance.backend", "x.y"), ("z" * 36, 7)]); '
+             'print_table(("a", "b", "c"), [("k" * 20, "l" * 20, "m n")])')
+    text = re.sub(r'\x1b\[[\d;]*m', '', on_terminal(table))
+    assert [line.rstrip() for line in text.splitlines()] == [
+        'one_instance.backend: x.y', f'{"z" * 36}: 7',
+        'k' * 20, f'  b: {"l" * 20}', '  c: m n']
 
 
 def test_errors_on_a_terminal() -> None:

@@ -1,5 +1,6 @@
 """Options: where they come from, what they allow, how they are refused."""
 
+import datetime
 import math
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from jobslib.config import Given, OneInstanceConfig
 from jobslib.exceptions import ConfigError
 from jobslib.oneinstance.consuloptions import ConsulOptions
 from jobslib.schedule.plans import CatchUp
+from jobslib.schedule.rhythms import Grid, Pause
 
 FILE_LOCK = 'jobslib.oneinstance.file.FileLock'
 DUMMY_LOCK = 'jobslib.oneinstance.dummy.DummyLock'
@@ -360,6 +362,18 @@ def test_schedule_in_the_environment(
      "time_zone: 'Europe/Praha' from settings, TIME_ZONE: there is no such "
      "time zone, nearest known: Europe/Prague;"),
     ({'CATCH_UP': 'some'}, 'one of none, latest, all'),
+    ({'RUN_INTERVAL': 60, 'RUN_INTERVAL_EPOCH': 'noon'},
+     "run_interval_epoch: 'noon' from settings, RUN_INTERVAL_EPOCH: it cannot be "
+     "read; allowed: a time in ISO 8601, as 2026-01-01T00:00:00 or"),
+    ({'RUN_INTERVAL': 60, 'RUN_INTERVAL_EPOCH': 5},
+     'allowed: a time in ISO 8601 (a string)'),
+    ({'RUN_INTERVAL': 60, 'RUN_INTERVAL_EPOCH': '2026-01-01', 'TIME_ZONE': 'x'},
+     "time_zone: 'x' from settings, TIME_ZONE: there is no such time zone"),
+    ({'SCHEDULE': '@daily', 'RUN_INTERVAL_EPOCH': '2026-01-01'},
+     "run_interval_epoch: '2026-01-01' from settings, RUN_INTERVAL_EPOCH: there "
+     "is no run_interval whose grid it could be of"),
+    ({'RUN_INTERVAL': 0, 'RUN_INTERVAL_EPOCH': '2026-01-01'},
+     'there is no run_interval'),
 ])
 def test_wrong_schedule(settings: dict[str, Any], expected: str) -> None:
     """A wrong schedule is refused: what, where from, what is wrong with it."""
@@ -380,6 +394,36 @@ def test_plan() -> None:
     assert make(SLEEP_INTERVAL=60).make_plan('x').rhythm.words() == (
         '60 s after the end of each run')
     assert not make(SLEEP_INTERVAL=0).make_plan('x').has_slots
+
+
+@pytest.mark.parametrize(('epoch', 'zone', 'slot'), [
+    ('2026-01-01', 'UTC', '2026-03-01T00:00:00+00:00'),
+    ('2026-01-01', 'Asia/Kathmandu', '2026-02-28T18:15:00+00:00'),
+    ('2026-01-01T00:00+01:00', 'Asia/Kathmandu', '2026-02-28T23:00:00+00:00'),
+    ('2036-01-01T07:00:00.5Z', 'UTC', '2026-03-01T07:00:00.500000+00:00')])
+def test_epoch(epoch: str, zone: str, slot: str) -> None:
+    """The epoch is a slot of the grid, in the time zone if it names none."""
+    rhythm = make(RUN_INTERVAL=86400, RUN_INTERVAL_EPOCH=epoch,
+                  TIME_ZONE=zone).make_plan('x').rhythm
+    assert isinstance(rhythm, Grid)
+    wanted = datetime.datetime.fromisoformat(slot).timestamp()
+    assert rhythm.after(wanted - 1) == wanted
+    assert rhythm.after(wanted) == wanted + 86400
+
+
+def test_epoch_of_another_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epoch holds for whichever run_interval counts, and goes with it
+    where something else counts, in the supervisor too."""
+    settings = {'RUN_INTERVAL': 60, 'RUN_INTERVAL_EPOCH': '2026-01-01'}
+    monkeypatch.setenv('JOBSLIB_RUN_INTERVAL', '30')
+    config = make(**settings)
+    assert isinstance(config.make_plan('x').rhythm, Grid)
+    monkeypatch.delenv('JOBSLIB_RUN_INTERVAL')
+    monkeypatch.setenv('JOBSLIB_SLEEP_INTERVAL', '30')
+    config = make(**settings)
+    assert config.run_interval_epoch is None
+    exported = {**config.export(), 'groups': {}}
+    assert isinstance(Config.restore(exported).make_plan('x').rhythm, Pause)
 
 
 def test_boolean_that_is_switched_off() -> None:

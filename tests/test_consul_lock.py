@@ -20,16 +20,20 @@ from support import STEADY, PlainTask, make_context, until
 from jobslib.consul.client import history_key
 from jobslib.consul.keys import refuse_lock_key
 from jobslib.consul.lease import CHECK_INTERVAL, Lease
+from jobslib.consul.transport import TransportError
 from jobslib.exceptions import (
     ConfigError,
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
+from jobslib.history import HandIn
 from jobslib.keeper import processes
 from jobslib.keeper.page import Page
 from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
+from jobslib.owner import OwnerRecord
+from jobslib.runs import Outcome, Run
 from jobslib.testing import ConsulStandIn, make_lock
 
 
@@ -389,6 +393,106 @@ def test_history_that_was_not_written_yet(consul: ConsulStandIn) -> None:
             lock.save_history()
             lock.close()
         until(lambda: is_left(lock, 5), 'for the release')
+    finally:
+        lock.close()
+
+
+#: A record of a holder that vanished, and need not be waited for.
+VANISHED = {'fqdn': 'there', 'pid': 1, 'task': 'lost', 'timestamp': 5.0,
+            'schedule': {}, 'lock_delay': 0}
+
+
+def test_lost_run_is_in_the_record_of_the_next(consul: ConsulStandIn) -> None:
+    """Who takes over from a holder that vanished says so in the same write, with
+    the fencing token if it has seen the lock held, until its history is there."""
+    lock = make_lock(ConsulLock, 'lost', **consul.options(**STEADY))
+    try:
+        session = lock.client.create_session('other', 10.0, 0.0)
+        held = lock.client.acquire(
+            lock.key, json.dumps(VANISHED).encode(), session,
+            lock.client.read(lock.key))
+        lock.supervised = True
+        assert held is not None and not lock.acquire()
+        consul.lose_lock()
+        assert lock.acquire()
+        found = OwnerRecord(json.loads(consul.value(lock.key) or b''))
+        assert [(each.token, each.timestamp) for each in found.before] == [
+            (held.token, 5.0)]
+        lock.history = {'runs': 1}
+        assert lock.release()
+        assert b'"before"' not in (consul.value(lock.key) or b'')
+    finally:
+        lock.close()
+
+
+def test_acquisition_that_nobody_heard_of(consul: ConsulStandIn) -> None:
+    """What may be in the key without its process's knowing is known to it, and
+    tells on of those who vanished before."""
+    lock = make_lock(ConsulLock, 'unheard', **consul.options(**STEADY))
+    try:
+        lock.client.put(lock.key, json.dumps(VANISHED).encode())
+        lock.supervised = True
+        transact = lock.client._transact
+
+        def carry_out(*args: Any) -> None:
+            transact(*args)
+            lock.client._doubtful.add(args[1])
+            raise TransportError('no answer', sent=True)
+        lock.client._transact = carry_out  # type: ignore[assignment]
+        lock.client._attempts = 1
+        with pytest.raises(LockUnavailableError):
+            lock.acquire()
+        assert lock.unheard is not None and lock.unheard['timestamp'] > 5.0
+        until(lambda: consul.holder(lock.key) is None, 'for the release')
+        left = OwnerRecord(json.loads(consul.value(lock.key) or b''))
+        assert left.timestamp == lock.unheard['timestamp'] and left.released
+        assert [each.timestamp for each in left.before] == [5.0]
+    finally:
+        lock.close()
+
+
+def test_what_is_handed_in(consul: ConsulStandIn) -> None:
+    """What is handed in is for the next holder, and goes with its history; who
+    has the lock at that time is told."""
+    holder, other = (make_lock(ConsulLock, 'handed', **consul.options(**STEADY))
+                     for _ in range(2))
+    run = Run(3, 7, 150.0)
+    run.end(Outcome.SUCCEEDED, 5.0)
+    try:
+        assert holder.acquire()
+        for hold in 150.0, 160.0, 150.0:
+            assert other.hand_in(HandIn(hold, [run]))
+        until(lambda: holder.control.handed_in, 'for the news')
+        found = holder.find_handed_in()
+        assert sorted(each.hold for each in found.values()) == [150.0, 160.0]
+        assert {each.runs[0].number for each in found.values()} == {3}
+        assert other.look().handed_in.keys() == found.keys()
+        holder.history = {'runs': 1}
+        assert holder.release()
+        assert not other.look().handed_in
+        assert other.ask(Control(), Control(handed_in=True))
+        assert other.hand_in(HandIn(170.0))
+        assert not other.look().control.handed_in
+        assert holder.acquire() and list(holder.handed_in) == ['170000000']
+    finally:
+        holder.close()
+        other.close()
+
+
+def test_late_hand_in(consul: ConsulStandIn) -> None:
+    """What is handed in late, or once more, is not there a second time."""
+    lock = make_lock(ConsulLock, 'late', **consul.options(**STEADY))
+    name, value = '150000000', b'{"hold": 150.0}'
+    try:
+        assert lock.acquire()
+        before = lock.client.read(lock.key)
+        assert lock.client.hand_in(lock.key, name, value, before, None)
+        assert lock.client.hand_in(lock.key, name, value, before, None)
+        assert lock.find_handed_in()
+        lock.history = {'runs': 1}
+        assert lock.release()
+        assert not lock.client.hand_in(lock.key, name, value, before, None)
+        assert not lock.look().handed_in
     finally:
         lock.close()
 

@@ -194,14 +194,18 @@ def test_shown_check_is_one(tmp_path: pathlib.Path) -> None:
 
 
 def test_shown_status_is_one(tmp_path: pathlib.Path) -> None:
-    """What the guide shows of a status has the fields of a real one."""
+    """What the guide shows of a status, asked in a run, has the fields of a
+    real one."""
     [shown] = [block.code for block in blocks(
         DOCS / 'guide' / 'operating.rst', 'text') if 'FIELD' in block.code]
     (tmp_path / 'tick.py').write_text(
+        'import subprocess, sys\n'
         'from jobslib import BaseTask\nclass Tick(BaseTask):\n'
-        '    def task(self):\n        pass\n')
-    run(tmp_path, '-m', 'jobslib', '--run-once', 'tick.Tick')
-    written = run(tmp_path, '-m', 'jobslib', 'status', 'tick.Tick')
+        '    def task(self):\n'
+        '        subprocess.run([sys.executable, "-m", "jobslib", "--schedule",\n'
+        '            "@yearly", "status", "tick.Tick"], check=True)\n')
+    written = run(tmp_path, '-m', 'jobslib', '--run-once', '--schedule',
+                  '@yearly', 'tick.Tick')
 
     def begins(text: str) -> list[str]:
         found = [re.split(r'  +', line)[0] for line in text.splitlines()]

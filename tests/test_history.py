@@ -5,20 +5,39 @@ from typing import Any
 
 import pytest
 
-from jobslib.history import MAX_SIZE, History, encode
+from jobslib.history import MAX_SIZE, HandIn, History, encode
 from jobslib.oneinstance.control import PATIENCE, Control, Restraint
+from jobslib.owner import OwnerRecord
 from jobslib.runs import MAX_ERROR, Outcome, Run, describe
+from jobslib.schedule.ledger import Ledger, Records, State
 
 NOW = 1000.0
-HOLDER = {'fqdn': 'here', 'pid': 5, 'timestamp': 100.0}
+HOLD = 100.0
+HOLDER = {'fqdn': 'here', 'pid': 5, 'timestamp': HOLD}
 
 
 def ended(number: int = 1, outcome: Outcome = Outcome.SUCCEEDED,
           error: BaseException | None = None) -> Run:
     """Return a run that has ended."""
     run = Run(number, 7, 200.0 + number)
+    run.fqdn, run.pid = 'here', 5
     run.end(outcome, 0.5, None if error is None else describe(error))
     return run
+
+
+def read(document: dict[str, Any] | None, record: dict[str, Any] | None,
+         now: float = NOW, limit: int = 10, **more: Any) -> History:
+    """Return the history in *document*, beside which *record* stands."""
+    return History.read(document, OwnerRecord.parse(record), now, limit, **more)
+
+
+def kept(*runs: Run) -> History:
+    """Return the history that the holder of these runs writes."""
+    history = History(10)
+    history.hold = HOLD
+    for run in runs:
+        history.add(run, HOLD)
+    return history
 
 
 def exported(history: History) -> dict[str, Any]:
@@ -32,8 +51,8 @@ def test_runs_are_kept_newest_last() -> None:
     """Only so many of the newest runs are kept, and all are counted."""
     history = History(3)
     for number in range(1, 6):
-        history.add(ended(number), HOLDER)
-    history.add(ended(6, Outcome.FAILED, ValueError('bad\nworse')), HOLDER)
+        history.add(ended(number), HOLD)
+    history.add(ended(6, Outcome.FAILED, ValueError('bad\nworse')), HOLD)
     document = exported(history)
     assert [run['run'] for run in document['newest']] == [4, 5, 6]
     assert (document['runs'], document['failures']) == (6, 1)
@@ -44,6 +63,32 @@ def test_runs_are_kept_newest_last() -> None:
         'pid': 5}
 
 
+def test_outcomes_are_counted_apart() -> None:
+    """Runs that did not succeed are counted by how they ended, from holder to
+    holder."""
+    history = History(1)
+    for outcome in (Outcome.FAILED, Outcome.KILLED, Outcome.INTERRUPTED,
+                    Outcome.FAILED, Outcome.SUCCEEDED):
+        history.add(ended(1, outcome), HOLD)
+    history = History.read(exported(history), None, NOW, 1)
+    history.add(ended(2, Outcome.KILLED), HOLD)
+    document = exported(history)
+    assert {name: document[name] for name in (
+        'runs', 'failures', 'failed', 'killed', 'interrupted')} == {
+            'runs': 6, 'failures': 5, 'failed': 2, 'killed': 2,
+            'interrupted': 1}
+
+
+def test_outcomes_that_an_older_version_did_not_count() -> None:
+    """Of runs that an older version has counted, only the outcomes of the
+    newest are known."""
+    older = {'runs': 9, 'failures': 5, 'newest': [
+        {'outcome': 'failed'}, {'outcome': 'killed'}, {'outcome': 'succeeded'}]}
+    history = History.read(older, None, NOW, 10)
+    assert history.failures == 5
+    assert history.outcomes == {'failed': 1, 'killed': 1, 'interrupted': 0}
+
+
 def test_error_that_cannot_be_encoded() -> None:
     """What no encoding has, of a file's name for instance, is escaped."""
     run = ended(1, Outcome.FAILED, ValueError('no \udcff'))
@@ -52,57 +97,175 @@ def test_error_that_cannot_be_encoded() -> None:
 
 def test_no_history() -> None:
     """With a limit of 0 nothing is kept, and nothing is read."""
-    history = History.read({'runs': 5, 'newest': [{}]}, {'killed': {}}, NOW, 0)
-    history.add(ended(), HOLDER)
+    history = read({'runs': 5, 'newest': [{}]}, {'killed': {}}, limit=0)
+    history.add(ended(), HOLD)
     assert history.export(7) is None and history.runs == 0
 
 
 def test_history_goes_on() -> None:
     """The next holder goes on with what the one before has left."""
-    history = History(10)
-    history.add(ended(), HOLDER)
+    history = kept(ended())
     document = json.loads(encode(exported(history)))
     released = {**HOLDER, 'released': 300.0}
-    assert exported(History.read(document, released, NOW, 10)) == exported(history)
-    assert exported(History.read(document, None, NOW, 10)) == exported(history)
+    assert exported(read(document, released)) == exported(history)
+    assert exported(read(document, None)) == exported(history)
 
 
 @pytest.mark.parametrize('record', [
     {**HOLDER, 'timestamp': 150.0}, {'timestamp': 150.0}])
 def test_run_of_a_vanished_holder(record: dict[str, Any]) -> None:
     """A holder that vanished with its first run has left a killed one."""
-    history = History(10)
-    history.add(ended(), HOLDER)
-    found = History.read(exported(history), record, NOW, 10)
+    history = kept(ended())
+    found = read(exported(history), record)
     assert (found.runs, found.failures) == (2, 1)
-    assert found.newest[-1]['outcome'] == 'killed'
-    assert found.newest[-1]['started'] == 150.0
+    assert found.newest[-1].outcome is Outcome.KILLED
+    assert found.newest[-1].started == 150.0
 
 
 def test_vanished_between_runs() -> None:
     """Of a holder that had ended a run nobody knows whether another began."""
-    history = History(10)
-    history.add(ended(), HOLDER)
-    assert History.read(exported(history), HOLDER, NOW, 10).runs == 1
+    history = kept(ended())
+    assert read(exported(history), HOLDER).runs == 1
 
 
 def test_vanished_before_its_first_run() -> None:
     """A holder that vanished while it waited for its first run left none."""
     record = {**HOLDER, 'schedule': {'due': 400.0}}
-    assert History.read(None, record, 399.0, 10).runs == 0
-    assert History.read(None, record, 400.0, 10).newest[0]['started'] == 400
+    assert read(None, record, 399.0).runs == 0
+    assert read(None, record, 400.0).newest[0].started == 400
+
+
+def test_due_when_the_lease_had_ended() -> None:
+    """A run that was due when its holder had lost the lock is none of its."""
+    record = {**HOLDER, 'schedule': {'due': 400.0}, 'lock_delay': 15.0}
+    assert read(None, record, 414.0).runs == 0
+    assert read(None, record, 415.0).runs == 1
+
+
+@pytest.mark.parametrize(('state', 'runs'), [('begun', 2), ('done', 1)])
+def test_begins_that_are_recorded(state: str, runs: int) -> None:
+    """Where the ledger says what is under way, nobody has to guess."""
+    ledger = Ledger('every', records=Records.BEGINS, slot=250.0, began=251.0,
+                    state=State(state), failures=1)
+    record = {**HOLDER, 'schedule': ledger.export() | {'due': 1.0}}
+    found = read(exported(kept(ended())), record)
+    assert found.runs == runs
+    if state == 'begun':
+        lost = found.newest[-1]
+        assert (lost.started, lost.slot, lost.attempt) == (251.0, 250.0, 2)
+    document = {**exported(kept(ended())), 'ledger': ledger.export()}
+    assert read(document, HOLDER).runs == runs
+
+
+def next_record(record: dict[str, Any], timestamp: float) -> dict[str, Any]:
+    """Return the record of the holder after the one that left *record*."""
+    return {'fqdn': 'there', 'pid': 6, 'timestamp': timestamp,
+            'before': OwnerRecord(record).unsettled}
+
+
+LOST = {'fqdn': 'there', 'pid': 6, 'timestamp': 150.0, 'token': 8}
+NEXT = next_record(LOST, 160.0)
+
+
+def test_lost_run_is_there_at_once() -> None:
+    """Who has the lock next says with it which run was lost, until its history
+    has the run."""
+    document = exported(kept(ended()))
+    found = read(document, NEXT, held=True)
+    assert [(run.number, run.token, run.outcome) for run in found.newest] == [
+        (1, 7, Outcome.SUCCEEDED), (2, 8, Outcome.KILLED)]
+    found.hold = NEXT['timestamp']
+    for held in True, False:
+        written = {**NEXT, **({} if held else {'released': 200.0})}
+        assert read(exported(found), written, held=held).runs == 2
+
+
+def test_holders_that_vanish_one_after_another() -> None:
+    """No run is lost when the next holder vanishes before it can write, nor
+    when it gives the lock back without having known that it had it."""
+    found = read(exported(kept(ended())), NEXT)
+    assert [(run.number, run.started) for run in found.newest] == [
+        (1, 201.0), (2, 150.0), (3, 160.0)]
+    unheard = {**NEXT, 'released': 161.0}
+    assert read(exported(kept(ended())), unheard).number == 2
+    third = read(exported(kept(ended())), next_record(unheard, 170.0), held=True)
+    assert [run.number for run in third.newest] == [1, 2]
+
+
+def test_holders_that_vanished_are_few() -> None:
+    """A record does not grow with each holder that vanishes."""
+    record = LOST
+    for timestamp in range(200, 300):
+        record = next_record(record, float(timestamp))
+    assert len(json.dumps(record)) < 2000
+    assert read(None, record, held=True).runs == 10
+
+
+def handed_in(*runs: Run, hold: float = 150.0) -> dict[str, HandIn]:
+    """Return what somebody has handed in, as it is read."""
+    found = HandIn(hold, runs)
+    return {found.name: HandIn.parse(json.loads(json.dumps(found.export())))}
+
+
+def late(number: int, started: float, outcome: Outcome = Outcome.SUCCEEDED) -> Run:
+    """Return a run of the holder that was taken to have vanished."""
+    run = Run(number, 8, started)
+    run.end(outcome, 5.0)
+    return run
+
+
+def test_truth_takes_the_place_of_what_was_presumed() -> None:
+    """A run that was handed in has the number of the one that was presumed,
+    and those after it keep theirs."""
+    presumed = read(exported(kept(ended())), LOST)
+    presumed.add(Run(3, 9, 300.0), HOLD)
+    found = read(exported(presumed), None, handed_in=handed_in(late(2, 150.1)))
+    assert [(run.number, run.outcome) for run in found.newest] == [
+        (2, Outcome.SUCCEEDED), (1, Outcome.SUCCEEDED), (3, Outcome.PENDING)]
+    assert (found.runs, found.failures, found.number) == (3, 1, 3)
+    assert found.unfinished is None
+
+
+def test_numbers_are_given_away_once() -> None:
+    """Runs that nobody presumed do not get the numbers of others."""
+    theirs = kept(ended(), ended(2))
+    runs = handed_in(late(2, 150.0), late(3, 160.0), late(9, 170.0))
+    found = read(exported(theirs), None, handed_in=runs)
+    numbers = [run.number for run in found.newest]
+    assert numbers == [3, 4, 9, 1, 2] and found.number == 9
+    shown = read(exported(theirs), HOLDER, held=True, handed_in=runs)
+    assert [run.export()['run'] for run in shown.newest] == [None] * 3 + [1, 2]
+
+
+def test_run_that_did_not_begin() -> None:
+    """A run that was presumed and did not begin is not there any more; its
+    number is not used again."""
+    presumed = read(exported(kept(ended())), LOST)
+    found = read(exported(presumed), None, handed_in=handed_in())
+    assert [run.number for run in found.newest] == [1]
+    assert (found.runs, found.failures, found.number) == (1, 0, 2)
+
+
+def test_handed_in_twice() -> None:
+    """What is merged, or written by the keeper meanwhile, is merged once."""
+    given = handed_in(late(2, 150.0))
+    found = read(exported(kept(ended())), None, handed_in=given)
+    found.newest.clear()
+    assert not read(exported(found), None, handed_in=given).newest
+    assert not read(exported(found), None).merged
+    by_keeper = kept(ended(), late(2, 150.0))
+    assert read(exported(by_keeper), None, handed_in=given).runs == 2
 
 
 def test_run_that_the_keeper_saw_end() -> None:
     """A run that ended with its process is in the record, once."""
-    history = History(10)
-    history.add(ended(), HOLDER)
+    history = kept(ended())
     record = {**HOLDER, 'released': 300.0, 'killed': {
         'run': 2, 'outcome': 'killed', 'error': 'its process ended'}}
-    found = History.read(exported(history), record, NOW, 10)
-    assert found.newest[-1]['error'] == 'its process ended'
-    assert found.newest[-1]['pid'] == 5
-    assert History.read(exported(found), record, NOW, 10).runs == 2
+    found = read(exported(history), record)
+    assert found.newest[-1].error == 'its process ended'
+    assert found.newest[-1].pid == 5
+    assert read(exported(found), record).runs == 2
 
 
 @pytest.mark.parametrize('document', [
@@ -113,8 +276,8 @@ def test_run_that_the_keeper_saw_end() -> None:
     {}, {'killed': 5}, {'killed': {'run': 'x'}}, {'timestamp': 'x'}])
 def test_rubbish(document: dict[str, Any], record: dict[str, Any]) -> None:
     """What others have written into the history does not stop the job."""
-    history = History.read(document, record, NOW, 10)
-    history.add(ended(), HOLDER)
+    history = read(document, record)
+    history.add(ended(), HOLD)
     assert json.loads(encode(exported(history)))['newest'][-1]['run'] == 1
 
 
@@ -123,9 +286,9 @@ def test_size_is_bounded() -> None:
     history = History(1000)
     for number in range(1, 1001):
         history.add(ended(number, Outcome.FAILED, ValueError('ÿ' * 10_000)),
-                    HOLDER)
+                    HOLD)
     data = encode(exported(history))
-    assert len(history.newest[0]['error']) == MAX_ERROR
+    assert len(history.newest[0].error or '') == MAX_ERROR
     assert MAX_SIZE / 2 < len(data) < MAX_SIZE * 1.1
     assert json.loads(data)['newest'][-1]['run'] == 1000
     assert json.loads(data)['runs'] == 1000

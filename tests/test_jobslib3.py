@@ -490,3 +490,34 @@ def test_two_intervals() -> None:
     """Of two intervals 3.2.1 took the pause in silence; this asks which."""
     with pytest.raises(ConfigError, match='give one of them'):
         make(SLEEP_INTERVAL=5, RUN_INTERVAL=60)
+
+
+def test_names_that_settings_and_tasks_import(tmp_path: pathlib.Path) -> None:
+    """BASE_LOGGING, times as text and the watchdog's error are where they
+    were."""
+    write_module(tmp_path, 'settings', '''
+        from jobslib.logging import BASE_LOGGING
+        LOGGING = BASE_LOGGING
+        RUN_ONCE = True
+    ''')
+    write_module(tmp_path, 'jobs', '''
+        from jobslib import BaseTask
+        from jobslib.oneinstance import OneInstanceWatchdogError
+        from jobslib.time import get_current_time, to_local, to_utc
+
+        class Tell(BaseTask):
+            def task(self):
+                print(to_utc(0), to_local(0), get_current_time() > 0)
+    ''')
+    done = run_job(tmp_path, '-s', 'settings', 'jobs.Tell', TZ='UTC')
+    assert done.stdout == '1970-01-01 00:00:00 1970-01-01 00:00:00 True\n'
+    assert ' jobslib INFO run succeeded' in done.stderr
+
+
+def test_mixin_that_is_gone(tmp_path: pathlib.Path) -> None:
+    """It is refused with what to write in its place."""
+    write_module(tmp_path, 'settings',
+                 'from jobslib.config import RetryConfigMixin')
+    done = run_job(tmp_path, '-s', 'settings', 'jobs.Tell')
+    assert done.returncode == 2
+    assert 'RetryConfigMixin is gone since jobslib 4; declare' in done.stderr

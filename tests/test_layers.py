@@ -34,11 +34,12 @@ LAYERS = [
     {'jobslib.masking'},
     {'jobslib.bar', 'jobslib.logs', 'jobslib.progress'},
     {'jobslib.background', 'jobslib.history', 'jobslib.observers',
-     'jobslib.runs'},
+     'jobslib.owner', 'jobslib.runs'},
     {'jobslib.interrupts', 'jobslib.keeper', 'jobslib.schedule'},
     {'jobslib.clock', 'jobslib.environment', 'jobslib.exceptions', 'jobslib.exitcodes',
      'jobslib.imports', 'jobslib.folding', 'jobslib.machine', 'jobslib.needs',
-     'jobslib.resolver', 'jobslib.slips'},
+     'jobslib.logging', 'jobslib.reading', 'jobslib.resolver', 'jobslib.slips',
+     'jobslib.time'},
 ]
 #: What everybody may have from the package itself.
 FREE = {'__version__'}

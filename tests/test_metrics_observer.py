@@ -177,7 +177,8 @@ def test_what_the_holder_before_left() -> None:
     loop = Loop()
     history = History(10)
     history.succeeded = 1.6e9
-    history.unfinished = {'outcome': 'killed', 'duration': 3.0}
+    history.unfinished = Run(1, 7, 1.6e9)
+    history.unfinished.end(Outcome.KILLED, 3.0)
     loop.observer.inherited(history)
     assert loop.read(RUNS, outcome='killed') == 1
     assert loop.read(SECONDS, outcome='killed') == 3.0

@@ -14,11 +14,16 @@ from support import Job, lock_folder, make_file_lock, run_job, until, write_modu
 
 from jobslib.commands import pause
 from jobslib.commands.jobs import ago, describe
+from jobslib.commands.jobtables import details, runs
+from jobslib.commands.output import fit
 from jobslib.exitcodes import ExitCode
 from jobslib.keeper.page import Page
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
+from jobslib.schedule.ledger import Ledger, Records
+from jobslib.schedule.plans import Plan
+from jobslib.schedule.rhythms import Grid
 from jobslib.testing import ConsulStandIn, make_lock
 
 JOBS = '''
@@ -65,7 +70,8 @@ def test_status(folder: pathlib.Path) -> None:
     assert status['state'] == 'free' and status['holder'] is None
     assert [run['outcome'] for run in status['history']] == [
         'succeeded', 'failed']
-    assert (status['runs'], status['failures']) == (2, 1)
+    assert [status[name] for name in (
+        'runs', 'failures', 'failed', 'killed', 'interrupted')] == [2, 1, 1, 0, 0]
     with Job(folder, *KEPT, 'jobs.Quick') as job:
         job.wait_for('run succeeded', 3)
         status = ask(folder, 'status', 'jobs.Quick')
@@ -221,7 +227,7 @@ def test_all_that_is_asked_fits_on_the_page() -> None:
         {**by, 'do': 'handover', 'to': 40 * 'y', 'interrupt': True},
         10 * [(1795969000.123, 1795969000.123)], by,
         5 * [{'slot': 1795969000.123, 'by': by['by']}],
-        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1})
+        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1}, True)
     with tempfile.TemporaryFile() as file:
         file.truncate(Page.SIZE)
         page = Page(file.fileno())
@@ -491,6 +497,131 @@ def test_waiting_holder() -> None:
     assert describe('job', state, 1011.0)['state'] == 'running'
     history['acquired'] = 800.0
     assert describe('job', state, 1000.0)['state'] == 'running'
+
+
+#: A slot of every hundred seconds, each three seconds late.
+HUNDREDS = Plan(Grid(100.0, 0.0), jitter=3.0)
+
+
+def held(ledger: Ledger, due: float, **more: Any) -> LockState:
+    """Return a lock that was taken at 900, with *ledger* in it."""
+    record = {'timestamp': 900.0, 'schedule': ledger.export() | {'due': due}}
+    return LockState(True, record, token=7, **more)
+
+
+def test_run_under_way() -> None:
+    """The run that is under way is shown by what its holder has decided."""
+    ledger = Ledger(HUNDREDS.fingerprint, cuts=1, slot=800.0).begin(
+        800.0, 900.5, 'here')
+    found = describe('job', held(ledger, 900.5), 1000.5, plan=HUNDREDS)
+    assert found['current_run'] == {
+        'slot': 800.0, 'slot_utc': '1970-01-01T00:13:20Z', 'attempt': 2,
+        'reason': None, 'started': 900.5, 'started_utc': '1970-01-01T00:15:00Z',
+        'duration': 100.0}
+    assert [each['slot'] for each in found['next_runs']] == [
+        1000.0, 1100.0, 1200.0]
+    assert found['next_runs'][0]['due_utc'] == '1970-01-01T00:16:43Z'
+    rows = {row[0]: row[1] for row in details(found).rows}
+    names = [row[0] for row in details(found).rows]
+    assert names.index('attempt') < names.index('last run')
+    assert (rows['attempt'], rows['next due']) == ('2', '-')
+
+
+def test_run_under_way_with_the_lock_kept() -> None:
+    """Who keeps the lock has not written the slot of its run, which follows
+    from the schedule, where that is known."""
+    ledger = Ledger(HUNDREDS.fingerprint, 800.0, records=Records.ENDS)
+    state = held(ledger, 903.0)
+    found = describe('job', state, 950.0, plan=HUNDREDS)['current_run']
+    assert (found['slot'], found['attempt']) == (900.0, 1)
+    assert (found['started'], found['duration']) == (903.0, 47.0)
+    other = Plan(Grid(50.0, 0.0))
+    for plan in None, other:
+        found = describe('job', state, 950.0, plan=plan)
+        assert found['next_runs'] is None
+        assert found['current_run']['slot'] is None
+        assert found['current_run']['attempt'] is None
+        assert found['current_run']['started'] == 903.0
+
+
+def test_run_of_which_nothing_is_written() -> None:
+    """Without a history a holder that keeps the lock writes nothing, so
+    nothing is said of its run."""
+    ledger = Ledger(HUNDREDS.fingerprint, 700.0, records=Records.NOTHING)
+    state = held(ledger.begin(800.0, 900.5, 'here'), 900.5)
+    found = describe('job', state, 5000.0, plan=HUNDREDS)['current_run']
+    assert (found['slot'], found['attempt'], found['started']) == (
+        None, None, None)
+
+
+def test_run_that_was_asked_for() -> None:
+    """A run beside the schedule is shown with its own slot and start."""
+    extra = {'id': 'x', 'by': 'ann', 'slot': 100.0, 'tries': 2, 'token': 7,
+             'began': 990.0}
+    state = held(Ledger(HUNDREDS.fingerprint, 900.0), 1003.0,
+                 control=Control(extra=extra))
+    found = describe('job', state, 1000.0, plan=HUNDREDS)
+    run = found['current_run']
+    assert (run['slot'], run['attempt'], run['reason'], run['duration']) == (
+        100.0, 2, 'asked', 10.0)
+    rows = {row[0]: row[1] for row in details(found).rows}
+    assert str(rows['slot']).endswith('asked for by ann')
+
+
+def test_progress_of_an_earlier_run() -> None:
+    """What a run before the one that is under way has reported is not shown
+    as its progress."""
+    ledger = Ledger(HUNDREDS.fingerprint, 800.0, records=Records.ENDS)
+    for at, shown in (899.0, False), (904.0, True):
+        state = held(ledger, 903.0, progress={
+            'done': 5, 'total': 9, 'message': '', 'time': at, 'token': 7})
+        found = describe('job', state, 950.0, plan=HUNDREDS)['progress']
+        assert (found is not None) == shown
+
+
+def test_skipped_slots_are_not_the_next() -> None:
+    """A slot that is skipped is not among the next three."""
+    ledger = Ledger(HUNDREDS.fingerprint, 900.0)
+    state = LockState(False, {'schedule': ledger.export(), 'released': 950.0},
+                      control=Control(skips=[{'slot': 1000.0, 'by': 'ann'}]))
+    found = describe('job', state, 960.0, plan=HUNDREDS)
+    assert found['current_run'] is None
+    assert [each['slot'] for each in found['next_runs']] == [
+        1100.0, 1200.0, 1300.0]
+
+
+def test_outcomes_of_an_older_version() -> None:
+    """Where an older version has counted runs, the counts of the outcomes
+    are shown as what they are at least."""
+    history = {'runs': 9, 'failures': 5, 'newest': [
+        {'outcome': 'failed'}, {'outcome': 'succeeded'}]}
+    found = describe('job', LockState(False, {'released': 1.0}, history), 1000.0)
+    rows = {row[0]: row[1] for row in details(found).rows}
+    assert (rows['failed'], rows['killed']) == ('≥ 1', '≥ 0')
+    history |= {'failed': 2, 'killed': 3, 'interrupted': 0}
+    found = describe('job', LockState(False, {'released': 1.0}, history), 1000.0)
+    rows = {row[0]: row[1] for row in details(found).rows}
+    assert (rows['failed'], rows['killed']) == ('2', '3')
+
+
+def test_slots_of_runs_in_the_table() -> None:
+    """The table of the last runs has the slot of each, and why it was run,
+    where there is room for it."""
+    run = {'run': 5, 'started': 903.0, 'duration': 1.0, 'outcome': 'succeeded',
+           'fqdn': 'here', 'pid': 5, 'slot': 900.0, 'attempt': 2,
+           'reason': 'recovery'}
+    asked = {**run, 'asked': 'x'}
+    del asked['slot'], asked['attempt'], asked['reason']
+    state = LockState(False, None, {'runs': 2, 'newest': [run, asked]})
+    table = runs(describe('job', state, 1000.0))
+    assert [row[5:7] for row in table.rows] == [
+        ('-', 'asked'),
+        (ago(900.0).partition(' (')[0], 'recovery, attempt 2')]
+    shown, cells = fit(*table, 80)
+    assert 'error' in shown and 'slot' not in shown
+    widths = [max(len(name), *(len(row[place].text) for row in cells))
+              for place, name in enumerate(shown)]
+    assert sum(widths) + 3 * (len(shown) - 1) <= 80
 
 
 @pytest.mark.parametrize(('then', 'text'), [

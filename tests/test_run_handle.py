@@ -428,6 +428,12 @@ class Leaving(BaseTask):
         subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'],
                          start_new_session=True, stdout=subprocess.DEVNULL,
                          stderr=subprocess.DEVNULL)
+
+class LeavingForEver(Leaving):
+    def task(self):
+        super().task()
+        print('left', flush=True)
+        time.sleep(99)
 '''
 
 
@@ -479,6 +485,19 @@ def test_job_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
                       r'time\.sleep\(99\) \(pid (\d+)\)', done.stderr)
     assert found, done.stderr
     assert processes.start_time(int(found[1])) == 0
+
+
+def test_interrupted_job_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
+    """What goes on when a run was interrupted is ended, and named as well."""
+    write_module(tmp_path, 'jobs', JOBS)
+    with Job(tmp_path, 'jobs.LeavingForEver') as job:
+        job.wait_for('left')
+        job.send(signal.SIGTERM)
+        assert job.wait() == ExitCode.TERMINATED
+        found = re.search(r'ended what a run had left running: .*'
+                          r'time\.sleep\(99\) \(pid (\d+)\)', job.output)
+        assert found, job.output
+        assert processes.start_time(int(found[1])) == 0
 
 
 def test_orphans_that_end_in_a_wait() -> None:

@@ -203,7 +203,6 @@ def test_refresh_of_a_file_lock(tmp_path: pathlib.Path) -> None:
             os.unlink(self.lock.path)
             super().task()
     with Forked(Removing, ONE_INSTANCE=file_lock(tmp_path)) as forked:
-        forked.handle.answers.clear()
         assert forked.run().message == 'the lock is lost'
 
 

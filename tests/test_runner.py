@@ -291,7 +291,8 @@ def test_run_once_no_service(messages: list[str]) -> None:
     job.lock.script = [LockUnavailableError('no answer')]
     assert job.run() is ExitCode.LOCK_SERVICE_UNAVAILABLE
     assert job.events == 'acquire close free closed'
-    assert list(messages) == ['ERROR no lock: no answer']
+    assert list(messages) == [
+        'ERROR no lock: no answer; to see why: runjob check']
 
 
 def test_run_once_lock_lost(messages: list[str]) -> None:
@@ -1018,21 +1019,51 @@ def test_task_that_cannot_be_made_again(messages: list[str]) -> None:
         'ERROR run failed after 0.000 s: the task cannot be made: no disk')
 
 
-def test_what_runs_leave_is_ended_before_the_release(
-        messages: list[str]) -> None:
-    """It is named in the log, and nobody gets the lock while it lives."""
-    job = Job(succeed, RUN_ONCE=True)
+def leaving(job: Job) -> None:
+    """Have runs of *job* leave a process, and note when it is ended."""
     end_leftovers = job.process.end_leftovers
 
     def noted() -> list[str]:
-        job.lock.events.append('ended')
-        return end_leftovers()
+        if ended := end_leftovers():
+            job.lock.events.append('ended')
+        return ended
     job.process.end_leftovers = noted  # type: ignore[method-assign]
     job.process.leftovers = ['sleep 60 (pid 7)']
-    assert job.run() is ExitCode.DONE
-    assert job.events == 'acquire run ended release close free closed'
+
+
+def test_what_runs_leave_is_ended_before_the_release(
+        messages: list[str]) -> None:
+    """Their process ends first, which knows what it has; the rest is named."""
+    job = Job(succeed, RUN_ONCE=True)
+    leaving(job)
+    assert job.runner.run() is ExitCode.DONE
+    assert job.events == 'acquire run closed held ended release close free'
     assert ('WARNING ended what a run had left running: sleep 60 (pid 7)'
             in list(messages))
+
+
+def test_process_with_a_hook_to_come_outlives_what_runs_leave() -> None:
+    """A hook is called after the release; the next run has a new process."""
+    job = Job(succeed, RUN_ONCE=True)
+    job.process.hooks = ['on_released']
+    leaving(job)
+    assert job.runner.run() is ExitCode.DONE
+    assert job.events == 'acquire run ended release closed close free'
+
+
+@pytest.mark.parametrize('threads', [True, False])
+def test_threads_that_a_job_leaves(threads: bool) -> None:
+    """They end with their process, before the lock goes with the job."""
+    job = Job(succeed, SLEEP_INTERVAL=5, KEEP_LOCK=True)
+    job.process.threads = threads
+
+    def sleep(seconds: float) -> None:
+        job.interrupts.interrupt(Terminate('signal SIGTERM'))
+    job.clock.sleep = sleep  # type: ignore[method-assign]
+    assert job.runner.run() is ExitCode.TERMINATED
+    assert job.events == ('acquire run closed held release close free'
+                          if threads else
+                          'acquire run release close free closed')
 
 
 def test_task_sees_the_lock() -> None:

@@ -1,12 +1,14 @@
 """What a process remembers of its schedule when its wall clock is set."""
 
+from typing import Any
+
 import pytest
 from support import FakeClock
 
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.calendars import Calendar
 from jobslib.schedule.ledger import Ending
-from jobslib.schedule.plans import Plan
+from jobslib.schedule.plans import CatchUp, Plan
 from jobslib.schedule.rhythms import Endless, Every, Pause, Rhythm
 
 DAY = 86400.0
@@ -161,3 +163,30 @@ def test_stopped_between_the_clocks() -> None:
     assert agenda.seconds_left == pytest.approx(10)
     clock.stands_still = 0.0
     assert agenda.seconds_left == pytest.approx(10)
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'catch_up': CatchUp.ALL}, {'start_deadline': 5.0}])
+def test_another_process_was_faster(options: dict[str, Any]) -> None:
+    """What was decided on before the lock was lost to another process is
+    neither run nor given up by this one."""
+    clock = FakeClock()
+    plan = Plan(Every(30), **options)
+    agendas = [Agenda(plan, clock, name, keeps=True) for name in ('a', 'b')]
+    record = {'schedule': holder(Every(30), clock).export(), 'released': 'x'}
+    clock.time += 200
+    for agenda in agendas:
+        agenda.consider(record)
+        assert agenda.runs != ('start_deadline' in options)
+    faster, slower = agendas
+    faster.inherit(record, None)
+    while faster.runs:
+        faster.begin()
+        faster.end(Ending.SUCCEEDED)
+        faster.look()
+    assert bool(faster.given_up) == ('catch_up' not in options)
+    record = {'schedule': faster.export(), 'released': 'x'}
+    slower.consider(record)
+    slower.inherit(record, None)
+    slower.look()
+    assert not slower.runs and not slower.given_up

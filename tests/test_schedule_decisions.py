@@ -522,3 +522,14 @@ def test_skipped_slot_is_not_cut_short() -> None:
     assert ask(plan, ledger, T0 + 201, vanished=True).run
     assert not ask(plan, ledger, T0 + 201, vanished=True,
                    skips=[T0 + 200]).run
+
+
+@pytest.mark.parametrize('interval', [1e-9, 0.0011, 7.0, 1e10])
+def test_newest_slots_of_a_grid(interval: float) -> None:
+    """The newest slots are found at once, however many there are."""
+    grid = Grid(interval, T0 + 1e8)
+    found, more = grid.last(T0 - 40 * max(interval, 0.001), T0, 5)
+    assert found == sorted(set(found)) and len(found) == 5 and more
+    assert found[-1] <= T0 < grid.after(found[-1])
+    assert grid.last(found[0], T0, 5) == (found[1:], False)
+    assert grid.last(T0, T0, 5) == ([], False)

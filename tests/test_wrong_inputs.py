@@ -65,11 +65,46 @@ class History(BaseTask):
 
 class NotCallable(BaseTask):
     task = 7
+
+class Yields(BaseTask):
+    def task(self):
+        yield 1
+
+class TakesMore(BaseTask):
+    def task(self, what):
+        pass
+
+class TakesNothing(BaseTask):
+    def task():
+        pass
+
+class OddInit(BaseTask):
+    def __init__(self):
+        pass
+    def task(self):
+        pass
+
+class NoSuper(BaseTask):
+    def __init__(self, config):
+        pass
+    def task(self):
+        print('ran')
+
+class OddType(BaseTask):
+    arguments = (argument('--count', type='int'),)
+    def task(self):
+        pass
+
+class TwoLines(BaseTask):
+    name = 'two\\nlines'
+    def task(self):
+        pass
 '''
 COMMANDS = ('check, status, pause, resume, run, stop, skip, release, handover, '
             'check-liveness, completion, exec')
+LOCK = 'jobslib.oneinstance.consul.ConsulLock'
 CONSUL = {
-    'JOBSLIB_ONE_INSTANCE_BACKEND': 'jobslib.oneinstance.consul.ConsulLock',
+    'JOBSLIB_ONE_INSTANCE_BACKEND': LOCK,
     'CONSUL_HTTP_ADDR': '127.0.0.1:1'}
 OWN = 'an own name has to differ more, or begin with an underscore'
 
@@ -104,6 +139,17 @@ def variable(name: str, meant: str) -> Wrong:
 def task(name: str, what: str) -> Wrong:
     """Return the case of a class of the user."""
     return Wrong(f'jobs.{name}', f"task 'jobs.{name}' {what}")
+
+
+def consul(env: dict[str, str], answer: str) -> Wrong:
+    """Return the case of a variable of Consul's tools."""
+    return Wrong('jobs.Copy', answer, env=CONSUL | env)
+
+
+def option(text: str, answer: str) -> Wrong:
+    """Return the case of an option of the lock in Consul."""
+    return Wrong('jobs.Copy', answer, f"ONE_INSTANCE = {{'backend': '{LOCK}', "
+                                      f"'options': {{{text}}}}}")
 
 
 WRONG = [
@@ -152,6 +198,8 @@ WRONG = [
              'JOBSLIB_ONE_INSTANCE_CONSUL_HOST'),
     variable('JOBSLIB_METRICS_INFLUXDB_URI', 'JOBSLIB_METRICS_INFLUXDB_URL'),
     variable('JOBSLIB_SHOP_URLS', 'JOBSLIB_SHOP_URL'),
+    Wrong('jobs.Copy', 'unknown variable JOBLIB_RUN_ONCE in the environment; '
+          'did you mean JOBSLIB_RUN_ONCE?', env={'JOBLIB_RUN_ONCE': '1'}),
     # Classes.
     task('NoTask', 'has no method task(); that is what a run does'),
     task('NotCallable', 'has a task that is not a method'),
@@ -165,6 +213,24 @@ WRONG = [
          'allowed: a tuple of jobslib.argument(...)'),
     task('OddName', 'has the name 7; allowed: a string'),
     task('OddDescription', 'has the description 7; allowed: a string'),
+    task('Yields', 'has a task() with a yield in it, so that calling it '
+         'would do nothing; return instead'),
+    task('TakesMore', 'has a method task() with other parameters than it is '
+         'called with; allowed: def task(self), with self.args for what it '
+         'works on'),
+    task('TakesNothing', 'has a method task() with other parameters than it '
+         'is called with; allowed: def task(self), with self.args for what it '
+         'works on'),
+    task('OddInit', 'has a method __init__() with other parameters than it is '
+         'called with; allowed: def __init__(self, config); or override '
+         'initialize(self) instead'),
+    task('NoSuper', 'has an __init__() that does not call '
+         'super().__init__(config); call it first, or override initialize() '
+         'instead'),
+    task('OddType', "has an argument that argparse refuses: "
+         "argument('--count', type='int'): 'int' is not callable"),
+    task('TwoLines', "has the name 'two\\nlines'; allowed: printable "
+         "characters"),
     # The command line.
     Wrong('', f'name a task, package.module.Task, or a command: {COMMANDS}; '
           f'"runjob --help" tells more'),
@@ -196,6 +262,17 @@ WRONG = [
           'you mean --force?)'),
     Wrong('handover jobs.Copy --timeout soon', "argument --timeout: 'soon' "
           'is not allowed; allowed: a number of seconds of at least 0'),
+    Wrong('status status', 'status: it is a command, and stands where a task '
+          'is expected; allowed: runjob COMMAND package.module.Task'),
+    Wrong('--versoin', f'name a task, package.module.Task, or a command: '
+          f'{COMMANDS}; "runjob --help" tells more; unknown: --versoin (did '
+          f'you mean --version?)'),
+    Wrong('--setting jobs jobs.Copy', f"task 'jobs': 'jobs' is not a dotted "
+          f"path (package.module.Name); nor is it a command ({COMMANDS}); "
+          f"unknown: --setting jobs.Copy (did you mean '--settings'?)"),
+    Wrong('help', f"task 'help': 'help' is not a dotted path "
+          f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
+          f"mean '--help'?)"),
     # Paths.
     Wrong('job.Copy', "task 'job.Copy': no module named 'job' in {folder} or "
           "where Python has its packages (did you mean 'jobs'?)"),
@@ -216,6 +293,18 @@ WRONG = [
     Wrong('-s job jobs.Copy', "settings module 'job' from --settings: no "
           "module named 'job' in {folder} or where Python has its packages "
           "(did you mean 'jobs'?); allowed: the dotted path of a module"),
+    Wrong('-s {folder}/jobs.py jobs.Copy', "settings module "
+          "'{folder}/jobs.py' from --settings: no module named "
+          "'{folder}/jobs' in {folder} or where Python has its packages (did "
+          "you mean 'jobs'?); allowed: the dotted path of a module"),
+    Wrong('-s /etc/conf/prod.py jobs.Copy', "settings module "
+          "'/etc/conf/prod.py' from --settings: no module named "
+          "'/etc/conf/prod' in {folder} or where Python has its packages (did "
+          "you mean 'prod', with PYTHONPATH=/etc/conf?); allowed: the dotted "
+          "path of a module"),
+    Wrong('-s conf jobs.Copy', "settings module 'conf' from --settings: it is "
+          "the folder {folder}/conf, without settings; allowed: the dotted "
+          "path of a module (did you mean 'conf.prod'?)"),
     # Backends and values.
     Wrong('jobs.Copy', "backend: 'ConsulLock' from settings, "
           "ONE_INSTANCE['backend']: 'ConsulLock' is not a dotted path "
@@ -247,6 +336,39 @@ WRONG = [
           "ONE_INSTANCE['options']['folder'] is not allowed; allowed: the "
           "path of a folder (a string)",
           "ONE_INSTANCE = {'options': {'folder': 7}}"),
+    Wrong('jobs.Copy', "option 'ttl' is given in ONE_INSTANCE, and no "
+          "'backend' that has it; the default one, FileLock, has: folder, "
+          "grace, heartbeat", "ONE_INSTANCE = {'options': {'ttl': 15}}"),
+    Wrong('jobs.Copy', "backend: 'jobslib.oneinstance.BaseLock' from settings, "
+          "ONE_INSTANCE['backend']: it is the base of all others; allowed: a "
+          "subclass of BaseLock",
+          "ONE_INSTANCE = {'backend': 'jobslib.oneinstance.BaseLock'}"),
+    # Variables of Consul's tools, and its addresses.
+    consul({'CONSUL_HTTP_ADDR': 'ann:hunter2@there:8500'},
+           "CONSUL_HTTP_ADDR: '***@there:8500' from environment, "
+           "CONSUL_HTTP_ADDR: user and password are not supported; leave them "
+           "out, and give a token, in CONSUL_HTTP_TOKEN"),
+    consul({'CONSUL_HTTP_ADDR': 'http://ann:hunter/2@there:8500'},
+           "CONSUL_HTTP_ADDR: '***@there:8500' from environment, "
+           "CONSUL_HTTP_ADDR: user and password are not supported; leave them "
+           "out, and give a token, in CONSUL_HTTP_TOKEN"),
+    consul({'CONSUL_HTTP_SSL': 'maybe'},
+           "CONSUL_HTTP_SSL: 'maybe' from environment, CONSUL_HTTP_SSL is not "
+           "allowed; allowed: 1/0, true/false, yes/no or on/off"),
+    consul({'CONSUL_HTTP_TOKN': 'x'}, 'unknown variable CONSUL_HTTP_TOKN in '
+           'the environment; did you mean CONSUL_HTTP_TOKEN?'),
+    consul({'CONSUL_CA_CERT': 'x'}, 'unknown variable CONSUL_CA_CERT in the '
+           'environment; did you mean CONSUL_CACERT?'),
+    option("'host': 'http://there:8500'", "host: 'http://there:8500' from "
+           "settings, ONE_INSTANCE['options']['host']: it has a scheme in it; "
+           "allowed: the name or address alone, 'there', and the option "
+           "scheme, 'http'"),
+    option("'host': 'unix://run/consul'", "host: 'unix://run/consul' from "
+           "settings, ONE_INSTANCE['options']['host']: it is not allowed; "
+           "allowed: the name or address alone, or unix:///PATH"),
+    option("'key': 'jobs/'", "key: 'jobs/' is not allowed; allowed: a path of "
+           "printable characters, without a slash at its beginning or end, or "
+           "parts that are empty, \".\" or \"..\""),
     # The lock's service.
     Wrong('status jobs.Copy', "cannot read jobs/copy/lock, "
           "jobs/copy/history/lock, jobs/copy/progress/lock: PUT /v1/txn on "
@@ -269,11 +391,14 @@ def case(wrong: Wrong) -> str:
 def test_wrong(tmp_path: pathlib.Path, wrong: Wrong) -> None:
     """It is said in one clear line, and nothing has run."""
     write_module(tmp_path, 'jobs', JOBS)
+    (tmp_path / 'conf').mkdir()
+    write_module(tmp_path / 'conf', 'prod', 'KEEP_LOCK = True')
     env = dict(wrong.env)
     if wrong.settings:
         write_module(tmp_path, 'settings', wrong.settings)
         env['JOBSLIB_SETTINGS_MODULE'] = 'settings'
-    done = run_job(tmp_path, *wrong.args.split(), **env)
+    args = wrong.args.replace('{folder}', str(tmp_path))
+    done = run_job(tmp_path, *args.split(), **env)
     [line] = done.stderr.splitlines()[-1:]
     who, _, answer = line.partition(': error: ')
     assert who.startswith('runjob')
@@ -319,7 +444,8 @@ def test_own_names_are_let_be(tmp_path: pathlib.Path) -> None:
     ''')
     done = run_job(tmp_path, '-s', 'settings', 'jobs.Copy',
                    JOBSLIB_SHOP_URL='http://shop', JOBSLIB_LOCK_COLOR='red',
-                   JOBSLIB_SLOT='1', JOBSLIB_METRICS_INFLUXDB_URL='http://db')
+                   JOBSLIB_SLOT='1', JOBSLIB_METRICS_INFLUXDB_URL='http://db',
+                   JOBLIB_TEMP_FOLDER='/tmp')
     assert done.returncode == 0, done.stderr
     assert done.stdout == 'ran\n'
 
@@ -330,6 +456,8 @@ def test_own_names_are_let_be(tmp_path: pathlib.Path) -> None:
      'released after every run'),
     ('--keep-lock', 'keep_lock (from command line, --keep-lock) has no '
      'effect with run_once: there is one run'),
+    ('--time-zone Europe/Prague', 'time_zone (from command line, --time-zone) '
+     'has no effect without schedule'),
 ])
 def test_without_effect(tmp_path: pathlib.Path, args: str,
                         remark: str) -> None:
@@ -339,6 +467,57 @@ def test_without_effect(tmp_path: pathlib.Path, args: str,
     lines = [line for line in done.stderr.splitlines() if 'WARNING' in line]
     assert [line.partition(': ')[2] for line in lines] == [remark]
     assert done.stdout == 'ran\n'
+
+
+def test_settings_without_a_setting(tmp_path: pathlib.Path) -> None:
+    """Another module than that of the settings is named, probably."""
+    write_module(tmp_path, 'jobs', JOBS)
+    done = run_job(tmp_path, '-s', 'jobs', '--run-once', 'jobs.Copy')
+    assert (f"WARNING jobslib: settings module 'jobs' has no setting that is "
+            f"known ({tmp_path}/jobs.py)" in done.stderr)
+    assert done.stdout == 'ran\n'
+
+
+def test_certificates_without_https(tmp_path: pathlib.Path) -> None:
+    """Who names certificates means to encrypt."""
+    write_module(tmp_path, 'jobs', JOBS)
+    write_module(tmp_path, 'settings', f'''
+        ONE_INSTANCE = {{'backend': '{LOCK}', 'options': {{
+            'port': 1, 'ca_cert': '/etc/ca.pem'}}}}
+    ''')
+    done = run_job(tmp_path, '-s', 'settings', '--run-once', 'jobs.Copy')
+    assert ("one_instance.ca_cert (from settings, ONE_INSTANCE['options']"
+            "['ca_cert']) has no effect with the scheme http"
+            in done.stderr)
+
+
+@pytest.mark.parametrize('seconds', ['1e20', '1e300'])
+@pytest.mark.parametrize('flag', ['--run-interval', '--sleep-interval'])
+def test_interval_beyond_the_calendar(tmp_path: pathlib.Path, flag: str,
+                                      seconds: str) -> None:
+    """It is waited for, and has no date."""
+    write_module(tmp_path, 'jobs', JOBS)
+    for _ in range(2):
+        done = run_job(tmp_path, '--run-once', flag, seconds, 'jobs.Copy')
+        assert done.returncode == 0, done.stderr
+    assert 'next at never' in done.stderr
+
+
+def test_lock_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
+    """What a class of the user raises is shown, and whose fault it is."""
+    write_module(tmp_path, 'jobs', JOBS + '''
+class Broken(FileLock):
+    def __init__(self, context, options):
+        raise RuntimeError('no lock today')
+''')
+    for args in ('jobs.Copy', 'status jobs.Copy'):
+        done = run_job(tmp_path, *args.split(),
+                       JOBSLIB_ONE_INSTANCE_BACKEND='jobs.Broken')
+        assert done.returncode == ExitCode.USAGE
+        assert 'RuntimeError: no lock today' in done.stderr
+        assert done.stderr.endswith(
+            "runjob: error: backend: 'jobs.Broken' from environment, "
+            "JOBSLIB_ONE_INSTANCE_BACKEND: it cannot be made, see above\n")
 
 
 def test_remark_is_said_once(tmp_path: pathlib.Path) -> None:

@@ -44,7 +44,7 @@ WIDTHS = (34, 26, 20, 20)
 
 def figures(timings: Timings) -> dict[str, float]:
     """Return the names that a drawing may use, all in seconds."""
-    known = {name: value for name, value in timings._asdict().items()
+    known = {name: value for name, value in vars(timings).items()
              if value is not None}
     return known | {
         'slack': timings.slack, 'dead_machine': timings.dead_machine,

@@ -21,6 +21,7 @@ from jobslib.commands.output import (
     print_json,
     print_line,
     print_table,
+    warn,
 )
 from jobslib.config import Config
 from jobslib.context import Context
@@ -28,9 +29,12 @@ from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.keeper.timings import Timings
 from jobslib.legacy import describe
+from jobslib.oneinstance.clocks import LIMIT
 from jobslib.oneinstance.diagnosis import (
     DENIED,
+    DOUBTFUL,
     FAILED,
+    NOT_TRIED,
     OK,
     Finding,
     examine_system,
@@ -71,6 +75,9 @@ class Report(NamedTuple):
     system: list[Finding]
     #: What the lock needs.
     findings: list[Finding]
+    #: By how many seconds this machine's clock is ahead of that of the lock's
+    #: service, at least and at most; ``None`` if it is not known.
+    clock: tuple[float, float] | None
     #: What is probably not meant.
     warnings: list[str]
     #: Names of the settings module that no option has.
@@ -125,6 +132,8 @@ def examine(config: Config) -> Report:
     one_instance = config.one_instance
     lock_class = one_instance.backend_class
     timings = getattr(one_instance.options, 'timings', None)
+    findings = _diagnose(config)
+    clock = _compare_clocks(config, findings)
     return Report(
         None if config.task_cls is None else config.task_name,
         f'{lock_class.__module__}.{lock_class.__qualname__}',
@@ -132,7 +141,9 @@ def examine(config: Config) -> Report:
         timings if isinstance(timings, Timings) else None,
         *_examine_schedule(config),
         examine_system(),
-        _diagnose(config), _warn(config), find_unknown_settings(config))
+        findings, clock, _warn(config) + [
+            each.detail for each in findings if each.result == DOUBTFUL],
+        find_unknown_settings(config))
 
 
 def _warn(config: Config) -> list[str]:
@@ -157,7 +168,10 @@ def as_dict(report: Report) -> dict[str, Any]:
         'lock': {
             'class': report.lock,
             'timings': report.timings and figures(report.timings),
-            'findings': [each._asdict() for each in report.findings]},
+            'findings': [each._asdict() for each in report.findings],
+            'clock_ahead': report.clock and dict(zip(
+                ('at_least', 'at_most'),
+                (round(each, 3) for each in report.clock), strict=True))},
     }
 
 
@@ -269,6 +283,40 @@ def _diagnose(config: Config) -> list[Finding]:
         return [Finding('use the lock', FAILED, str(exc))]
 
 
+def _compare_clocks(config: Config,
+                    findings: list[Finding]) -> tuple[float, float] | None:
+    """Return how far this machine's clock is ahead, and add what was found."""
+    what = 'compare the clocks'
+    one_instance = config.one_instance
+    lock_class = one_instance.backend_class
+    if not hasattr(lock_class, 'compare_clocks'):
+        return None
+    if findings and findings[0].result == FAILED:
+        # It does not answer, and would be waited for in vain once more.
+        return None
+    try:
+        bounds: tuple[float, float] | None = lock_class.compare_clocks(
+            Context(config), one_instance.options)
+    except LockUnavailableError as exc:
+        findings.append(Finding(what, NOT_TRIED, str(exc)))
+        return None
+    if bounds is not None:
+        findings.append(_judge_clock(what, *bounds))
+    return bounds
+
+
+def _judge_clock(what: str, low: float, high: float) -> Finding:
+    middle, off = (low + high) / 2, (high - low) / 2
+    side = 'ahead of' if middle >= 0 else 'behind'
+    found = (f'the clock of this machine is {abs(middle):.1f} s {side} that of '
+             f'the lock\'s service (give or take {off:.1f} s)')
+    if low <= LIMIT and high >= -LIMIT:
+        return Finding(what, OK, found)
+    return Finding(what, DOUBTFUL, (
+        f'{found}; slots begin by the clock of each machine, so set both right, '
+        f'with NTP for instance'))
+
+
 def _value(option: Shown) -> Cell:
     if option.value is None:
         return dim('-')
@@ -285,6 +333,8 @@ def _source(option: Shown) -> Cell:
 def _result(result: str) -> Cell:
     if result in WRONG:
         return bad(result)
+    if result == DOUBTFUL:
+        return warn(result)
     return good(result) if result == OK else dim(result)
 
 

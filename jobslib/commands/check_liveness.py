@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
         '--max-age', type=_seconds, required=True, metavar='SECONDS',
-        help='How old the last success may be.')
+        help='how old the last success may be')
     add_json(parser)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
-DESCRIPTION = ('Print a script for the shell, so that the tabulator key '
+DESCRIPTION = ('Print a script for the shell, so that the Tab key '
                'completes commands and options.')
 SHELLS = ('bash', 'zsh')
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobslib.history import History
 from jobslib.oneinstance import LockState
+from jobslib.oneinstance.control import MAX_SKIPS
+from jobslib.owner import OwnerRecord
+from jobslib.schedule.agenda import read_ledger
+from jobslib.schedule.belief import Memory, Situation
+from jobslib.schedule.decisions import decide, upcoming
+from jobslib.schedule.ledger import Ledger, Records, State
 
-__all__ = ['LATEST', 'ago', 'describe', 'iso', 'since', 'who']
+if TYPE_CHECKING:
+    from jobslib.schedule.plans import Plan
+
+__all__ = ['LATEST', 'ago', 'describe', 'find_ledger', 'iso', 'since', 'who']
 
 #: No UNIX time, nor a duration; larger integers do not fit into a float.
 LATEST = 1e12
 
+#: How many of the next slots are shown.
+SHOWN_SLOTS = 3
+
 
 def describe(name: str, state: LockState, now: float | None = None,
-             place: dict[str, Any] | None = None) -> dict[str, Any]:
+             place: dict[str, Any] | None = None,
+             plan: Plan | None = None) -> dict[str, Any]:
     """Return what *state* says of the job *name*; fit for JSON.
 
     Times are UNIX times, and beside each there is one in ISO 8601, whose
@@ -23,28 +36,32 @@ def describe(name: str, state: LockState, now: float | None = None,
 
     :param now: UNIX time, by default that of this machine.
     :param place: where the lock is.
+    :param plan: when the job is due, as far as that is known here.
     """
     now = time.time() if now is None else now
     record = state.record or {}
     history = History.read(
-        state.history, None if state.held else state.record, now)
+        state.history, OwnerRecord.parse(state.record), now, held=state.held,
+        handed_in=state.handed_in)
     due = _due(state, history)
     what = _state(state, history, due, now)
-    progress = state.progress or {}
-    shown = what == 'running' and progress.get('token') in (None, state.token)
+    run = _current_run(state, due, now, plan) if what == 'running' else None
     return {
         'task': name, 'lock': place, 'state': what,
         'holder': None if not state.held else {
             'fqdn': record.get('fqdn'), 'pid': record.get('pid'),
             'since': record.get('timestamp'),
             'since_utc': iso(record.get('timestamp')), 'token': state.token},
-        'last_run': _dated(history.newest[-1]) if history.newest else None,
+        'current_run': run,
+        'last_run': (_dated(history.newest[-1].export()) if history.newest
+                     else None),
         'last_success': history.succeeded,
         'last_success_utc': iso(history.succeeded),
         'due': due, 'due_utc': iso(due),
+        'next_runs': _next_runs(state, now, plan),
         'runs': history.runs, 'failures': history.failures,
-        'progress': (_dated(state.progress, 'time') if shown and state.progress
-                     else None),
+        **history.outcomes,
+        'progress': _progress(state, run),
         'paused': _dated(state.control.paused),
         'asked': _dated(_asked(state)),
         'stop': (_dated(state.control.stop_for(state.token)) if state.held
@@ -54,7 +71,99 @@ def describe(name: str, state: LockState, now: float | None = None,
             {**each, 'slot_utc': iso(each['slot'])}
             for each in state.control.skips if each['slot'] > now],
         'standbys': state.others, 'history': [
-            _dated(run) for run in history.newest]}
+            _dated(run.export()) for run in history.newest]}
+
+
+def find_ledger(state: LockState, plan: Plan) -> Ledger | None:
+    """Return the ledger of the job, an empty one if there is none; ``None``
+    if its holder has another schedule than *plan*.
+    """
+    found, _ = read_ledger(state.record, state.history)
+    if found is None:
+        return Ledger(plan.fingerprint)
+    if state.held and found.schedule != plan.fingerprint:
+        return None
+    return found
+
+
+def _current_run(state: LockState, due: float | None, now: float,
+                 plan: Plan | None) -> dict[str, Any]:
+    """Return what is known of the run that is under way.
+
+    What is not known is ``None``; where ``attempt`` is a number, and ``slot``
+    is not, the run is for no slot.
+    """
+    extra = state.control.extra
+    if extra is not None and extra.get('token') == state.token:
+        slot, attempt, started = extra['slot'], extra['tries'], extra.get('began')
+        reason = 'asked'
+    else:
+        slot, attempt, started = _run_of_schedule(state, due, plan)
+        reason = None
+    if isinstance(started, int | float) and abs(started) < LATEST:
+        started = round(started, 3)
+    else:
+        started = None
+    return {'slot': slot, 'slot_utc': iso(slot), 'attempt': attempt,
+            'reason': reason, 'started': started, 'started_utc': iso(started),
+            'duration': (None if started is None
+                         else round(max(0.0, now - started), 3))}
+
+
+def _run_of_schedule(
+    state: LockState, due: float | None, plan: Plan | None,
+) -> tuple[float | None, int | None, Any]:
+    """Return slot, attempt and start of the run that is under way by the
+    schedule, as far as they are known.
+    """
+    ledger, _ = read_ledger(state.record, state.history)
+    if ledger is None:
+        return None, None, due
+    if ledger.records is Records.NOTHING:
+        # Only what the holder did first is written there, however long ago.
+        return None, None, None
+    if ledger.state is State.BEGUN:
+        return ledger.slot, ledger.attempt, ledger.began
+    # A holder that keeps the lock writes when its runs have ended.  The one
+    # that is under way is what it has decided on when that was due.
+    if due is None or plan is None or ledger.schedule != plan.fingerprint:
+        return None, None, due
+    # Sums of times are inexact.
+    decision = decide(plan, ledger, Situation(
+        due + 0.001, pauses=state.control.pauses, skips=state.control.skipped),
+        Memory(due))
+    if not decision.run:
+        return None, None, due
+    return decision.slot, decision.ledger.attempt, due
+
+
+def _next_runs(state: LockState, now: float,
+               plan: Plan | None) -> list[dict[str, Any]] | None:
+    """Return the next slots, and when they are due; ``None`` if that is not
+    known here."""
+    ledger = None if plan is None else find_ledger(state, plan)
+    if plan is None or ledger is None:
+        return None
+    slots = [slot for slot in upcoming(
+        plan, ledger, now - plan.jitter, SHOWN_SLOTS + MAX_SKIPS)
+        if slot not in state.control.skipped]
+    return [{'slot': slot, 'slot_utc': iso(slot),
+             'due': round(slot + plan.jitter, 3),
+             'due_utc': iso(slot + plan.jitter)}
+            for slot in slots[:SHOWN_SLOTS]]
+
+
+def _progress(state: LockState, run: dict[str, Any] | None) -> Any:
+    """Return how far the *run* that is under way is."""
+    progress = state.progress
+    if run is None or not progress or (
+            progress.get('token') not in (None, state.token)):
+        return None
+    said, started = progress.get('time'), run['started']
+    if isinstance(said, int | float) and started is not None and said < started:
+        # It is of the run before, of a holder that keeps the lock.
+        return None
+    return _dated(progress, 'time')
 
 
 def _asked(state: LockState) -> dict[str, Any] | None:

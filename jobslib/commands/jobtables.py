@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jobslib.commands.jobs import LATEST, ago, since, who
 from jobslib.commands.output import Cell, bad, dim, good, warn
+from jobslib.history import FAILURES
 
 __all__ = ['JobTable', 'demands', 'details', 'overview', 'runs',
            'shown_progress']
@@ -33,7 +34,7 @@ def overview(jobs: list[dict[str, Any]]) -> JobTable:
     """Return a table with a row for each job."""
     names = [job['task'] for job in jobs]
     headings = ('task', 'state', 'holder', 'last run', 'outcome', 'next due',
-                'runs', 'failed', 'standbys')
+                'runs', *FAILURES, 'standbys')
     rows: list[Row] = []
     for job in jobs:
         name = job['task']
@@ -43,11 +44,11 @@ def overview(jobs: list[dict[str, Any]]) -> JobTable:
         rows.append((
             name, _state(job), str((job['holder'] or {}).get('fqdn', '-')),
             since((job['last_run'] or {}).get('started')),
-            _outcome(job['last_run']), since(job['due']), str(job['runs']),
-            str(job['failures']), _standbys(job)))
-    return JobTable(headings, rows,
-                    ('standbys', 'runs', 'next due', 'failed', 'holder'),
-                    ('task', 'holder'))
+            _outcome(job['last_run']), since(_next_due(job)), str(job['runs']),
+            *(_count(job, outcome) for outcome in FAILURES), _standbys(job)))
+    return JobTable(headings, rows, (
+        'standbys', 'interrupted', 'killed', 'runs', 'next due', 'failed',
+        'holder'), ('task', 'holder'))
 
 
 def details(job: dict[str, Any]) -> JobTable:
@@ -60,15 +61,14 @@ def details(job: dict[str, Any]) -> JobTable:
         ('task', job['task']), ('state', _state(job)), ('holder', who(holder)),
         ('since', ago((holder or {}).get('since'))),
         ('fencing token', str((holder or {}).get('token') or '-')),
-        ('last run', ago((last or {}).get('started'))),
+        *_current_run(job), ('last run', ago((last or {}).get('started'))),
         ('outcome', _outcome(last)), ('duration', _duration(last)),
         ('error', str((last or {}).get('error') or '-')),
         ('last success', ago(job['last_success'])),
-        ('next due', ago(job['due'])), ('runs', str(job['runs'])),
-        ('failed', str(job['failures'])),
+        ('next due', ago(_next_due(job))), *_next_runs(job),
+        ('runs', str(job['runs'])),
+        *((outcome, _count(job, outcome)) for outcome in FAILURES),
         ('standbys', ', '.join(map(who, job['standbys'] or ())) or '-')]
-    if job['progress']:
-        rows.append(('progress', shown_progress(job['progress'])))
     if job['paused'] is not None:
         rows.append(('paused', warn(_paused(job['paused']))))
     rows += [('asked', warn(_request(each))) for each in _requests(job)]
@@ -76,14 +76,63 @@ def details(job: dict[str, Any]) -> JobTable:
     return JobTable(('field', 'value'), rows)
 
 
+def _current_run(job: dict[str, Any]) -> list[Row]:
+    """Return rows about the run that is under way."""
+    run, progress = job['current_run'], job['progress']
+    if run is None:
+        return []
+    known = run['attempt'] is not None
+    slot = ago(run['slot']) if known else 'not known'
+    if run['reason'] == 'asked':
+        slot = f'{slot}, asked for by {(job["extra"] or {}).get("by", "?")}'
+    return [('running since', ago(run['started'])), ('slot', slot),
+            ('attempt', str(run['attempt']) if known else 'not known'),
+            ('progress', shown_progress(progress) if progress else '-')]
+
+
+def _next_due(job: dict[str, Any]) -> float | None:
+    """Return when the next run is due; while one is under way, ``due`` is
+    about that."""
+    due: float | None = None if job['current_run'] else job['due']
+    return due
+
+
+def _next_runs(job: dict[str, Any]) -> list[Row]:
+    """Return rows about the next slots."""
+    if job['next_runs'] is None:
+        return [('next slots', 'not known: the job has another schedule than '
+                               'this command')]
+    return [('' if number else 'next slots', ago(each['slot']))
+            for number, each in enumerate(job['next_runs'])]
+
+
+def _count(job: dict[str, Any], outcome: str) -> str:
+    """Return how many runs had *outcome*."""
+    known = sum(job[each] for each in FAILURES)
+    # Older versions counted only how many did not succeed.
+    return f'{"≥ " if known < job["failures"] else ""}{job[outcome]}'
+
+
 def runs(job: dict[str, Any]) -> JobTable:
     """Return a table with the newest runs of a job."""
     return JobTable(
-        ('run', 'started', 'duration', 'outcome', 'on', 'error'),
+        ('run', 'started', 'duration', 'outcome', 'on', 'slot', 'reason',
+         'error'),
         [(str(run.get('run')), ago(run.get('started')), _duration(run),
-          _outcome(run), who(run), str(run.get('error') or ''))
+          _outcome(run), who(run), *_slot(run), str(run.get('error') or ''))
          for run in reversed(job['history'][-SHOWN_RUNS:])],
-        ('on', 'duration'), ('error', 'on'))
+        ('slot', 'reason', 'on', 'duration'), ('error', 'on'))
+
+
+def _slot(run: dict[str, Any]) -> tuple[str, str]:
+    """Return which slot a run was for, and why it was run."""
+    slot, reason = run.get('slot'), run.get('reason')
+    if reason is None:
+        reason = 'asked' if 'asked' in run else '-'
+    attempt = run.get('attempt', 1)
+    again = '' if attempt == 1 else f', attempt {attempt}'
+    return ('-' if slot is None else ago(slot).partition(' (')[0],
+            f'{reason}{again}')
 
 
 def _state(job: dict[str, Any]) -> Cell:

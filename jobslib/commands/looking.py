@@ -40,7 +40,8 @@ class Look:
             try:
                 place = {**lock.place, 'default': is_default_lock(config)}
                 self.jobs.append(describe(
-                    config.task_name, lock.look(), place=place))
+                    config.task_name, lock.look(), place=place,
+                    plan=config.make_plan(config.task_name)))
             finally:
                 lock.close()
 

@@ -129,10 +129,40 @@ def print_table(
     """
     if is_coloured():
         console = make_console()
-        console.print(make_table(
-            *fit(headings, list(rows), less, short, console.width)))
+        shown, cells = fit(headings, list(rows), less, short, console.width)
+        if _least_width(shown, cells) > console.width:
+            # In columns a long name would be broken in the middle.
+            _print_stacked(console, shown, cells)
+        else:
+            console.print(make_table(shown, cells))
     else:
         print(plain_table(headings, rows))
+
+
+def _least_width(headings: Sequence[str],
+                 rows: Sequence[Sequence[Cell]]) -> int:
+    """Return how many columns a table takes with every word whole."""
+    def longest(text: str) -> int:
+        return max(map(len, text.split()), default=0)
+
+    return GAP * (len(headings) - 1) + sum(
+        max([longest(heading), *(longest(row[place].text) for row in rows)])
+        for place, heading in enumerate(headings))
+
+
+def _print_stacked(console: Console, headings: Sequence[str],
+                   rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table with each cell on a line of its own."""
+    from rich.text import Text
+    for first, *others in rows:
+        if len(others) == 1:
+            console.print(Text.assemble(
+                (f'{first.text}: ', 'dim'), others[0]))
+            continue
+        console.print(Text(first.text, first.style))
+        for heading, cell in zip(headings[1:], others, strict=True):
+            if cell.text:
+                console.print(Text.assemble((f'  {heading}: ', 'dim'), cell))
 
 
 def make_console() -> Console:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              'its outcome: 0, or 1 if it did not succeed')
     parser.add_argument(
         '--slot', type=_slot, metavar='TIME',
-        help='the slot that it is for, in ISO 8601 with the distance from '
+        help='the slot that it is for, in ISO 8601 with the offset from '
              'UTC: 2026-11-24T02:30:00+01:00')
 
 
@@ -56,7 +56,7 @@ def _slot(text: str) -> float:
     if slot is None or slot.tzinfo is None:
         raise argparse.ArgumentTypeError(
             f'{text!r} is not allowed; allowed: a time in ISO 8601 with its '
-            f'distance from UTC (2026-11-24T02:30:00+01:00)')
+            f'offset from UTC (2026-11-24T02:30:00+01:00)')
     return slot.timestamp()
 
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from jobslib.commands.asking import Answer, answer, ask, stamp
 from jobslib.commands.common import add_json as add_arguments
 from jobslib.commands.common import require_task
+from jobslib.commands.jobs import find_ledger
 from jobslib.config import Config
 from jobslib.exceptions import ConfigError
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
 from jobslib.oneinstance.control import MAX_SKIPS, Control
-from jobslib.schedule.agenda import read_ledger
 from jobslib.schedule.decisions import upcoming
-from jobslib.schedule.ledger import Ledger
 from jobslib.schedule.rhythms import Every, Slots
 
 if TYPE_CHECKING:
@@ -52,7 +51,11 @@ def _skip(lock: BaseLock, plan: Plan, shown: Callable[[float], str]) -> Answer:
 
     def change(state: LockState) -> Control | None:
         nonlocal slot
-        ledger = _find_ledger(state, plan)
+        ledger = find_ledger(state, plan)
+        if ledger is None:
+            raise ConfigError(
+                'skip: the holder of the job has another schedule than this '
+                'command; give it the settings of the job')
         slot = next(iter(upcoming(plan, ledger, time.time() - plan.jitter, 1)),
                     None)
         if slot is None or slot in state.control.skipped:
@@ -70,14 +73,3 @@ def _skip(lock: BaseLock, plan: Plan, shown: Callable[[float], str]) -> Answer:
     if slot in state.control.skipped:
         return ExitCode.DONE, f'the slot of {shown(slot)} is skipped already'
     return ExitCode.DONE, f'the slot of {shown(slot)} is skipped'
-
-
-def _find_ledger(state: LockState, plan: Plan) -> Ledger:
-    found, _ = read_ledger(state.record, state.history)
-    if found is None:
-        return Ledger(plan.fingerprint)
-    if state.held and found.schedule != plan.fingerprint:
-        raise ConfigError(
-            'skip: the holder of the job has another schedule than this '
-            'command; give it the settings of the job')
-    return found

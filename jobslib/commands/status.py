@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--watch', action='store_true',
         help=f'show it anew every {INTERVAL:g} s, until Ctrl-C; with --json '
-             f'one document a line')
+             f'one document per line')
     parser.add_argument(
         '--prefix', metavar='PREFIX',
         help='without a task: the jobs whose lock begins so (default: jobs/, '

@@ -30,6 +30,10 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith('unix://'):
         return Address(None, text, None)
+    if '@' in text:
+        raise AddressError(
+            'user and password are not supported; leave them out, and give '
+            'a token, in CONSUL_HTTP_TOKEN')
     if plain := _parse_plain(text):
         return plain
     from urllib.parse import urlsplit
@@ -43,10 +47,6 @@ def parse_address(text: str) -> Address:
     if scheme and scheme not in SCHEMES or (not host and port is None):
         raise AddressError(
             'allowed: HOST:PORT, http(s)://HOST:PORT or unix:///PATH')
-    if '@' in url.netloc:
-        raise AddressError(
-            'user and password are not supported; leave them out, and give '
-            'a token, in CONSUL_HTTP_TOKEN')
     if url.path not in ('', '/') or url.query or url.fragment:
         raise AddressError(
             'a path is not supported; give the address of an agent, or of a '
@@ -69,8 +69,14 @@ def plain_host(host: str) -> str:
 
     :raises AddressError: it is not the name or address of a host alone.
     """
-    if host.startswith('unix://'):
+    if host.startswith('unix:///'):
         return host
+    scheme, separator, rest = host.partition('://')
+    if separator and scheme in SCHEMES:
+        raise AddressError(
+            f'it has a scheme in it; allowed: the name or address alone, '
+            f'{rest.partition("/")[0].partition(":")[0]!r}, and the option '
+            f'scheme, {scheme!r}')
     bare = host[1:-1] if host.startswith('[') and host.endswith(']') else host
     if ':' in bare or bare != host:
         if _is_ipv6(bare):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jobslib.consul import transactions
@@ -21,7 +21,8 @@ from jobslib.consul.transport import Endpoint, Transport, TransportError
 from jobslib.exceptions import ConfigError, LockError, LockUnavailableError
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
-           'Entry', 'SessionLostError', 'control_key', 'history_key', 'progress_key']
+           'Entry', 'SessionLostError', 'control_key', 'handed_in_key', 'handed_in_of',
+           'history_key', 'progress_key']
 
 T = TypeVar('T')
 
@@ -82,11 +83,13 @@ class Acquired(NamedTuple):
     """A key that was just taken: the fencing *token*, and the *history*.
 
     The token is the index of the key as long as it is held, and what is
-    written for the holder names it.
+    written for the holder names it.  *handed_in* is what was handed in for
+    the history, by name.
     """
 
     token: int
     history: bytes | None
+    handed_in: dict[str, bytes]
 
 
 def control_key(key: str) -> str:
@@ -100,6 +103,14 @@ def control_key(key: str) -> str:
 def history_key(key: str) -> str:
     """The key of the history of the job whose lock is *key*."""
     return _beside(key, 'history')
+
+
+def handed_in_key(key: str, name: str = '') -> str:
+    """The key of what was handed in for that history by *name*.
+
+    It begins with the history's, so that one read finds both.
+    """
+    return f'{history_key(key)}.handed.{name}'
 
 
 def progress_key(key: str) -> str:
@@ -261,19 +272,22 @@ class ConsulClient:
                         and not exc.says(SESSION_LOST)):
                     return None
                 raise
-            history = [_decode(entry) for entry in results
-                       if entry['Key'] == history_key(key)]
+            values = {entry['Key']: _decode(entry) for entry in results
+                      if entry['Key'].startswith(history_key(key))}
             return Acquired(transactions.modify_index(results, key),
-                            history[0] if history else None)
+                            values.get(history_key(key)),
+                            handed_in_of(key, values))
         return self._call(f'acquire {key}', call)
 
     def release(self, key: str, value: bytes, session: str,
-                token: int | None, history: bytes | None = None) -> bool:
+                token: int | None, history: bytes | None = None,
+                merged: Sequence[str] = ()) -> bool:
         """Free *key* and leave *value* in it; False if *session* does not hold it.
 
         *token* is that of the hold that is to end, so that a request that is
         late does not end another one; None if it is not known whether the
-        session holds the key.  A *history* is written in the same transaction.
+        session holds the key.  A *history* is written in the same transaction,
+        in which what is *merged* into it is removed, by its names.
         """
         index = token
 
@@ -289,6 +303,8 @@ class ConsulClient:
                           transactions.unlock(key, value, session)]
             if history is not None:
                 operations.append(transactions.put(history_key(key), history))
+                operations += [transactions.delete(handed_in_key(key, name))
+                               for name in merged]
             try:
                 transactions.modify_index(
                     self._transact(operations, session), key)
@@ -362,6 +378,33 @@ class ConsulClient:
                 return self._read(key).record == value
             return True
         return self._call(f'write {key}', call)
+
+    def hand_in(self, key: str, name: str, value: bytes, state: KeyState,
+                control: bytes | None) -> bool:
+        """Leave *value* for the holder of *key* by *name*, once, if the key is
+        still as it was read, as *state*; False if it is not.
+
+        With *control* that is written, if it is as it was read too.  What
+        comes late, when the key has changed, does nothing.
+        """
+        operations = [
+            unchanged(key, state.modify_index),
+            unchanged(control_key(key), state.control_index),
+            transactions.compare_and_set(handed_in_key(key, name), value, 0)]
+        if control is not None:
+            operations.append(transactions.put(control_key(key), control))
+
+        def call() -> bool:
+            try:
+                self._transact(operations)
+            except Refused as exc:
+                if exc.status == 409 and exc.says(CHANGED):
+                    return False
+                # By an attempt before, whose answer was lost.
+                if exc.status != 409 or not exc.says(transactions.STALE):
+                    raise
+            return True
+        return self._call(f'write {handed_in_key(key, name)}', call)
 
     def sessions(self) -> dict[str, str]:
         """The names of all sessions that the token may read, by their ids."""
@@ -524,6 +567,14 @@ def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
     return KeyState(
         index, item['Value'], item.get('Session') or None,
         _expect(int, item['ModifyIndex']), **asked)
+
+
+def handed_in_of(key: str, values: Mapping[str, T]) -> dict[str, T]:
+    """Return those of *values*, by keys, that were handed in for the history
+    of the job whose lock is *key*, by name."""
+    prefix = handed_in_key(key)
+    return {name[len(prefix):]: value for name, value in values.items()
+            if name.startswith(prefix)}
 
 
 def _decode(entry: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from jobslib.consul.address import AddressError, parse_address, plain_host
 from jobslib.exceptions import ConfigError
 from jobslib.legacy import superseded
 from jobslib.options import BOOLEANS, ConfigGroup, Given, option
+from jobslib.slips import is_slip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,14 @@ __all__ = ['ConsulConnection', 'refuse_key']
 
 # Of an address that says none.
 PORTS = {'http': 80, 'https': 443}
+
+#: Those of Consul's own tools.
+VARIABLES = (
+    'CONSUL_CACERT', 'CONSUL_CAPATH', 'CONSUL_CLIENT_CERT',
+    'CONSUL_CLIENT_KEY', 'CONSUL_HTTP_ADDR', 'CONSUL_HTTP_AUTH',
+    'CONSUL_HTTP_SSL', 'CONSUL_HTTP_SSL_VERIFY', 'CONSUL_HTTP_TOKEN',
+    'CONSUL_HTTP_TOKEN_FILE', 'CONSUL_NAMESPACE', 'CONSUL_PARTITION',
+    'CONSUL_TLS_SERVER_NAME')
 
 FILES = ('socket_path', 'token_file', 'ca_cert', 'client_cert', 'client_key')
 
@@ -43,15 +52,17 @@ def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
     def fallback(group: ConfigGroup) -> Given | None:
         text = os.environ.get('CONSUL_HTTP_ADDR')
         source = 'environment, CONSUL_HTTP_ADDR'
-        if part == 'scheme' and _is_on(os.environ.get('CONSUL_HTTP_SSL')):
+        if part == 'scheme' and _has_ssl():
             return Given('https', 'environment, CONSUL_HTTP_SSL')
         if not text or group.declared()['host'].given(group):
             return None
         try:
             found = getattr(parse_address(text), part)
         except AddressError as exc:
-            from jobslib.masking import mask
-            raise ConfigError(f'CONSUL_HTTP_ADDR: {mask(text)!r} from '
+            # What is before an "@" is a password, however it is written.
+            login, _, rest = text.rpartition('@')
+            shown = f'***@{rest}' if login else rest
+            raise ConfigError(f'CONSUL_HTTP_ADDR: {shown!r} from '
                               f'{source}: {exc}') from None
         if (found is None and part == 'port'
                 and not text.startswith('unix://')):
@@ -72,6 +83,13 @@ def _refuse_variables(group: ConsulConnection) -> None:
 
     To drop one in silence would mean other rights, or another key.
     """
+    for name in os.environ:
+        if name.startswith('CONSUL_') and name not in VARIABLES:
+            for known in VARIABLES:
+                if is_slip(name, known):
+                    raise ConfigError(
+                        f'unknown variable {name} in the environment; did '
+                        f'you mean {known}?')
     if os.environ.get('CONSUL_HTTP_AUTH'):
         raise ConfigError(
             'CONSUL_HTTP_AUTH in the environment: a user and password are not '
@@ -89,8 +107,18 @@ def _refuse_variables(group: ConsulConnection) -> None:
             'CONSUL_CACERT')
 
 
-def _is_on(text: str | None) -> bool:
-    return BOOLEANS.get((text or '').strip().lower(), False)
+def _has_ssl() -> bool:
+    """Return whether ``CONSUL_HTTP_SSL`` asks for https."""
+    text = os.environ.get('CONSUL_HTTP_SSL')
+    if not text:
+        return False
+    try:
+        return BOOLEANS[text.strip().lower()]
+    except KeyError:
+        raise ConfigError(
+            f'CONSUL_HTTP_SSL: {text!r} from environment, CONSUL_HTTP_SSL is '
+            f'not allowed; allowed: 1/0, true/false, yes/no or on/off'
+        ) from None
 
 
 def refuse_key(key: str) -> None:
@@ -101,12 +129,12 @@ def refuse_key(key: str) -> None:
 
     :raises ConfigError: it is such a one.
     """
-    if (key.startswith('/') or '//' in key or not key.isprintable()
+    if (key.startswith('/') or key.endswith('/') or '//' in key or not key.isprintable()
             or {'.', '..'} & set(key.split('/'))):
         raise ConfigError(
             f'key: {key!r} is not allowed; allowed: a path of printable '
-            f'characters, without a leading slash or parts that are empty, '
-            f'"." or ".."')
+            f'characters, without a slash at its beginning or end, or parts '
+            f'that are empty, "." or ".."')
     # Since 1.21.6, also for what is one of these only after "%2e" and its
     # like have been resolved.  Reading fails for ever; a transaction does not.
     resolved = key

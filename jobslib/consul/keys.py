@@ -1,9 +1,9 @@
 """Which keys of Consul a lock can have.
 
 A lock has keys beside its own: what operators ask (``.control``), the history
-of the runs (``history/``), how far a run is (``progress/``).  None of them may
-be the key of another lock: what is written there would be taken for an owner
-record, and one of the two jobs would never run.
+of the runs and what is handed in for it (``history/``), how far a run is
+(``progress/``).  None of them may be the key of another lock: what is written
+there would be taken for an owner record, and one of the two jobs would never run.
 """
 
 from __future__ import annotations

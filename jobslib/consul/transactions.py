@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ['CHANGED', 'HELD', 'MAY_NOT', 'NOT_HELD', 'SESSION_LOST', 'STALE',
-           'body', 'compare_and_set', 'get_tree', 'lock', 'modify_index', 'put',
-           'reasons', 'unchanged', 'unlock']
+           'body', 'compare_and_set', 'delete', 'get_tree', 'lock', 'modify_index',
+           'put', 'reasons', 'unchanged', 'unlock']
 
 # What Consul says, in lower case.  A failed transaction has status 409 whatever
 # the cause, so the text decides.
@@ -59,6 +59,11 @@ def put(key: str, value: bytes) -> dict[str, Any]:
 def compare_and_set(key: str, value: bytes, index: int) -> dict[str, Any]:
     """Write *value* to *key* if that is as at *index*, 0: missing."""
     return {'Verb': 'cas', 'Key': key, 'Value': _encode(value), 'Index': index}
+
+
+def delete(key: str) -> dict[str, Any]:
+    """Remove *key*, if it is there."""
+    return {'Verb': 'delete', 'Key': key}
 
 
 def unchanged(key: str, index: int) -> dict[str, Any]:

@@ -38,6 +38,16 @@ SOCKET_OPTIONS = (
 #: What to look at when an agent takes no connection more from this address.
 LIMIT = ("has this machine more connections to it than the agent's "
          'limits.http_max_conns_per_client allows, 200 by default?')
+#: What to mend, by what OpenSSL says; the first that fits.
+CURES = (
+    ('WRONG_VERSION_NUMBER', '; no https is spoken there: see scheme and port'),
+    ('ertificate is not valid for', '; see host, and CONSUL_TLS_SERVER_NAME'),
+    ('CERTIFICATE_VERIFY_FAILED', '; see ca_cert, the certificates of the '
+                                  'authority'),
+    ('ALERT_BAD_CERTIFICATE', '; the agent wants the certificate of a client: '
+                              'see client_cert and client_key'),
+    ('CERTIFICATE_REQUIRED', '; the agent wants the certificate of a client: '
+                             'see client_cert and client_key'))
 # An agent ends them as soon as they are made; what is cut later has other causes.
 AT_ONCE = 1.0
 
@@ -455,4 +465,5 @@ def _reason(exc: Exception, timeout: float) -> str:
     if isinstance(exc, TimeoutError):
         return f'no answer within {timeout:g} s'
     text = ' '.join(str(exc).split()) or type(exc).__name__
-    return text[:200]
+    cure = next((cure for said, cure in CURES if said in text), '')
+    return text[:200] + cure

@@ -36,6 +36,14 @@ TICK = 0.25
 # How often it is said that something is still waited for.
 SAY_AGAIN = 60.0
 
+# How long a tracker may take to clear up when all others are gone, in seconds.
+TRACKER_PATIENCE = 0.2
+
+# How many of the youngest processes are looked at for one that forks and ends
+# again and again, and how often.
+YOUNGEST = 16
+CATCHES = 20
+
 # What multiprocessing starts beside the processes of a program, on the command
 # line.  They end by themselves when the program does.
 TRACKER = b'multiprocessing.resource_tracker'
@@ -112,9 +120,16 @@ def leftovers(root: int, spared: frozenset[int] = frozenset(),
 
     :returns: the names of the commands by process id and start time.
     """
-    return {(pid, start): _command(pid) for pid, start, parent in _descend(root)
-            if pid not in spared
-            and not (parent in spared and _is_helper(pid))}
+    # A process whose parent ends while these are looked at has moved to where
+    # it was looked before: that there is none is believed when seen twice.
+    for _ in range(2):
+        found = {(pid, start): _command(pid)
+                 for pid, start, parent in _descend(root)
+                 if pid not in spared
+                 and not (parent in spared and _is_helper(pid))}
+        if found:
+            break
+    return found
 
 
 def still_there(known: set[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -144,6 +159,13 @@ def end(root: int, pidfd: int | None, marker: str,
     killed: set[tuple[int, int]] = set()
     while True:
         found = find(root, marker, known, since, spared)
+        trackers = {each for each in found if _is_tracker(each[0])}
+        if trackers == found and (pidfd is None or _has_ended(pidfd)):
+            # With the last of the program's processes gone they remove the
+            # semaphores and the shared memory that it had, and then end.
+            _wait_for_all(trackers, TRACKER_PATIENCE)
+        else:
+            found -= trackers
         pidfds = {each: fd for each in found
                   if (fd := _open(*each)) is not None}
         refused = {each for each, fd in pidfds.items()
@@ -156,7 +178,13 @@ def end(root: int, pidfd: int | None, marker: str,
         for fd in pidfds.values():
             os.close(fd)
         killed |= pidfds.keys()
-        if not pidfds and (pidfd is None or _has_ended(pidfd)):
+        if pidfds:
+            continue
+        # What was found, if anything, ended meanwhile, and may have forked.
+        caught = _catch(root, marker, since, spared)
+        killed |= caught
+        if not found and not caught and not trackers and (
+                pidfd is None or _has_ended(pidfd)):
             return len(killed)
 
 
@@ -179,7 +207,7 @@ def end_gently(root: int, marker: str, known: set[tuple[int, int]],
         # What comes to be meanwhile, a child of one of them, is told too.
         for each in left.keys() - told.keys():
             # A tracker whose program is gone clears up, and then ends.
-            if TRACKER in _read(each[0], 'cmdline'):
+            if _is_tracker(each[0]):
                 continue
             if (fd := _open(*each)) is not None:
                 told[each] = left[each]
@@ -198,6 +226,43 @@ def end_gently(root: int, marker: str, known: set[tuple[int, int]],
         told.setdefault(each, _command(each[0]))
     end(root, None, marker, known, tick, since, spared, report)
     return sorted((pid, name) for (pid, _), name in told.items())
+
+
+def _catch(root: int, marker: str, since: int,
+           spared: frozenset[int]) -> set[tuple[int, int]]:
+    """Kill what forks and ends again and again, and return it.
+
+    Such a process is gone, and its child is somewhere else, by the time that
+    all processes have been looked at.  So only a few are looked at here, and
+    each is killed at once: what is below *root*, as leftovers() sees it, and
+    the youngest of all.
+    """
+    caught: set[tuple[int, int]] = set()
+    for _ in range(CATCHES):
+        before = len(caught)
+        for each in _youngest(root, marker, since, spared):
+            if (fd := _open(*each)) is not None:
+                _send(fd, signal.SIGKILL)
+                os.close(fd)
+                caught.add(each)
+        if len(caught) == before:
+            break
+    return caught
+
+
+def _youngest(root: int, marker: str, since: int,
+              spared: frozenset[int]) -> Iterator[tuple[int, int]]:
+    for pid, start, parent in _descend(root):
+        if pid not in spared and not _is_helper(pid):
+            yield pid, start
+    number = b' %d ' % _number(marker)
+    pids = sorted(map(int, filter(str.isdigit, os.listdir('/proc'))))
+    for pid in reversed(pids[-YOUNGEST:]):
+        status = _status(pid)
+        if (status and status[1] >= since and pid not in spared | {root}
+                and number in _read(pid, 'limits')
+                and not (_is_keeper(pid) or _is_helper(pid))):
+            yield pid, status[1]
 
 
 class _Waiting:
@@ -308,6 +373,10 @@ def _is_keeper(pid: int) -> bool:
             or _title(pid) in (KEEPER_NAME, GUARD_NAME))
 
 
+def _is_tracker(pid: int) -> bool:
+    return TRACKER in _read(pid, 'cmdline')
+
+
 def _is_helper(pid: int) -> bool:
     command = _read(pid, 'cmdline')
     return any(name in command for name in HELPERS)
@@ -393,6 +462,14 @@ def _pid_of(pidfd: int) -> int:
         if line.startswith(b'Pid:'):
             return int(line.split()[1])
     return -1
+
+
+def _wait_for_all(processes: Iterable[tuple[int, int]],
+                  timeout: float) -> None:
+    """Wait until all of *processes* have ended, or until it is *timeout*."""
+    ends = time.monotonic() + timeout
+    while (left := still_there(set(processes))) and time.monotonic() < ends:
+        _wait_for_any(left, ends - time.monotonic())
 
 
 def _wait_for_any(processes: Iterable[tuple[int, int]],

@@ -15,7 +15,9 @@ from jobslib.history import History
 from jobslib.interrupts import Interrupts
 from jobslib.logs import with_traceback
 from jobslib.loop.outages import Outage
+from jobslib.loop.unrecorded import Unrecorded
 from jobslib.observers import Observer, Observers
+from jobslib.owner import OwnerRecord
 from jobslib.run.handle import LOOK, Result
 from jobslib.runs import Outcome, Run, describe
 from jobslib.schedule.ledger import Ending, Records
@@ -88,9 +90,14 @@ class Runner:
         self.history = History(config.history)
         # Whether the history is that of the lock that is held.
         self._inherited = False
+        # What this process knows, and the history perhaps does not.
+        self._unrecorded = Unrecorded()
+        # Why that could not be handed in.
+        self._lack = ''
         # Runs are counted from here where there is no history.
         self._runs = 0
-        # Whether the process has had an interrupted run, and is to end.
+        # Whether the process is to end: its run was interrupted, or it has lost
+        # its children.
         self._retires = False
         # The last sign of life of the run that was passed on.
         self._beat = 0.0
@@ -137,7 +144,7 @@ class Runner:
                 with self.interrupts.guard():
                     acquired = self._take()
             except LockUnavailableError as exc:
-                self.logger.error('no lock: %s', exc)
+                self.logger.error('no lock: %s; to see why: runjob check', exc)
                 return ExitCode.LOCK_SERVICE_UNAVAILABLE
             if acquired:
                 break
@@ -213,7 +220,7 @@ class Runner:
             self._release_if_lost()
         if self._ends:
             return
-        self._retire()
+        self._retire(self.config.max_hook_time)
         if self.lock.held:
             # In all other cases it goes with the release.
             self._save()
@@ -285,6 +292,8 @@ class Runner:
         """No run is under way: remove what is done with."""
         control: Control = self.lock.control
         changes: dict[str, Any] = {}
+        if control.handed_in and self._merge_handed_in():
+            changes['handed_in'] = False
         if control.stop_for(self.lock.fencing_token):
             changes['stop'] = None
         if control.extra is not None and control.extra['id'] == self._done:
@@ -293,6 +302,21 @@ class Runner:
         if changes and control.export() != self._cleared and (
                 self._note(control.changed(**changes), control)):
             self._cleared = control.export()
+
+    def _merge_handed_in(self) -> bool:
+        """Merge what others have handed in while the lock is held; return
+        whether that is done."""
+        self.lock.sign_of_life(LONGEST_NOTE)
+        try:
+            handed_in = self.lock.find_handed_in()
+        except LockError as exc:
+            self.logger.debug('not merged: %s', exc)
+            return False
+        finally:
+            self.lock.sign_of_life()
+        if self.history.merge_all(handed_in) and self.config.keep_lock:
+            self._save()
+        return True
 
     def _note(self, control: Control, of: Control) -> bool:
         """Write that what is asked is obeyed; return whether that is so."""
@@ -329,7 +353,8 @@ class Runner:
             self._clear()
             return False
         extra = {**extra, 'tries': extra['tries'] + 1,
-                 'token': self.lock.fencing_token}
+                 'token': self.lock.fencing_token,
+                 'began': round(self.clock.wall(), 3)}
         if not self._note(control.changed(extra=extra), control):
             return False
         self._extra = extra
@@ -345,6 +370,7 @@ class Runner:
         try:
             with self.interrupts.guard():
                 self.lock.peek()
+                self._hand_in()
         except LockError:
             # It is heard of when the lock is to be taken.
             pass
@@ -383,15 +409,23 @@ class Runner:
             # Free, and there is nothing to take it for.
             self._held_elsewhere = False
             self.logger.debug('not run: %s', self.agenda.describe())
+            self._hand_in()
             return False
         self._report_held_elsewhere()
+        self._hand_in()
         self.process.reap_while(lambda: self.lock.wait(STANDBY_WAIT))
         return False
 
     def _take(self) -> bool:
         self._inherited = False
         self.lock.wanted = True
-        acquired: bool = self.lock.acquire()
+        try:
+            acquired: bool = self.lock.acquire()
+        finally:
+            if self.lock.unheard is not None:
+                # Who finds it in the lock would think that it has had a run.
+                self._unrecorded.begin(
+                    OwnerRecord(self.lock.unheard).timestamp)
         return acquired
 
     def _consider(self,
@@ -404,10 +438,43 @@ class Runner:
         return self.agenda.consider(record)
 
     def _inherit_history(self) -> None:
+        record = OwnerRecord.parse(self.lock.previous_record)
         self.history = History.read(
-            self.lock.previous_history, self.lock.previous_record,
-            self.clock.wall(), self.config.history)
+            self.lock.previous_history, record, self.clock.wall(),
+            self.config.history, handed_in=self.lock.handed_in)
+        for each in self._unrecorded.missing(self.history, record):
+            self.history.merge(each)
+        self.history.hold = self._owner.timestamp
+        self._unrecorded.begin(self.history.hold)
         self._inherited = True
+
+    @property
+    def _owner(self) -> OwnerRecord:
+        """What this process has written of itself when it took the lock."""
+        return OwnerRecord(self.lock.own_record)
+
+    def _hand_in(self) -> None:
+        """Hand in what is missing in the history; the lock is not held."""
+        if not self._unrecorded or not self.config.history:
+            return
+        try:
+            state = self.lock.look()
+            record = OwnerRecord.parse(state.record)
+            history = History.read(
+                state.history, record, self.clock.wall(), held=state.held,
+                handed_in=state.handed_in)
+            for each in self._unrecorded.missing(history, record):
+                if self.lock.hand_in(each):
+                    self._unrecorded.forget(each.hold)
+                    for run in each.runs:
+                        self.logger.info(
+                            'run %s was not in the history and is handed in',
+                            run.number)
+        except NotImplementedError:
+            self._unrecorded.forget_all()
+        except LockError as exc:
+            # It is tried again.
+            self._lack = str(exc)
 
     def _has_acquired(self) -> None:
         self._inherit_history()
@@ -441,13 +508,14 @@ class Runner:
         if unfinished is not None:
             self.logger.warning(
                 'run %s of %s (pid %s) was not finished: %s',
-                unfinished.get('run'), unfinished.get('fqdn'),
-                unfinished.get('pid'), unfinished.get('error'))
+                unfinished.number, unfinished.fqdn, unfinished.pid,
+                unfinished.error)
 
     def _run(self) -> Outcome:
         self._runs += 1
-        run = Run(max(self._runs, self.history.runs + 1),
+        run = Run(max(self._runs, self.history.number + 1),
                   self.lock.fencing_token, self.clock.wall())
+        run.fqdn, run.pid = self._owner.fqdn, self._owner.pid
         failure = self._prepare()
         if self.interrupts.pending is not None:
             # Nothing has begun yet.
@@ -472,11 +540,12 @@ class Runner:
         self.lock.spared = () if pid is None else (pid,)
         if self.process.deadline is None:
             self.lock.watchdog.stop()
-        self.history.add(run, self.lock.own_record)
+        self.history.add(run, self._owner.timestamp)
+        self._unrecorded.add(self._owner.timestamp, run)
         self.observers.run_ended(run)
         if self.process.deadline is not None:
             # Something of the run goes on: it goes first, and then the lock.
-            self._retire()
+            self._retire(self.config.max_hook_time)
             self.process.kill()
             self.lock.watchdog.stop()
         return run.outcome
@@ -621,11 +690,15 @@ class Runner:
         asked = request.get('timestamp')
         return isinstance(asked, int | float) and asked < at
 
-    def _retire(self) -> None:
-        """End the process of an interrupted run; the next gets a new one."""
+    def _retire(self, limit: float) -> None:
+        """End a process that is not to run again; the next run gets another.
+
+        :param limit: how long it may take to end, in seconds.
+        """
         if self._retires:
             self._retires = False
-            self.process.finish(self.config.max_hook_time)
+            self.process.finish(limit)
+            self._kill_leftovers()
 
     def _export_history(self) -> None:
         if not self._inherited:
@@ -641,28 +714,59 @@ class Runner:
             history['ledger'] = self.agenda.ledger.export()
         self.lock.history = history
 
-    def _release(self) -> None:
+    def _release(self) -> bool:
+        """Release the lock; return whether its service could be asked."""
+        # Told to end before it came to that, perhaps.
+        self._report_given_up()
+        answers = True
         self.agenda.cancel()
         self.lock.schedule = self.agenda.export()
         self._export_history()
-        for name in self.process.end_leftovers():
-            self.logger.warning('ended what a run had left running: %s', name)
+        self._end_leftovers()
         try:
             if self.lock.release():
+                self._unrecorded.forget_all()
                 self.observers.released()
             else:
                 self.observers.lost('the lock was not ours any more')
         except LockError as exc:
             self.logger.warning('the lock was not released: %s', exc)
             self.observers.lost(str(exc))
+            self._lack, answers = str(exc), False
         if not self._ends:
-            self._retire()
+            self._retire(self.config.max_hook_time)
+        return answers
+
+    def _end_leftovers(self) -> None:
+        """End what runs have left, before the lock goes.
+
+        A process whose children are ended behind its back is not as it was:
+        a pool, for instance, is broken then.  So the next run gets another,
+        and this one ends first, since it knows best how to end what it has;
+        unless a hook is still to be called in it.  A process that ends in any
+        case takes along what goes on in its threads.
+        """
+        if self.process.leaves_processes() or (
+                self._ends and self.process.leaves_threads()):
+            self._retires = True
+            if not {'on_released', 'on_lost'}.intersection(self.process.hooks):
+                self._retire(self.process.grace if self._ends
+                             else self.config.max_hook_time)
+        self._kill_leftovers()
+
+    def _kill_leftovers(self) -> None:
+        for name in self.process.end_leftovers():
+            self.logger.warning('ended what a run had left running: %s', name)
 
     def _shutdown(self) -> None:
         """Leave nothing locked, and close what was opened."""
         try:
+            answers = not self._outage.lasts
             if self.lock.held:
-                self._release()
+                answers = self._release()
+            if answers:
+                self._hand_in()
+            self._report_unrecorded()
         finally:
             try:
                 self.lock.close()
@@ -672,6 +776,16 @@ class Runner:
                 # has started may go on for ever.
                 self.process.finish(
                     self.config.max_hook_time if self._ends else None)
+                self._kill_leftovers()
+
+    def _report_unrecorded(self) -> None:
+        """Say what could not be handed in: the process ends."""
+        runs = self._unrecorded.runs if self.config.history else []
+        if runs:
+            self.logger.warning(
+                'may be missing in the history: %s; %s',
+                ', '.join(f'run {run.number} ({run.outcome.value})'
+                          for run in runs), self._lack)
 
     def _report_held_elsewhere(self) -> None:
         if not self._held_elsewhere:

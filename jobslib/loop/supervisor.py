@@ -8,6 +8,7 @@ and makes the task; what they say comes back as plain values.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from jobslib import __version__, needs
@@ -91,6 +92,9 @@ def supervise(body: Body) -> int:
         process ended with before there was a job.
     """
     fill_standard()
+    # Inherited from who started us, it would have the kernel throw away how
+    # children end.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if os.readlink('/proc/self') != str(os.getpid()):
         return _fail('/proc is that of another PID namespace, and what a run '
                      'leaves running could not be told from what is not ours; '
@@ -102,6 +106,10 @@ def supervise(body: Body) -> int:
             with interrupts.guard():
                 process.start()
                 told = process.first_word()
+                if 'leaves' in told:
+                    code = process.finish()
+                    return (code if interrupts.pending is None
+                            else ExitCode.TERMINATED)
         except Terminate:
             process.kill()
             return ExitCode.TERMINATED
@@ -109,8 +117,6 @@ def supervise(body: Body) -> int:
             # As the reason, one that says what to do about it, if there is.
             return _fail(needs.missing() or f'no process can be started for '
                                             f'the task: {exc}')
-        if 'leaves' in told:
-            return process.finish()
         if 'exit' in told:
             return _report_death(told['exit'])
         try:
@@ -148,6 +154,10 @@ def _supervise(process: RunHandle, exported: dict[str, Any],
         context: Context = config.make_context()
         lock = context.one_instance_lock
     except (ConfigError, LockError) as exc:
+        if isinstance(exc, ConfigError) and exc.__cause__ is not None:
+            # Code of the user that broke.
+            import traceback
+            traceback.print_exception(exc.__cause__)
         return _refuse(str(exc))
     process.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace

@@ -94,8 +94,8 @@ class MetricsObserver(Observer):
     def inherited(self, history: History) -> None:
         if history.unfinished is not None:
             self._runs[Outcome.KILLED] += 1
-            duration = history.unfinished.get('duration')
-            if isinstance(duration, int | float):
+            duration = history.unfinished.duration
+            if duration is not None:
                 self._durations[Outcome.KILLED] = duration
         if history.succeeded is not None:
             self._last_success = history.succeeded

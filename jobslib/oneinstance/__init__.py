@@ -13,8 +13,10 @@ from functools import cached_property
 from jobslib.clock import shown
 from jobslib.config import ConfigGroup, option
 from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
+from jobslib.exceptions import OneInstanceWatchdogError  # noqa: F401
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
+from jobslib.owner import OwnerRecord
 
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.context import Context
+    from jobslib.history import HandIn
     from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['BaseLock', 'FoundLocks', 'LockState']
@@ -43,6 +46,7 @@ class LockState:
     :param others: the processes beside the holder that are ready to take the
         lock, each a dict of ``fqdn`` and ``pid``; ``None``: not known.
     :param token: the fencing token of the holder, if there is one.
+    :param handed_in: what is missing in the history, by name.
     """
 
     def __init__(self, held: bool, record: dict[str, Any] | None,
@@ -50,7 +54,8 @@ class LockState:
                  control: Control | None = None,
                  progress: dict[str, Any] | None = None,
                  others: list[dict[str, Any]] | None = None,
-                 token: int | None = None) -> None:
+                 token: int | None = None,
+                 handed_in: dict[str, HandIn] | None = None) -> None:
         self.held = held
         self.record = record
         self.history = history
@@ -58,6 +63,7 @@ class LockState:
         self.progress = progress
         self.others = others
         self.token = token
+        self.handed_in = handed_in or {}
 
 
 class FoundLocks(dict[str, LockState]):
@@ -133,6 +139,12 @@ class BaseLock:
         #: What the loop leaves beside the lock when it releases it, as
         #: :meth:`jobslib.history.History.export` returns it.
         self.history: dict[str, Any] | None = None
+        #: What others have handed in of runs that are missing in the history,
+        #: by name; set with :attr:`previous_history`.
+        self.handed_in: dict[str, HandIn] = {}
+        #: The owner record of an acquisition that may have been carried out
+        #: although :meth:`acquire` did not return true, or ``None``.
+        self.unheard: dict[str, Any] | None = None
         #: Why :meth:`acquire` did not take a lock that was free, or ``None``.
         self.barred: str | None = None
 
@@ -259,6 +271,25 @@ class BaseLock:
         It returns at once; what cannot be written now comes with the next.
         """
 
+    def find_handed_in(self) -> dict[str, HandIn]:
+        """Return what others have handed in while the lock is held, by name.
+
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        return {}
+
+    def hand_in(self, handed_in: HandIn) -> bool:
+        """Leave what is missing in the history for its holder to merge.
+
+        This process does not hold the lock.
+
+        :returns: whether that is done; else it is to be tried again.
+        :raises NotImplementedError: no history outlives a lost lock.
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__} keeps no history for others')
+
     def report_progress(self, progress: dict[str, Any]) -> None:
         """Show others how far the run is: ``done, total, message, time``.
 
@@ -362,6 +393,20 @@ class BaseLock:
         """
         return []
 
+    @classmethod
+    def compare_clocks(cls, context: Context,
+                       options: Any) -> tuple[float, float] | None:
+        """Return by how many seconds the clock of this machine is ahead of
+        that of the lock's service: at least, and at most; negative where it
+        is behind.  For ``runjob check``.
+
+        ``None``: there is no service, or it does not tell its time.  To be
+        overridden.
+
+        :raises LockUnavailableError: the lock's service did not answer.
+        """
+        return None
+
     def make_record(self) -> dict[str, Any]:
         """Return what the owner record says of this process.
 
@@ -373,7 +418,21 @@ class BaseLock:
             'task': self.context.config.task_name,
             **shown(time.time()),
             'schedule': dict(self.schedule),
+            **self._unsettled(),
         }
+
+    def _unsettled(self) -> dict[str, Any]:
+        """Return what the record says of holders that vanished.
+
+        Their runs are in the history when this one has written it; who reads
+        before that, or takes the lock when this one vanishes too, finds them
+        here.
+        """
+        record = OwnerRecord.parse(self.previous_record)
+        keeps = self.supervised and bool(
+            getattr(self.context.config, 'history', 0))
+        before = record.unsettled if record is not None and keeps else []
+        return {'before': before} if before else {}
 
     def machine(self) -> str:
         """Return the name of this machine for the owner record."""

@@ -18,7 +18,7 @@ from jobslib.exceptions import (
     LockUnavailableError,
     OneInstanceWatchdogError,
 )
-from jobslib.history import encode
+from jobslib.history import HandIn, encode
 from jobslib.keeper.page import Page
 from jobslib.keeper.timings import Timings
 from jobslib.oneinstance import BaseLock, FoundLocks, LockState
@@ -52,6 +52,8 @@ REFUSED_PAUSE = 0.5
 BARRED_WAIT = 2.0
 # For how long a key that was read free need not be read again.
 JUST_READ = 0.5
+# A transaction has 64 operations at most.
+MAX_MERGED = 50
 # How long on_acquired() may take, if the process of the lock must not stand
 # still.
 LONGEST_HOOK = 60.0
@@ -95,6 +97,8 @@ class ConsulLock(BaseLock):
         self._found_free: tuple[KeyState, float] | None = None
         self._free_since: tuple[int, float] | None = None
         self._refused: int | None = None
+        # The record that was seen last with a holder, and its fencing token.
+        self._seen: tuple[bytes | None, int] = None, 0
         # What the keeper knows of the lease, in the run's process.
         self._run_page: Page | None = None
         # What was read last of what operators ask, and its version.
@@ -165,7 +169,9 @@ class ConsulLock(BaseLock):
             acquired = self._acquire()
         if acquired and not self.refresh():
             # Lost in the same instant, and nobody there to be interrupted.
-            self.release()
+            self.unheard = self._record
+            if self.release():
+                self.unheard = None
             return False
         if acquired:
             assert self._lease is not None
@@ -177,6 +183,7 @@ class ConsulLock(BaseLock):
         return acquired
 
     def _acquire(self) -> bool:
+        self.unheard = None
         state = self._just_found_free() or self._read()
         while state.session is None and (left := self._delay_left(state)) > 0:
             self.logger.info(
@@ -189,23 +196,40 @@ class ConsulLock(BaseLock):
         self.barred = self._find_bar_in(state)
         if state.session is not None or self.barred:
             return False
-        self.previous_record = parse(state.record)
+        self.previous_record = self._read_record(state)
         if not self.wanted:
             return False
+        before = self._record
         try:
             acquired = self._take(state)
             if acquired is not None:
                 self.previous_history = parse(acquired.history)
+                self.handed_in = {
+                    name: HandIn.parse(parse(value))
+                    for name, value in acquired.handed_in.items()}
                 self.history = None
                 self._token = acquired.token
         except BaseException:
             # The request may have been carried out nevertheless.
             self._token = None
+            if self._record is not before:
+                self.unheard = self._record
             self._drop_lease()
             raise
         if acquired is None:
             self._refused = state.modify_index
         return acquired is not None
+
+    def _read_record(self, state: KeyState) -> dict[str, Any] | None:
+        """Return the record of the last holder.
+
+        One that vanished has not written its fencing token, and the index of
+        the key is another by now; who waited for it has seen it.
+        """
+        record, (seen, token) = parse(state.record), self._seen
+        if record is not None and state.record == seen:
+            record.setdefault('token', token)
+        return record
 
     def _give_back_unknown(self, state: KeyState) -> None:
         """Give back a key that the session of this process has without its
@@ -232,6 +256,8 @@ class ConsulLock(BaseLock):
         try:
             if self.history is not None:
                 history = encode(self.history)
+                # It has the runs of those who vanished.
+                record.pop('before', None)
             lease.end_run(self.spared)
             released = lease.is_valid()
             if released:
@@ -240,7 +266,7 @@ class ConsulLock(BaseLock):
                 with contextlib.closing(self.client):
                     released = self.client.release(
                         self.key, json.dumps(record).encode(), lease.session,
-                        token, history)
+                        token, history, sorted(self.handed_in)[:MAX_MERGED])
         except BaseException:
             # The keeper goes on trying.
             lease.keep_claim(record)
@@ -335,6 +361,17 @@ class ConsulLock(BaseLock):
         if self.history is not None:
             self._note_history(encode(self.history), self._token)
 
+    def find_handed_in(self) -> dict[str, HandIn]:
+        from jobslib.oneinstance import consulview
+        with contextlib.closing(self.client):
+            self.handed_in = consulview.find_handed_in(self.client, self.key)
+        return self.handed_in
+
+    def hand_in(self, handed_in: HandIn) -> bool:
+        from jobslib.oneinstance import consulview
+        with contextlib.closing(self.client):
+            return consulview.hand_in(self.client, self.key, handed_in)
+
     def _last_notes(self, history: bytes | None) -> dict[str, str]:
         from jobslib.consul.client import history_key
         return ({} if history is None
@@ -382,6 +419,20 @@ class ConsulLock(BaseLock):
         return examine(options.endpoint, options.timings,
                        cls(context, options).key if known else None,
                        bool(getattr(config, 'history', 0)))
+
+    @classmethod
+    def compare_clocks(cls, context: 'Context',
+                       options: Any) -> tuple[float, float] | None:
+        from jobslib.consul.transport import Transport, TransportError
+        from jobslib.oneinstance.clocks import compare
+        with contextlib.closing(Transport(options.endpoint)) as transport:
+            def ask() -> str | None:
+                # It takes no rights, and each answer has the time.
+                return transport.request('GET', '/v1/status/leader').header('Date')
+            try:
+                return compare(ask)
+            except TransportError as exc:
+                raise LockUnavailableError(str(exc)) from exc
 
     def on_acquired(self) -> None:
         """The lock was acquired; to be overridden."""
@@ -434,6 +485,7 @@ class ConsulLock(BaseLock):
             state = self.client.read(self.key)
         self._state = state
         if state.session is not None:
+            self._seen = state.record, state.modify_index
             self._free_since = None
         elif (self._free_since is None
               or self._free_since[0] != state.modify_index):
@@ -491,6 +543,7 @@ class ConsulLock(BaseLock):
                            self._handle_interrupts())
             elif self.client.is_doubtful(lease.session):
                 # Its keeper gives back what may have been taken unheard.
+                self.unheard = self._record
                 self._drop_lease()
             else:
                 lease.released()

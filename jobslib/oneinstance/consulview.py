@@ -8,6 +8,7 @@ asked for by itself, which Consul refuses aloud.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,18 +17,23 @@ from jobslib.consul.client import (
     Entry,
     PermissionDeniedError,
     control_key,
+    handed_in_key,
+    handed_in_of,
     history_key,
     progress_key,
 )
+from jobslib.history import HandIn
 from jobslib.oneinstance import FoundLocks, LockState
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 
-__all__ = ['ask', 'find_all', 'look']
+__all__ = ['ask', 'find_all', 'find_handed_in', 'hand_in', 'look']
 
 # In keys.  Consul takes 64 operations at once, and a history has up to 64 KB
 # as it is sent, where an answer may have 8 MB.
 BATCH = 32
+# How often a hand-in is tried while the key changes from one look to the next.
+TRIES = 5
 # What a lock's key has, and none of those beside it.
 OF_A_LOCK = {'task', 'pid', 'schedule'}
 
@@ -119,12 +125,43 @@ def ask(client: ConsulClient, key: str, control: Control,
                                entry.modify_index if entry else 0)
 
 
+def find_handed_in(client: ConsulClient, key: str) -> dict[str, HandIn]:
+    """Return what was handed in for the history of the job, by name."""
+    entries = client.read_all([handed_in_key(key)])
+    return _handed_in(key, entries)
+
+
+def hand_in(client: ConsulClient, key: str, handed_in: HandIn) -> bool:
+    """Leave *handed_in* for the next holder to merge, or for the present one,
+    which is told so; false if it could not be done just now.
+
+    :raises PermissionDeniedError: the token may not.
+    """
+    value = json.dumps(handed_in.export(), separators=(',', ':')).encode()
+    with _granting(key, 'write'):
+        for _ in range(TRIES):
+            state = client.read(key)
+            control = Control.parse(state.control)
+            # Who takes the lock next finds it in any case.
+            news = state.session is not None and not control.handed_in
+            if client.hand_in(
+                    key, handed_in.name, value, state,
+                    control.changed(handed_in=True).encode() if news else None):
+                return True
+    return False
+
+
 @contextlib.contextmanager
 def _granting(key: str, policy: str) -> Iterator[None]:
     """Say what to grant when something is denied."""
     try:
         yield
     except PermissionDeniedError as exc:
+        if 'ACL not found' in str(exc):
+            # No rights help a token that there is not.
+            raise PermissionDeniedError(
+                f'{exc}: Consul does not know the token; give one that it '
+                f'knows') from exc
         folder = key.rpartition('/')[0]
         prefix = f'{folder}/' if folder else key
         raise PermissionDeniedError(
@@ -152,7 +189,13 @@ def _state(key: str, entries: dict[str, Entry],
         holder is not None, value(key), value(history_key(key)),
         Control.parse(control.value if control else None), value(progress_key(key)),
         others if known else None,
-        lock.modify_index if lock and holder else None)
+        lock.modify_index if lock and holder else None,
+        _handed_in(key, entries))
+
+
+def _handed_in(key: str, entries: dict[str, Entry]) -> dict[str, HandIn]:
+    return {name: HandIn.parse(parse(entry.value))
+            for name, entry in handed_in_of(key, entries).items()}
 
 
 def _process(name: str) -> dict[str, Any]:

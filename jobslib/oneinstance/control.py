@@ -41,9 +41,12 @@ class Control:
         when that is done.
     :param extra: a run that is wanted beside the schedule: ``id``, ``by``,
         ``timestamp``, ``slot``, which it is for, or ``None``, and ``tries``,
-        how often a holder began it, ``token``, that of the last of them.
+        how often a holder began it, ``token``, that of the last of them,
+        ``began``, when that was.
         The holder removes it when the run has ended.
     :param skips: slots that are not to be run: ``slot``, a UNIX time, ``by``.
+    :param handed_in: whether there is something to merge into the history; the
+        holder removes it when it has done that.
     """
 
     def __init__(self, paused: dict[str, Any] | None = None,
@@ -51,13 +54,15 @@ class Control:
                  pauses: Sequence[tuple[float, float]] = (),
                  stop: dict[str, Any] | None = None,
                  skips: Sequence[dict[str, Any]] = (),
-                 extra: dict[str, Any] | None = None) -> None:
+                 extra: dict[str, Any] | None = None,
+                 handed_in: bool = False) -> None:
         self.paused = paused
         self.request = request
         self.pauses = list(pauses)
         self.stop = stop
         self.skips = list(skips)
         self.extra = extra
+        self.handed_in = handed_in
 
     def changed(self, **values: Any) -> Control:
         """Return the same with other *values*."""
@@ -77,12 +82,14 @@ class Control:
                    _parse_pauses(asked.get('pauses')),
                    stop if isinstance(stop, dict) else None,
                    _parse_skips(asked.get('skips')),
-                   _parse_extra(asked.get('extra')))
+                   _parse_extra(asked.get('extra')),
+                   asked.get('handed_in') is True)
 
     def export(self) -> dict[str, Any]:
         """Return it, fit for JSON."""
         pauses = {'pauses': self.pauses} if self.pauses else {}
-        rare = {'stop': self.stop, 'skips': self.skips, 'extra': self.extra}
+        rare = {'stop': self.stop, 'skips': self.skips, 'extra': self.extra,
+                'handed_in': self.handed_in}
         return {'paused': self.paused, 'request': self.request, **pauses,
                 **{name: each for name, each in rare.items() if each}}
 

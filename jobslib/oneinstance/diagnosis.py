@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from jobslib import needs
 
-__all__ = ['DENIED', 'FAILED', 'NOT_TRIED', 'OK', 'Finding',
+__all__ = ['DENIED', 'DOUBTFUL', 'FAILED', 'NOT_TRIED', 'OK', 'Finding',
            'examine_system']
 
 OK = 'ok'
@@ -15,6 +15,8 @@ DENIED = 'denied'
 FAILED = 'failed'
 #: It could not be asked, or is not needed.
 NOT_TRIED = 'not tried'
+#: It works, and is probably not meant to be so; the detail is a warning.
+DOUBTFUL = 'doubtful'
 
 
 class Finding(NamedTuple):
@@ -22,7 +24,7 @@ class Finding(NamedTuple):
 
     #: What was tried.
     what: str
-    #: One of the four words above.
+    #: One of the five words above.
     result: str
     #: What was found, or why not.
     detail: str = ''

@@ -133,8 +133,12 @@ class FileLock(BaseLock):
             ours = self._is_ours()
             if ours and self._fd is not None:
                 self._progress = None
-                self._write(self._fd, self._record | {
-                    'schedule': dict(self.schedule), 'released': time.time()})
+                record = self._record | {
+                    'schedule': dict(self.schedule), 'released': time.time()}
+                if self.history is not None:
+                    # It has the runs of those who vanished.
+                    record.pop('before', None)
+                self._write(self._fd, record)
                 # Closed alone, it would stay locked for as long as another
                 # process has a copy of the descriptor.
                 fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, FLOCK.pack(
@@ -155,8 +159,9 @@ class FileLock(BaseLock):
 
     def refresh_in_run(self) -> bool | None:
         # By what was seen of the file, not by the descriptor, which the task
-        # may have closed.
-        return self._locked is None or _is_at(self.path, self._locked)
+        # may have closed.  A task that has changed its user or its root may
+        # not see the file any more: then the supervisor is asked.
+        return self._locked is None or _is_at(self.path, self._locked) or None
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         state = self.look()

@@ -86,7 +86,11 @@ def make_private_folder(folder: str) -> None:
 
     :raises LockUnavailableError: others could plant a lock in it.
     """
-    os.makedirs(folder, 0o700, exist_ok=True)
+    try:
+        os.makedirs(folder, 0o700, exist_ok=True)
+    except FileExistsError:
+        # Something else has the name, which is said next.
+        pass
     refuse_folder(folder)
 
 

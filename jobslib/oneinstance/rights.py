@@ -124,7 +124,7 @@ class _Examination(Asker):
         self.attempt(f'write {control}', lambda: self._probe(control),
                      _key_rule(control))
         self.attempt(f'write {runs}', lambda: self._ask_history(runs, history),
-                     _key_rule(runs))
+                     _key_rule(runs, prefix=True))
         self.attempt(f'list the keys in {prefix or "the root"}',
                      lambda: self._list(prefix, key),
                      f'key_prefix "{prefix}" {{ policy = "list" }}')
@@ -247,6 +247,8 @@ class _Examination(Asker):
         if not wanted:
             raise SkippedError('history is 0, no runs are kept')
         self._probe(key)
+        # What a process that was out of touch hands in.
+        self._probe(f'{key}.handed.0')
 
     def _probe(self, key: str) -> None:
         """Ask for the right to write *key*, by a request that is refused."""

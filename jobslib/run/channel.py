@@ -73,7 +73,8 @@ class Channel:
     def receive(self) -> tuple[dict[str, Any], list[int]] | None:
         """Return the next message and its descriptors; it waits for it.
 
-        ``None``: the other end is gone, or this one is.
+        ``None``: the other end is gone, or this one is; or what came is no
+        message, since a task has written to a descriptor that is not its own.
         """
         while True:
             if not self.is_intact:
@@ -84,12 +85,17 @@ class Channel:
                     socket.MSG_CMSG_CLOEXEC)
             except OSError:
                 return None
-            if not data:
+            if data[:1] not in (MORE, LAST):
                 return None
             self._begun += data[1:]
             if data[:1] == LAST:
                 whole, self._begun = self._begun, b''
-                message: dict[str, Any] = json.loads(whole)
+                try:
+                    message = json.loads(whole)
+                except ValueError:
+                    return None
+                if not isinstance(message, dict):
+                    return None
                 return message, _descriptors(ancillary)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 import warnings
 
 from jobslib.clock import now
@@ -36,8 +37,12 @@ __all__ = ['Result', 'RunHandle', 'concerns', 'describe_end']
 
 #: The longest wait between two looks at what is to be done meanwhile.
 LOOK = 0.25
+# From a signal to the kill, in seconds, before there is a lock.
+FIRST_GRACE = 3.0
 # When the task has closed the descriptor of the channel.
 POLL = 0.02
+# How long the kernel may take to end a thread, in seconds.
+THREAD_ENDS = 0.1
 # So many are answered at once, however fast others come.
 MOST_QUESTIONS = 1000
 
@@ -50,18 +55,16 @@ class Result:
         ended.
     :param message: the whole message of what was raised.
     :param traceback: ``None`` where the message explains the failure.
-    :param left: whether something goes on that was started in it.
     :param closed: whether the process can be asked nothing any more.
     """
 
     def __init__(self, outcome: str, error: str | None = None,
                  message: str = '', traceback: str | None = None,
-                 left: bool = False, closed: bool = False) -> None:
+                 closed: bool = False) -> None:
         self.outcome = Outcome(outcome)
         self.error = error
         self.message = message
         self.traceback = traceback
-        self.left = left
         self.closed = closed
 
 
@@ -80,14 +83,16 @@ class RunHandle:
         #: Called again and again while a request is waited for; returns
         #: after how many seconds it wants to be called again at the latest.
         self.tick: Callable[[], float] = _nothing
-        #: From an interrupt to the kill, in seconds.
-        self.grace = 0.0
+        #: From an interrupt to the kill, in seconds; the lock knows better.
+        self.grace = FIRST_GRACE
         self.pid: int | None = None
         #: The hooks that the task overrides.
         self.hooks: list[str] = []
         #: Until when something of an interrupted run that goes on may live.
         self.deadline: float | None = None
         self._made = False
+        # Those that it had when it had made the task.
+        self._first_threads: set[str] = set()
         self._pidfd = -1
         self._channel: Channel | None = None
         self._questions: Channel | None = None
@@ -126,8 +131,13 @@ class RunHandle:
                 os.close(self._wake_fd)
                 self._interrupts.leave_all()
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-                self._body(theirs, answers, memory)
-                os._exit(1)
+                try:
+                    self._body(theirs, answers, memory)
+                finally:
+                    # Whatever was raised, by a hook of the interpreter that
+                    # the task has replaced, say: what returned from here
+                    # would go on as a second supervisor.
+                    os._exit(1)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
@@ -208,6 +218,7 @@ class RunHandle:
             self._busy = False
             self._kill_at = None
         self._made = bool(told.get('made'))
+        self._first_threads = self._threads()
         self.hooks = told.get('hooks', [])
         return told
 
@@ -227,7 +238,8 @@ class RunHandle:
     def finish(self, limit: float | None = None) -> int:
         """Have the process end properly; return its exit code.
 
-        :param limit: seconds after which it is killed.
+        :param limit: seconds after which it is killed.  Without a limit, a
+            signal leaves it the grace time.
         """
         if self.pid is None:
             return 0
@@ -238,9 +250,16 @@ class RunHandle:
                 pass
         self._kill_at = (self.deadline if self.deadline is not None
                          else None if limit is None else now() + limit)
-        status = self._listen(lambda message: False)
+        with self._interrupts.guard(self._hurry):
+            status = self._listen(lambda message: False)
         assert status is not None
         return os.waitstatus_to_exitcode(status)
+
+    def _hurry(self, interrupt: Interrupt) -> None:
+        """Called in a signal handler while the process ends."""
+        if self._kill_at is None:
+            self._kill_at = now() + self.grace
+            os.eventfd_write(self._wake_fd, 1)
 
     def kill(self) -> None:
         """Kill the process, and everything that it has started."""
@@ -248,14 +267,24 @@ class RunHandle:
         if self.pid is not None and _has_ended(self._pidfd):
             self._reap()
 
+    def leaves_processes(self) -> bool:
+        """Return whether runs have left processes running."""
+        return leftovers.remain(os.getpid(), self._kept(), self._look)
+
+    def leaves_threads(self) -> bool:
+        """Return whether runs or hooks have left threads running."""
+        return bool(self._threads() - self._first_threads)
+
     def end_leftovers(self) -> list[str]:
         """End what runs have left running, but not the process itself.
 
         :returns: what was ended.
         """
-        keep = () if self.pid is None else (self.pid,)
-        return leftovers.end_gently(os.getpid(), self._marker, keep,
+        return leftovers.end_gently(os.getpid(), self._marker, self._kept(),
                                     self.grace, self._look, self._report)
+
+    def _kept(self) -> tuple[int, ...]:
+        return () if self.pid is None else (self.pid,)
 
     def reap_orphans(self) -> None:
         """Take leave of processes that have lost their parents to us."""
@@ -351,6 +380,7 @@ class RunHandle:
         self._memory.forget()
         self._memory.beat = now()
         self.show_lock(lock)
+        threads = self._threads()
         self._busy = True
         try:
             pending = self._interrupts.pending
@@ -368,7 +398,7 @@ class RunHandle:
             if result.closed and self._channel is not None:
                 self._lose_channel()
             if (self._interrupt or result.outcome is Outcome.INTERRUPTED) and (
-                    result.left or self._has_orphans()):
+                    self._goes_on(threads)):
                 self.deadline = (now() + self.grace if self._kill_at is None
                                  else self._kill_at)
             return result
@@ -376,14 +406,31 @@ class RunHandle:
             self._busy = False
             self._kill_at = None
 
-    def _has_orphans(self) -> bool:
-        """Return whether something goes on that has no parent any more.
+    def _goes_on(self, threads: set[str]) -> bool:
+        """Return whether a thread that is not among *threads*, or a process,
+        goes on.
 
-        It is a child of the supervisor now, which the run's process does not
-        see.
+        The process itself is not asked: it does not see what has lost its
+        parent, nor threads that Python knows nothing of, and what it could
+        look with may be replaced or shut off by the task.
         """
-        keep = () if self.pid is None else (self.pid,)
-        return bool(leftovers.left_below(os.getpid(), keep))
+        if leftovers.left_below(os.getpid(), self._kept()):
+            return True
+        # Python takes a thread for ended a moment before the kernel does.
+        ends = now() + THREAD_ENDS
+        while self._threads() - threads:
+            if now() >= ends:
+                return True
+            self._look()
+            time.sleep(THREAD_ENDS / 20)
+        return False
+
+    def _threads(self) -> set[str]:
+        """Return the ids of the threads of the process."""
+        try:
+            return set(os.listdir(f'/proc/{self.pid}/task'))
+        except OSError:
+            return set()
 
     def _await(self, number: int) -> Result:
         memory = self._memory
@@ -433,8 +480,14 @@ class RunHandle:
         return self._reap()
 
     def _end_all(self) -> None:
+        known = frozenset({os.getpid()} if self.pid is None
+                          else {os.getpid(), self.pid})
+        left = processes.leftovers(os.getpid(), known)
         processes.end(os.getpid(), None, self._marker, set(), self._look,
                       self._since, report=self._report)
+        for (pid, _), name in sorted(left.items()):
+            self._report(f'ended what a run had left running: {name} '
+                         f'(pid {pid})')
 
     def _poll(self, timeout: float) -> list[int]:
         poller = select.poll()

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ['end_gently', 'left_below']
+__all__ = ['end_gently', 'left_below', 'remain']
 
 #: How long a process may take to end by itself, in seconds.
 PATIENCE = 0.2
@@ -31,12 +31,28 @@ def left_below(root: int, keep: Iterable[int] = ()) -> set[tuple[int, int]]:
     return set(processes.leftovers(root, frozenset({root, *keep})))
 
 
+def remain(root: int, keep: Iterable[int],
+           tick: Callable[[], object]) -> bool:
+    """Return whether something that :func:`left_below` finds goes on.
+
+    What ends by itself in this very moment is given the time to.
+
+    :param tick: called at least four times a second while it waits.
+    """
+    keep = frozenset(keep)
+    ends = now() + PATIENCE
+    while left_below(root, keep):
+        if now() >= ends:
+            return True
+        tick()
+        time.sleep(TICK)
+    return False
+
+
 def end_gently(root: int, marker: str, keep: Iterable[int], grace: float,
                tick: Callable[[], object],
                report: Callable[[str], None] | None = None) -> list[str]:
     """End what :func:`left_below` finds: SIGTERM, then SIGKILL.
-
-    What ends by itself in this very moment is given the time to.
 
     :param marker: see :func:`.processes.mark`.
     :param grace: seconds between the two.
@@ -45,13 +61,8 @@ def end_gently(root: int, marker: str, keep: Iterable[int], grace: float,
     :returns: what was ended, each as ``COMMAND (pid PID)``.
     """
     keep = frozenset(keep)
-    begun = now()
-    while left_below(root, keep):
-        if now() >= begun + PATIENCE:
-            ended = processes.end_gently(
-                root, marker, set(), frozenset({root, *keep}), grace, tick,
-                report)
-            return [f'{name} (pid {pid})' for pid, name in ended]
-        tick()
-        time.sleep(TICK)
-    return []
+    if not remain(root, keep, tick):
+        return []
+    ended = processes.end_gently(
+        root, marker, set(), frozenset({root, *keep}), grace, tick, report)
+    return [f'{name} (pid {pid})' for pid, name in ended]

@@ -15,7 +15,7 @@ from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
 from jobslib.run.link import Link
 from jobslib.run.signals import RunSignals
-from jobslib.run.threads import begun_since, wait_for
+from jobslib.run.threads import wait_for
 from jobslib.runs import Outcome, Run, describe
 from jobslib.tasks import BaseTask
 
@@ -137,6 +137,12 @@ class RunProcess:
         except BaseException as exc:
             error = exc
         self._expect_ours(error)
+        if error is None and not hasattr(self._task, 'context'):
+            found, self._task = type(self._task), None
+            return {'made': False, 'refused': (
+                f"task '{found.__module__}.{found.__qualname__}' has an "
+                f"__init__() that does not call super().__init__(config); "
+                f"call it first, or override initialize() instead")}
         if error is None:
             return {'made': True, 'hooks': self._find_hooks()}
         if isinstance(error, ConfigError | LockError):
@@ -182,7 +188,6 @@ class RunProcess:
         if do == 'run' and isinstance(error, TaskError):
             # The message explains it.
             del result['traceback']
-        result['left'] = self._find_left(before)
         result['closed'] = not self._channel.is_intact
         _flush()
         self._memory.finish(number, result)
@@ -277,11 +282,6 @@ class RunProcess:
             'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
         return result
 
-    def _find_left(self, before: set[threading.Thread]) -> bool:
-        """Return whether something goes on that the run has started."""
-        from jobslib.run.leftovers import left_below
-        return bool(begun_since(before) or left_below(self._pid))
-
     def _expect_ours(self, error: BaseException | None) -> None:
         """End a forked child of the task here, as Python would."""
         if os.getpid() != self._pid:
@@ -294,6 +294,10 @@ class RunProcess:
         """In a forked child: it has nothing to do with the supervisor."""
         self._signals.forget()
         self._interrupts.clear_all()
+        # What the child reads or writes, closing or copying descriptors that
+        # it does not know, must not get into what these two say.
+        self._channel.close()
+        self.link.channel.close()
         self._signals.let_through()
 
 
@@ -309,7 +313,7 @@ def exit_like_python(error: BaseException | None, code: int = 0) -> NoReturn:
         code = _exit_code(error)
     elif error is not None:
         code = ExitCode.TASK_FAILED
-        sys.excepthook(type(error), error, error.__traceback__)
+        _show(error)
     # What the interpreter calls itself at the end of a program.  To raise
     # SystemExit instead would unwind the supervisor's frames.
     import _ctypes
@@ -330,11 +334,19 @@ def _exit_code(error: SystemExit) -> int:
     return 1
 
 
+def _show(error: BaseException) -> None:
+    """Show *error*, as what the task has replaced for it does, if it can."""
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except BaseException:
+        sys.__excepthook__(type(error), error, error.__traceback__)
+
+
 def _message(error: BaseException) -> str:
     try:
         text = str(error)[:MAX_MESSAGE]
         return text.encode('utf-8', 'backslashreplace').decode()[:MAX_MESSAGE]
-    except Exception:
+    except BaseException:
         return '(the message cannot be shown)'
 
 
@@ -342,7 +354,7 @@ def _lines(traceback: Any, error: BaseException) -> list[str]:
     try:
         lines: list[str] = traceback.format_exception(error)
         return lines
-    except Exception:
+    except BaseException:
         return [describe(error)]
 
 
@@ -350,6 +362,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError, AttributeError):
-            # Closed by the task, or by who started us.
+        except Exception:
+            # Closed by the task, or by who started us, or one of the task's
+            # that knows no better.
             pass

@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Set
     from typing import Any
 
-__all__ = ['begun_since', 'wait_for']
+__all__ = ['wait_for']
 
-# How often it is looked whether workers of executors have become idle.
+# How often it is looked whether threads of executors have become idle.
 LOOK = 0.05
 
 EXECUTORS = 'concurrent.futures.thread'
+PROCESS_EXECUTORS = 'concurrent.futures.process'
 
 
 def begun_since(before: Set[threading.Thread]) -> list[threading.Thread]:
@@ -29,7 +30,7 @@ def begun_since(before: Set[threading.Thread]) -> list[threading.Thread]:
 def wait_for(before: Set[threading.Thread]) -> None:
     """Wait for the threads that Python waits for at the end of a program.
 
-    Those are all that are not daemons.  A worker of an executor that has
+    Those are all that are not daemons.  A thread of an executor that has
     nothing to do would go on for ever, and is ended by Python then; here it
     is left alone, because the executor may be used again by the next run.
     """
@@ -37,7 +38,8 @@ def wait_for(before: Set[threading.Thread]) -> None:
     while True:
         waiting = [thread for thread in begun_since(before)
                    if not thread.daemon]
-        now_idle = {thread for thread in waiting if _is_idle_worker(thread)}
+        now_idle = {thread for thread in waiting
+                    if _is_idle_worker(thread) or _is_idle_manager(thread)}
         # Idle twice in a row: between taking a piece of work and beginning
         # it a worker looks idle for an instant.
         busy = [thread for thread in waiting
@@ -45,7 +47,8 @@ def wait_for(before: Set[threading.Thread]) -> None:
         if not busy:
             return
         idle = now_idle
-        others = [thread for thread in busy if _queue_of(thread) is None]
+        others = [thread for thread in busy
+                  if _queue_of(thread) is None and not _is_manager(thread)]
         # A signal handler that raises ends the wait.
         if others:
             others[0].join()
@@ -63,6 +66,18 @@ def _is_idle_worker(thread: threading.Thread) -> bool:
     return (frame is not None and frame.f_code.co_name == '_worker'
             and frame.f_globals.get('__name__') == EXECUTORS
             and frame.f_locals.get('work_item') is None)
+
+
+def _is_manager(thread: threading.Thread) -> bool:
+    """Return whether *thread* looks after the processes of an executor."""
+    module = sys.modules.get(PROCESS_EXECUTORS)
+    return thread in getattr(module, '_threads_wakeups', {})
+
+
+def _is_idle_manager(thread: threading.Thread) -> bool:
+    """Return whether the executor of *thread* has no work in hand."""
+    return _is_manager(thread) and not getattr(
+        thread, 'pending_work_items', None)
 
 
 def _queue_of(thread: threading.Thread) -> Any:

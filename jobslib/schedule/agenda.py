@@ -75,6 +75,8 @@ class Agenda:
         # run that was decided on and has not begun.
         self._found: Ledger | None = None
         self._before: Ledger | None = None
+        # What is given up if the lock is acquired.
+        self._giving_up: list[GivenUp] = []
 
     @property
     def runs(self) -> bool:
@@ -156,7 +158,11 @@ class Agenda:
             moment = rhythm.zone.shown(at)
         else:
             import datetime
-            moment = datetime.datetime.fromtimestamp(at).astimezone()
+            try:
+                moment = datetime.datetime.fromtimestamp(at).astimezone()
+            except (OverflowError, ValueError, OSError):
+                # Beyond the calendar: an interval without end.
+                return 'never'
         return moment.strftime('%Y-%m-%dT%H:%M:%S%z')
 
     def by_reason(self, given_up: list[GivenUp]) -> list[tuple[str, str]]:
@@ -181,6 +187,9 @@ class Agenda:
 
         :param record: the owner record that was found.
         """
+        # When it was considered before, another process was faster, and has
+        # written what is done about the slots.
+        self._before, self._giving_up = None, []
         decision = self._decide(*read_ledger(record))
         if not (decision.run or self.keeps or self.extra):
             return None
@@ -195,14 +204,15 @@ class Agenda:
         found, vanished = read_ledger(record, history)
         if found != read_ledger(record)[0]:
             self.cancel()
-            self.given_up.clear()
             self._accept(self._decide(found, vanished))
+        self._settle()
 
     def look(self) -> None:
         """The lock is held, nothing is under way: is there anything to do?"""
         self._now()
         if not self.runs:
             self._accept(self._decide(self.ledger))
+            self._settle()
 
     def is_held_elsewhere(self, record: dict[str, Any] | None) -> Decision:
         """Somebody else has the lock, with *record* in it."""
@@ -275,11 +285,15 @@ class Agenda:
     def _accept(self, decision: Decision) -> None:
         self.ledger = decision.ledger.changed(records=self.records)
         self.more = decision.more
+        self._giving_up = [] if decision.run else decision.given_up
         if decision.run:
             self._before = self._found or Ledger(
                 self.plan.fingerprint, self.memory.since)
-        else:
-            self.given_up += decision.given_up
+
+    def _settle(self) -> None:
+        """The lock is held: what was decided on is so."""
+        self.given_up += self._giving_up
+        self._giving_up = []
 
 
 def read_ledger(

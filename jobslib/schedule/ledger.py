@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import enum
 
+from jobslib.reading import count, member, number, text
+
 # Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self, TypeVar
-
-    M = TypeVar('M', bound=enum.Enum)
+    from typing import Any, Self
 
 __all__ = ['Ending', 'Ledger', 'Records', 'State']
-
-# No UNIX time and no count is as large; sums with numbers as large would lose
-# the seconds.
-TOO_LARGE = 1e11
-#: The most that is kept of a text, in characters.
-MAX_TEXT = 255
 
 
 class State(enum.Enum):
@@ -152,38 +146,18 @@ class Ledger:
         """
         if not isinstance(found, dict):
             return None
-        schedule = _text(found.get('schedule'))
-        settled = _time(found.get('settled'))
-        state = _member(State, found.get('state'))
+        schedule = text(found.get('schedule'))
+        settled = number(found.get('settled'))
+        state = member(State, found.get('state'))
         if schedule is None or settled is None or state is None:
             return None
         return cls(
-            schedule, settled, slot=_time(found.get('slot')), state=state,
-            ending=_member(Ending, found.get('ending')),
-            failures=_count(found.get('failures')),
-            cuts=_count(found.get('cuts')),
-            began=_time(found.get('began')), ended=_time(found.get('ended')),
-            by=_text(found.get('by')), origin=_time(found.get('origin')),
-            records=(_member(Records, found.get('records'))
+            schedule, settled, slot=number(found.get('slot')), state=state,
+            ending=member(Ending, found.get('ending')),
+            failures=count(found.get('failures')) or 0,
+            cuts=count(found.get('cuts')) or 0,
+            began=number(found.get('began')), ended=number(found.get('ended')),
+            by=text(found.get('by')), origin=number(found.get('origin')),
+            records=(member(Records, found.get('records'))
                      or Records.BEGINS),
             presumed=found.get('presumed') is True)
-
-
-def _time(value: Any) -> float | None:
-    ok = (isinstance(value, int | float) and not isinstance(value, bool)
-          and abs(value) < TOO_LARGE)
-    return float(value) if ok else None
-
-
-def _count(value: Any) -> int:
-    ok = (isinstance(value, int) and not isinstance(value, bool)
-          and 0 <= value < TOO_LARGE)
-    return int(value) if ok else 0
-
-
-def _text(value: Any) -> str | None:
-    return value[:MAX_TEXT] if isinstance(value, str) else None
-
-
-def _member(kind: type[M], value: Any) -> M | None:
-    return next((each for each in kind if each.value == value), None)

@@ -19,6 +19,9 @@ LOOK_FACTOR = 8.0
 # apart are refused.
 LAST_LOOK = 51 * 366 * 86400.0
 
+#: No two slots are closer than this, in seconds.
+RESOLUTION = 0.001
+
 # Where runs follow one another at once, the pauses after failures in a row,
 # in seconds.
 FIRST_BACKOFF = 1.0
@@ -87,6 +90,7 @@ class Grid(Slots):
     def __init__(self, interval: float, origin: float) -> None:
         self.interval = interval
         self.origin = origin
+        self._step = max(interval, RESOLUTION)
 
     @property
     def identity(self) -> str:
@@ -94,20 +98,38 @@ class Grid(Slots):
         return f'every {self.interval!r} from {self.origin!r}'
 
     def words(self) -> str:
-        """Say how long the interval is."""
-        return f'every {self.interval:g} s'
+        """Say how long the interval is, and where the grid lies."""
+        import datetime
+        origin = datetime.datetime.fromtimestamp(self.origin, datetime.UTC)
+        return f'every {self.interval:g} s on the grid of {origin.isoformat()}'
 
     def after(self, at: float) -> float:
         """Return the first slot after *at*."""
+        return self._slot(self._number_after(at))
+
+    def last(self, begin: float, end: float,
+             most: int) -> tuple[list[float], bool]:
+        """Return the newest slots in (*begin*, *end*], no more than *most* of
+        them, the oldest first, and whether there are more.
+        """
+        number = self._number_after(end) - 1
+        found: list[float] = []
+        while len(found) <= most and (slot := self._slot(number)) > begin:
+            if not found or slot < found[-1]:
+                found.append(slot)
+            number -= 1
+        return found[:most][::-1], len(found) > most
+
+    def _number_after(self, at: float) -> int:
         # The quotient is rounded: begin with the slot before.
-        number = math.floor((at - self.origin) / self.interval) - 1
+        number = math.floor((at - self.origin) / self._step) - 1
         while self._slot(number) <= at:
             number += 1
-        return self._slot(number)
+        return number
 
     def _slot(self, number: int) -> float:
         # Rounded, so that a slot is the same number for all who work it out.
-        return round(self.origin + number * self.interval, 3)
+        return round(self.origin + number * self._step, 3)
 
 
 class Every(Rhythm):

@@ -1,0 +1,71 @@
+"""Who holds a lock, or held it last: the owner record, as it is read."""
+
+from __future__ import annotations
+
+from jobslib.reading import count, mapping, mappings, number, text
+from jobslib.runs import Run
+from jobslib.schedule.ledger import Ledger
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ['OwnerRecord']
+
+#: Of so many holders before it a record tells, at most.
+MAX_BEFORE = 10
+# What is kept of them.
+KEPT = ('fqdn', 'pid', 'timestamp', 'token', 'released', 'killed', 'schedule',
+        'lock_delay')
+
+
+class OwnerRecord:
+    """What a holder says of itself, or has left.
+
+    A lock makes it with :meth:`jobslib.oneinstance.BaseLock.make_record`,
+    and it may say more, of a class of a user.
+
+    :param document: as it was written.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        schedule = mapping(document.get('schedule'))
+        self._document = document
+        self.fqdn = text(document.get('fqdn'))
+        self.pid = count(document.get('pid'))
+        self.task = text(document.get('task'))
+        #: When the lock was taken, as UNIX time; no two holds have the same.
+        self.timestamp = number(document.get('timestamp'))
+        self.time_local = text(document.get('time_local'))
+        self.token = count(document.get('token'))
+        #: When the next run was due, as UNIX time, and the ledger.
+        self.due = number(schedule.get('due'))
+        self.ledger = Ledger.parse(schedule)
+        #: Whether the holder gave the lock back; else it may have vanished.
+        self.released = 'released' in document
+        #: The run that ended with its process, as the lease keeper saw it.
+        self.killed = Run.parse(document.get('killed'))
+        #: For how long nobody gets the lock when the holder vanished.
+        self.lock_delay = number(document.get('lock_delay')) or 0.0
+        #: The holders before it whose runs it did not find in the history,
+        #: the oldest first.
+        self.before = [OwnerRecord(each) for each in mappings(
+            document.get('before'))[-MAX_BEFORE:]]
+        if self.killed is not None:
+            self.killed.fqdn, self.killed.pid = self.fqdn, self.pid
+
+    @classmethod
+    def parse(cls, document: dict[str, Any] | None) -> OwnerRecord | None:
+        """Return the record in *document*, ``None`` if there is none."""
+        return None if document is None else cls(document)
+
+    @property
+    def unsettled(self) -> list[dict[str, Any]]:
+        """The holders, this one included, whose runs may be missing in the
+        history: what the next holder's record has as ``before``."""
+        document = self._document
+        ended_well = self.released and self.killed is None
+        own = [] if ended_well else [
+            {name: document[name] for name in KEPT if name in document}]
+        return [*mappings(document.get('before')), *own][-MAX_BEFORE:]

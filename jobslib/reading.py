@@ -1,0 +1,60 @@
+"""Reading what others have written: a value that is of no use is none.
+
+What is kept beside a lock may be from another version, or written by hand.
+It is read here, once; what is made of it needs no further look.
+"""
+
+from __future__ import annotations
+
+# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import enum
+    from typing import Any, TypeVar
+
+    M = TypeVar('M', bound=enum.Enum)
+
+__all__ = ['count', 'mapping', 'mappings', 'member', 'number', 'text']
+
+# No UNIX time and no duration is as large; sums with numbers as large would
+# lose the seconds.
+TOO_LARGE = 1e11
+# Tokens are the largest counts: microseconds since 1970, with a FileLock.
+MAX_COUNT = 1 << 62
+#: The most that is kept of a text, in characters.
+MAX_TEXT = 255
+
+
+def number(value: Any) -> float | None:
+    """Return *value* if it can be a time or a duration, else ``None``."""
+    ok = (isinstance(value, int | float) and not isinstance(value, bool)
+          and abs(value) < TOO_LARGE)
+    return float(value) if ok else None
+
+
+def count(value: Any) -> int | None:
+    """Return *value* if it can be a count, a token or a pid, else ``None``."""
+    ok = (isinstance(value, int) and not isinstance(value, bool)
+          and 0 <= value < MAX_COUNT)
+    return int(value) if ok else None
+
+
+def text(value: Any) -> str | None:
+    """Return *value*, or the beginning of it, if it is a string."""
+    return value[:MAX_TEXT] if isinstance(value, str) else None
+
+
+def member(kind: type[M], value: Any) -> M | None:
+    """Return the member of *kind* that has this value, if one has."""
+    return next((each for each in kind if each.value == value), None)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return *value* if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def mappings(value: Any) -> list[dict[str, Any]]:
+    """Return those of the items of *value* that are JSON objects."""
+    items = value if isinstance(value, list) else []
+    return [each for each in items if isinstance(each, dict)]
