@@ -37,7 +37,8 @@ OWN = ('interrupted', 'succeeded')
 THREADS = ['Plain', 'Joined', 'Daemon', 'Unknown', 'Executor', 'Waited', 'ToThread',
            'Alarms']
 CHILDREN = ['Forked', 'ForkedOff', 'Unwound', 'Deaf', 'Shell', 'Session', 'Twice',
-            'Chain', 'Pool', 'SpawnPool', 'ServedPool', 'Futures', 'Stopped', 'FromThread']
+            'Chain', 'Pool', 'SpawnPool', 'ServedPool', 'Futures', 'Stopped',
+            'FromThread']
 HANDLERS = ['Handled', 'Ignoring', 'Default', 'Blocked', 'Swallows', 'SwallowsOnce',
             'Tidies', 'Own', 'Served', 'Waits', 'Registered', 'Stops', 'Apart',
             'Stubborn']
