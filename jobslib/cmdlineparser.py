@@ -273,9 +273,9 @@ def _add_command(parser: argparse.ArgumentParser, command: Any,
         parser.add_argument(
             '--name', dest='runjob_name', metavar='NAME',
             help=getattr(command, 'NAME_HELP', NAME_HELP))
-    command.add_arguments(parser)
     # Named so that no argument of a task is likely to be named alike.
     parser.add_argument('runjob_command', help=argparse.SUPPRESS)
+    command.add_arguments(parser)
 
 
 def _add_optional_arguments(

@@ -66,7 +66,10 @@ def _where(missing: str) -> str:
     """Return where a module was looked for, if its name does not say so."""
     if '.' in missing:
         return ''
-    folder = os.getcwd() if os.path.exists('.') else 'the current folder'
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        folder = 'the current folder, which is gone,'
     return f' in {folder} or where Python has its packages'
 
 

@@ -12,12 +12,12 @@ from jobslib.runs import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from jobslib.runs import Run
 
 __all__ = ['FIELDS', 'JsonFormatter', 'RunFields', 'RunFilter', 'handlers',
-           'install', 'make_handler', 'set_run', 'with_traceback']
+           'install', 'make_handler', 'protect', 'set_run', 'with_traceback']
 
 #: The attributes that log records have beyond those of :mod:`logging`.
 FIELDS = ('task', 'run', 'outcome', 'duration', 'fencing_token', 'error')
@@ -183,6 +183,31 @@ def install(task: str) -> None:
     for handler in handlers():
         if not any(isinstance(each, RunFilter) for each in handler.filters):
             handler.addFilter(RunFilter())
+
+
+def protect() -> None:
+    """Let no handler that there is now raise anything.
+
+    One of the user's, or one whose service is away, would otherwise end a
+    loop that only wants to report something.  What it raises is shown on
+    standard error, as :mod:`logging` does where a handler asks it to.
+    """
+    for handler in handlers():
+        setattr(handler, 'handle', _protected(handler))
+
+
+def _protected(
+        handler: logging.Handler) -> Callable[[logging.LogRecord], object]:
+    handle = handler.handle
+
+    def protected(record: logging.LogRecord) -> object:
+        try:
+            return handle(record)
+        except (Exception, SystemExit):
+            with contextlib.suppress(Exception):
+                logging.Handler.handleError(handler, record)
+            return False
+    return protected
 
 
 def with_traceback(logger: logging.Logger, traceback: str | None, message: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -260,10 +261,22 @@ def _command(name: str, config: Config) -> int:
         return ExitCode.TERMINATED
     except BrokenPipeError:
         # Who read it has seen enough; the interpreter would complain of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         return ExitCode.DONE
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        # What lies on a disk that is full has been translated, but for output.
+        _mute()
+        _complain(f'{name}: standard output cannot be written: {exc.strerror}')
+        return ExitCode.TASK_FAILED
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _mute() -> None:
+    """Have nothing more written to standard output, at the exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_job(argv: list[str]) -> int:

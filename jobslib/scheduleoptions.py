@@ -116,7 +116,7 @@ class ScheduleOptions(ConfigGroup):
         help='One of the slots of run_interval, so that its grid is known in '
              'advance; without a distance from UTC it is in time_zone.')
     jitter = option(
-        attrtype=float, minimum=0, default=0.0, flag='--jitter',
+        attrtype=float, minimum=0, maximum=1e9, default=0.0, flag='--jitter',
         metavar='SECONDS', env='JOBSLIB_JITTER',
         help='Start runs up to so much later than their slots, always the '
              'same for one job, different from job to job.')

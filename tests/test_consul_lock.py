@@ -32,6 +32,7 @@ from jobslib.keeper.memory import LeaseMemory
 from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
+from jobslib.oneinstance.requests import Pause
 from jobslib.owner import OwnerRecord
 from jobslib.runs import Outcome, Run
 from jobslib.testing import ConsulStandIn, make_lock
@@ -221,7 +222,7 @@ def test_pause_in_the_instant_after_acquiring(
     hold = Lease.hold
 
     def pause(lease: Lease, *args: Any) -> None:
-        assert lock.ask(Control({'by': 'ann'}), Control())
+        assert lock.ask(Control(Pause('ann')), Control())
         hold(lease, *args)
 
     lock = make_lock(ConsulLock, 'paused', **consul.options(**STEADY))
@@ -256,7 +257,7 @@ def test_pause_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
         assert lock.control.paused is None
         keeper = lease.keeper_pid
         os.kill(keeper, signal.SIGSTOP)
-        assert lock.ask(Control({'by': 'ann'}), Control())
+        assert lock.ask(Control(Pause('ann')), Control())
         os.kill(keeper, signal.SIGKILL)
         until(lambda: lock.control.paused, 'for the pause')
         assert lease.keeper_pid != keeper
@@ -336,7 +337,7 @@ def test_wait_while_paused(
     try:
         assert lock.acquire()
         lock.release()
-        paused = Control({'by': 'ann'})
+        paused = Control(Pause('ann'))
         assert lock.ask(paused, Control())
         assert lock.acquire() is False
 

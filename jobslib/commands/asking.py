@@ -105,17 +105,13 @@ def add_interrupt(parser: argparse.ArgumentParser) -> None:
              'end; it has the grace time of the lock to stop')
 
 
-def stamp(lock: BaseLock, interrupt: bool = False) -> dict[str, object]:
-    """Return who asks, and when, and whether the run is to be interrupted.
-    """
+def stamp(lock: BaseLock) -> tuple[str, float]:
+    """Return who asks, and when."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = 'somebody'
-    now = time.time()
-    return {'by': f'{user}@{lock.machine()}', 'timestamp': now,
-            'time_utc': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now)),
-            **({'interrupt': True} if interrupt else {})}
+    return f'{user}@{lock.machine()}', time.time()
 
 
 def until(lock: BaseLock, timeout: float,

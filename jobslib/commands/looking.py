@@ -58,8 +58,7 @@ class Look:
         self.missing = getattr(found, 'missing', '')
         prefix = getattr(found, 'prefix', '')
         for key, state in found.items():
-            task = (state.record or {}).get('task')
-            self.jobs.append(describe(str(task or key), state, place={
+            self.jobs.append(describe(state.owner.task or key, state, place={
                 'backend': f'{backend.__module__}.{backend.__qualname__}',
                 'address': address, 'key': key,
                 'default': is_default_lock(config)}))

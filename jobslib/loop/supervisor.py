@@ -18,6 +18,7 @@ from jobslib.exceptions import ConfigError, LockError, Terminate
 from jobslib.exitcodes import ExitCode
 from jobslib.folding import folded
 from jobslib.interrupts import Interrupts
+from jobslib.logs import protect
 from jobslib.run.channel import fill_standard
 from jobslib.run.handle import RunHandle, describe_end
 from jobslib.run.prctl import adopt_orphans
@@ -148,6 +149,7 @@ def _supervise(process: RunHandle, exported: Document,
         process.begin_making()
     try:
         logger = configure_logging(config)
+        protect()
         for remark in exported['remarks']:
             logger.warning('%s', remark)
         config.hide_secrets()

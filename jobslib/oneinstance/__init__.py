@@ -67,6 +67,11 @@ class LockState:
         self.token = token
         self.handed_in = handed_in or {}
 
+    @property
+    def owner(self) -> OwnerRecord:
+        """The owner record, as it is read; an empty one if there is none."""
+        return OwnerRecord(self.record or {})
+
 
 class FoundLocks(dict[str, LockState]):
     """The states of locks, by where each is: its key, its path.
@@ -447,7 +452,8 @@ class BaseLock:
     def _find_bar(self, control: Control,
                   record: dict[str, Any] | None) -> str | None:
         """Say why this process may not take a free lock, if it may not."""
-        return self._restraint.find(control, record, time.monotonic())
+        return self._restraint.find(
+            control, OwnerRecord.parse(record), time.monotonic())
 
     def _refuse_if_held(self) -> None:
         if self.held:

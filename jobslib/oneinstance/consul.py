@@ -26,6 +26,7 @@ from jobslib.oneinstance.consuloptions import MAX_LOCK_DELAY, ConsulOptions
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.watchdog import Watchdog
+from jobslib.owner import OwnerRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -504,12 +505,11 @@ class ConsulLock(BaseLock):
 
     def _delay_left(self, state: KeyState) -> float:
         """Return how long the lock-delay of a vanished holder lasts."""
-        record = parse(state.record)
-        if state.record is None or (record and 'released' in record):
+        record = OwnerRecord(parse(state.record) or {})
+        if state.record is None or record.released:
             return 0.0
-        delay = (record or {}).get('lock_delay')
-        # Not a number in JSON's own sense, NaN, is none in this sense either.
-        if not (isinstance(delay, int | float) and delay >= 0):
+        delay = record.lock_delay
+        if delay is None or delay < 0:
             delay = self.timings.lock_delay
         assert self._free_since is not None
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)

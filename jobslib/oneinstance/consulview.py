@@ -12,6 +12,7 @@ from jobslib.history import HandIn
 from jobslib.oneinstance import FoundLocks, LockState
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
+from jobslib.reading import mappings
 
 __all__ = ['ask', 'find_all', 'find_handed_in', 'hand_in', 'look']
 
@@ -55,9 +56,10 @@ def ask(client: ConsulClient, key: str, control: Control,
 def _without_old_runs(state: LockState) -> LockState:
     """Return *state* with the newest run only, which is what is shown of
     each of many jobs."""
-    newest = (state.history or {}).get('newest')
-    if isinstance(newest, list):
-        state.history = {**(state.history or {}), 'newest': newest[-1:]}
+    # What is handed in may take the place of any of them.
+    if state.history is not None and not state.handed_in:
+        newest = mappings(state.history.get('newest'))
+        state.history = {**state.history, 'newest': newest[-1:]}
     return state
 
 

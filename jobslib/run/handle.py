@@ -12,7 +12,7 @@ from jobslib.clock import now
 from jobslib.exceptions import LockError, Terminate
 from jobslib.keeper import processes
 from jobslib.run import leftovers
-from jobslib.run.channel import pair
+from jobslib.run.channel import descriptors, pair, shed
 from jobslib.run.memory import Memory
 from jobslib.run.prctl import die_with_parent
 from jobslib.run.signals import INTERRUPT_SIGNAL
@@ -102,6 +102,8 @@ class RunHandle:
         self._interrupt: Interrupt | None = None
         self._marker = os.urandom(16).hex()
         self._since = processes.start_time(os.getpid())
+        # What is not ours: it was open when we were started.
+        self._given = set(descriptors())
         # Wakes the wait when a signal handler has something to do.
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -122,15 +124,11 @@ class RunHandle:
                 warnings.simplefilter('ignore', DeprecationWarning)
                 pid = os.fork()
             if pid == 0:
-                die_with_parent(parent)
-                for each in (channel, questions, self._channel,
-                             self._questions):
-                    if each is not None:
-                        each.close()
-                os.close(self._wake_fd)
-                self._interrupts.leave_all()
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                 try:
+                    die_with_parent(parent)
+                    shed(self._given | {theirs.fileno(), answers.fileno()})
+                    self._interrupts.leave_all()
+                    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                     self._body(theirs, answers, memory)
                 finally:
                     # Whatever was raised, by a hook of the interpreter that
@@ -257,8 +255,7 @@ class RunHandle:
     def _hurry(self, interrupt: Interrupt) -> None:
         """Called in a signal handler while the process ends."""
         if self._kill_at is None:
-            self._kill_at = now() + self.grace
-            os.eventfd_write(self._wake_fd, 1)
+            self.limit(self.grace)
 
     def kill(self) -> None:
         """Kill the process, and everything that it has started."""
@@ -356,6 +353,12 @@ class RunHandle:
             pass
         os.eventfd_write(self._wake_fd, 1)
 
+    def limit(self, seconds: float) -> None:
+        """Kill the process if what it does, or is about to be asked, is not
+        over within *seconds*; may be called by a handler."""
+        self._limit(now() + seconds)
+        os.eventfd_write(self._wake_fd, 1)
+
     def ask_to_stop(self, reason: str) -> None:
         """Ask the run to return by itself."""
         if self._memory.stop_reason != reason:
@@ -375,7 +378,9 @@ class RunHandle:
         assert self._channel is not None
         self._numbers += 1
         number = self._numbers
-        self._kill_at, self._interrupt = self.deadline, None
+        self._interrupt = None
+        if self.deadline is not None:
+            self._limit(self.deadline)
         self._memory.forget()
         self._memory.beat = now()
         self.show_lock(lock)

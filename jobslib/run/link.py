@@ -169,9 +169,7 @@ class SupervisedLock(BaseLock):
 
     @property
     def control(self) -> Control:
-        asked = self._link.ask('control')
-        return Control(asked['paused'], asked['request'],
-                       asked.get('pauses', ()))
+        return Control.load(self._link.ask('control'))
 
     @property
     def watchdog(self) -> Watchdog:

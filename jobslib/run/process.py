@@ -185,9 +185,9 @@ class RunProcess:
             self._task.end_progress()
         self._signals.install()
         result = self._describe(error)
-        if do == 'run' and isinstance(error, TaskError):
-            # The message explains it.
-            del result['traceback']
+        # The messages of these explain all, and who takes over waits for us.
+        if do != 'run' or not isinstance(error, TaskError | Interrupt):
+            result['traceback'] = _traceback(error)
         result['closed'] = not self._channel.is_intact
         _flush()
         self._memory.finish(number, result)
@@ -272,15 +272,10 @@ class RunProcess:
         """Return how a request ended, fit for JSON."""
         if error is None:
             return {'outcome': Outcome.SUCCEEDED.value}
-        result: dict[str, object] = {
+        return {
             'outcome': (Outcome.INTERRUPTED if isinstance(error, Interrupt)
                         else Outcome.FAILED).value,
             'error': describe(error), 'message': _message(error)}
-        import traceback
-        text = ''.join(_lines(traceback, error)).rstrip('\n')
-        result['traceback'] = text.encode(
-            'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
-        return result
 
     def _expect_ours(self, error: BaseException | None) -> None:
         """End a forked child of the task here, as Python would."""
@@ -350,12 +345,16 @@ def _message(error: BaseException) -> str:
         return '(the message cannot be shown)'
 
 
-def _lines(traceback: Any, error: BaseException) -> list[str]:
+def _traceback(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    import traceback
     try:
-        lines: list[str] = traceback.format_exception(error)
-        return lines
+        lines = traceback.format_exception(error)
     except BaseException:
-        return [describe(error)]
+        lines = [describe(error)]
+    return ''.join(lines).rstrip('\n').encode(
+        'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
 
 
 def _flush() -> None:
