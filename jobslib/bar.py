@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from jobslib.documents import Document
 
+
 __all__ = ['Bar']
 
 
@@ -126,7 +127,7 @@ class _Above:
         self._lock = threading.RLock()
         self._begun = ''
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:

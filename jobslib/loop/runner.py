@@ -25,10 +25,11 @@ from jobslib.schedule.ledger import Ending, Records
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from jobslib.clock import Clock
+    from jobslib.documents import Document
     from jobslib.oneinstance import BaseLock
     from jobslib.oneinstance.control import Control
     from jobslib.oneinstance.requests import Extra, Stop
@@ -109,7 +110,7 @@ class Runner:
         self._stopped = False
         self._began = 0.0, 0.0
         # What was asked when something of it was last removed.
-        self._cleared: dict[str, Any] | None = None
+        self._cleared: Mapping[str, object] | None = None
         # The request that is obeyed by a run beside the schedule, the last
         # one that is done with, by its id, and whether the run that is under
         # way is one by the schedule.
@@ -293,7 +294,7 @@ class Runner:
     def _clear(self) -> None:
         """No run is under way: remove what is done with."""
         control: Control = self.lock.control
-        changes: dict[str, Any] = {}
+        changes: dict[str, object] = {}
         if control.handed_in and self._merge_handed_in():
             changes['handed_in'] = False
         if control.stop_for(self.lock.fencing_token):
@@ -429,7 +430,7 @@ class Runner:
         return acquired
 
     def _consider(self,
-                  record: dict[str, Any] | None) -> dict[str, Any] | None:
+                  record: Document | None) -> Document | None:
         """Decide whether the free lock is taken; see
         :attr:`jobslib.oneinstance.BaseLock.inherit_schedule`."""
         self.agenda.pauses = self.lock.control.pauses
@@ -610,7 +611,7 @@ class Runner:
         interrupt = self.interrupts.pending
         self.interrupts.clear()
 
-        def log(outcome: Outcome, error: str | None) -> dict[str, Any]:
+        def log(outcome: Outcome, error: str | None) -> dict[str, object]:
             run.end(outcome, duration, error)
             return run.log_fields(self.config.task_name)
 
@@ -805,7 +806,7 @@ class Runner:
                 f'(pid {holder.get("pid", "?")}) '
                 f'since {holder.get("time_local", "?")}')
 
-    def _find_holder(self) -> dict[str, Any] | None:
+    def _find_holder(self) -> dict[str, object] | None:
         try:
             return self.lock.get_lock_owner_info()
         except LockError:

@@ -30,7 +30,7 @@ from jobslib.owner import OwnerRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
     from typing import Any
 
@@ -87,7 +87,7 @@ class ConsulLock(BaseLock):
         refuse_lock_key(self.key)
         self._pid = os.getpid()
         self._token: int | None = None
-        self._record: dict[str, Any] = {}
+        self._record: dict[str, object] = {}
         self._lease: Lease | None = None
         self._previous_handler: Any = None
         self._handles_interrupt = False
@@ -137,7 +137,7 @@ class ConsulLock(BaseLock):
             'key': self.key}
 
     @property
-    def own_record(self) -> dict[str, Any]:
+    def own_record(self) -> dict[str, object]:
         return self._record
 
     @property
@@ -220,7 +220,7 @@ class ConsulLock(BaseLock):
             self._refused = state.modify_index
         return acquired is not None
 
-    def _read_record(self, state: KeyState) -> dict[str, Any] | None:
+    def _read_record(self, state: KeyState) -> dict[str, object] | None:
         """Return the record of the last holder.
 
         One that vanished has not written its fencing token, and the index of
@@ -381,7 +381,7 @@ class ConsulLock(BaseLock):
         from jobslib.consul.client import history_key
         self._note(history_key(self.key), history.decode(), token)
 
-    def report_progress(self, progress: dict[str, Any]) -> None:
+    def report_progress(self, progress: Mapping[str, object]) -> None:
         from jobslib.consul.client import progress_key
         self._note(progress_key(self.key),
                    json.dumps({**progress, 'token': self._token}), self._token)
@@ -407,7 +407,7 @@ class ConsulLock(BaseLock):
         if 'client' in vars(self):
             self.client.close()
 
-    def make_record(self) -> dict[str, Any]:
+    def make_record(self) -> dict[str, object]:
         return super().make_record() | {
             'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
 
@@ -641,7 +641,7 @@ class KeeperWatchdog(Watchdog):
         self._lock = lock
 
     def start(self, max_run_time: float | None = None,
-              run: dict[str, Any] | None = None) -> None:
+              run: Mapping[str, object] | None = None) -> None:
         if self._lock.lease is not None:
             self._lock.lease.start_run(max_run_time, self.heartbeat, run)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from jobslib.consul import view
 from jobslib.consul.client import ConsulClient
@@ -96,7 +95,7 @@ def _parse_handed_in(found: Mapping[str, bytes]) -> dict[str, HandIn]:
     return {name: HandIn.parse(parse(value)) for name, value in found.items()}
 
 
-def _process(name: str) -> dict[str, Any]:
+def _process(name: str) -> dict[str, object]:
     machine, _, pid = name.rpartition(' ')
     return {'fqdn': machine.rpartition(' ')[2],
             'pid': int(pid) if pid.isdigit() else None}
