@@ -26,9 +26,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
     from jobslib.clock import Clock
+    from jobslib.config import Config
     from jobslib.documents import Document
     from jobslib.oneinstance import BaseLock
     from jobslib.oneinstance.control import Control
@@ -68,7 +68,7 @@ class Runner:
     :param observers: are told what the loop does.
     """
 
-    def __init__(self, process: RunHandle, lock: BaseLock, config: Any,
+    def __init__(self, process: RunHandle, lock: BaseLock, config: Config,
                  agenda: Agenda, clock: Clock, interrupts: Interrupts,
                  logger: logging.Logger,
                  observers: Sequence[Observer] = ()) -> None:

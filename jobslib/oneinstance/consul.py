@@ -89,7 +89,8 @@ class ConsulLock(BaseLock):
         self._token: int | None = None
         self._record: dict[str, object] = {}
         self._lease: Lease | None = None
-        self._previous_handler: Any = None
+        self._previous_handler: (
+            Callable[[int, FrameType | None], object] | int | None) = None
         self._handles_interrupt = False
         # The last state of the key that was read, and since when it is free.
         self._state: KeyState | None = None
