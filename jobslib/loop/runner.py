@@ -294,7 +294,8 @@ class Runner:
         """No run is under way: remove what is done with."""
         control: Control = self.lock.control
         changes: dict[str, Any] = {}
-        if control.handed_in and self._merge_handed_in():
+        if control.handed_in and control.export() != self._cleared and (
+                self._merge_handed_in()):
             changes['handed_in'] = False
         if control.stop_for(self.lock.fencing_token):
             changes['stop'] = None
