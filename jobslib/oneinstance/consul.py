@@ -626,8 +626,9 @@ class ConsulLock(BaseLock):
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         lease = self._lease
         if lease is not None and self.held and lease.page.state:
-            self.watchdog.interrupt(
-                OneInstanceWatchdogError(lease.page.reason))
+            self.watchdog.interrupt(OneInstanceWatchdogError(
+                lease.page.reason,
+                overdue=lease.page.state == Page.STOPPING))
         elif callable(self._previous_handler):
             # That of another lock of this process.
             self._previous_handler(signum, frame)
