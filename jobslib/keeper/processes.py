@@ -50,7 +50,6 @@ FEW = 3
 TRACKER = b'multiprocessing.resource_tracker'
 HELPERS = (TRACKER, b'multiprocessing.forkserver')
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

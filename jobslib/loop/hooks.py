@@ -12,11 +12,9 @@ from jobslib.logs import with_traceback
 from jobslib.observers import Observer
 from jobslib.runs import Outcome
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from typing import Any
 
     from jobslib.interrupts import Interrupts
     from jobslib.oneinstance import BaseLock
@@ -64,7 +62,7 @@ class TaskHooks(Observer):
     def lost(self, reason: str) -> None:
         self._call_free('on_lost', reason)
 
-    def _call_held(self, name: str, *args: Any) -> None:
+    def _call_held(self, name: str, *args: object) -> None:
         """Call a hook that may have the lock, and for so long only."""
         if not self._can_be_called(name):
             return
@@ -84,7 +82,7 @@ class TaskHooks(Observer):
             watchdog.heartbeat = heartbeat
             self._settle()
 
-    def _call_free(self, name: str, *args: Any) -> None:
+    def _call_free(self, name: str, *args: object) -> None:
         """Call a hook that keeps nobody from the lock, however long.
 
         It may keep a job from its end, and for so long only.

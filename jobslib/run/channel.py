@@ -9,11 +9,11 @@ import json
 import os
 import struct
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
-    from typing import Any
+    from collections.abc import Container, Mapping, Sequence
+
+    from jobslib.documents import Document
 
 __all__ = ['Channel', 'descriptors', 'fill_standard', 'pair', 'shed']
 
@@ -50,7 +50,7 @@ class Channel:
         except OSError:
             return False
 
-    def send(self, message: dict[str, Any],
+    def send(self, message: Mapping[str, object],
              descriptors: Sequence[int] = ()) -> None:
         """Send *message*, and copies of *descriptors* with it.
 
@@ -70,7 +70,7 @@ class Channel:
         except OSError as exc:
             raise ConnectionError(str(exc)) from exc
 
-    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+    def receive(self) -> tuple[Document, list[int]] | None:
         """Return the next message and its descriptors; it waits for it.
 
         ``None``: the other end is gone, or this one is; or what came is no

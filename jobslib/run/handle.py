@@ -18,12 +18,11 @@ from jobslib.run.prctl import die_with_parent
 from jobslib.run.signals import INTERRUPT_SIGNAL
 from jobslib.runs import Outcome, describe
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
 
+    from jobslib.documents import Document
     from jobslib.exceptions import Interrupt
     from jobslib.interrupts import Interrupts
     from jobslib.oneinstance import BaseLock
@@ -79,7 +78,7 @@ class RunHandle:
         self._body = body
         self._interrupts = interrupts
         #: What a question of the task is answered with, by method.
-        self.answers: dict[str, Callable[..., Any]] = {}
+        self.answers: dict[str, Callable[..., object]] = {}
         #: Called again and again while a request is waited for; returns
         #: after how many seconds it wants to be called again at the latest.
         self.tick: Callable[[], float] = _nothing
@@ -201,7 +200,7 @@ class RunHandle:
             # It has ended meanwhile, as will be seen.
             pass
 
-    def end_making(self) -> dict[str, Any]:
+    def end_making(self) -> Document:
         """Wait until the task is made; return what is said of it.
 
         ``made`` is whether it is, ``refused`` and ``error`` say why not,
@@ -220,12 +219,12 @@ class RunHandle:
         self.hooks = told.get('hooks', [])
         return told
 
-    def first_word(self) -> dict[str, Any]:
+    def first_word(self) -> Document:
         """Wait for what the process says of itself; ``exit`` is how it ended
         instead, as an exit code."""
-        told: dict[str, Any] = {}
+        told: dict[str, object] = {}
 
-        def heard(message: dict[str, Any]) -> bool:
+        def heard(message: Mapping[str, object]) -> bool:
             told.update(message)
             return True
 
@@ -324,7 +323,7 @@ class RunHandle:
             'run': run.export(), 'marker': self._marker},
             lock.handles())
 
-    def call_hook(self, name: str, args: Sequence[Any], lock: BaseLock,
+    def call_hook(self, name: str, args: Sequence[object], lock: BaseLock,
                   with_lock: bool = True) -> Result:
         """Call a hook of the task, and wait until it has returned.
 
@@ -374,7 +373,7 @@ class RunHandle:
         """Let the task see the state of *lock*."""
         self._memory.set_lock(lock.held, lock.fencing_token)
 
-    def _ask(self, do: str, lock: BaseLock, message: dict[str, Any],
+    def _ask(self, do: str, lock: BaseLock, message: dict[str, object],
              descriptors: Sequence[int] = ()) -> Result:
         assert self._channel is not None
         self._numbers += 1
@@ -451,7 +450,7 @@ class RunHandle:
         self.kill()
         return Result(Outcome.KILLED.value, _describe(status, self._interrupt))
 
-    def _listen(self, heard: Callable[[dict[str, Any]], bool],
+    def _listen(self, heard: Callable[[Mapping[str, object]], bool],
                 seen: Callable[[], bool] = bool) -> int | None:
         """Deal with what the process says, until *heard* or *seen*.
 
@@ -533,7 +532,7 @@ class RunHandle:
             except ConnectionError:
                 pass
 
-    def _find_answer(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _find_answer(self, question: Document) -> Document:
         """Return the ``value`` that was asked for, or the ``error``."""
         try:
             value = self.answers[question['method']](*question['args'])
