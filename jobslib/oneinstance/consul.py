@@ -626,8 +626,9 @@ class ConsulLock(BaseLock):
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         lease = self._lease
         if lease is not None and self.held and lease.memory.state:
-            self.watchdog.interrupt(
-                OneInstanceWatchdogError(lease.memory.reason))
+            self.watchdog.interrupt(OneInstanceWatchdogError(
+                lease.memory.reason,
+                overdue=lease.memory.state == LeaseMemory.STOPPING))
         elif callable(self._previous_handler):
             # That of another lock of this process.
             self._previous_handler(signum, frame)
