@@ -23,6 +23,7 @@ from integration.together import together
 from jobslib.exceptions import LockUnavailableError
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Pause
 
 #: How long a request is held back, and how long its client waits for an answer.
 HELD_BACK = 4.0
@@ -314,7 +315,7 @@ def test_question(agent: Agent, proxy: Proxy, make_late: Lateness) -> None:
     """What was asked late does not undo what was asked since."""
     key = f'late/ask-{time.monotonic_ns()}'
     with (behind(proxy, key) as lock, lock_on(agent.http_addr, key) as other):
-        nothing, paused = Control(), Control({'by': 'ann'})
+        nothing, paused = Control(), Control(Pause('ann'))
         late = make_late(proxy)
         with suppress(LockUnavailableError):
             assert lock.ask(paused, nothing)

@@ -22,7 +22,6 @@ from jobslib.reading import count, mapping, mappings, number
 from jobslib.runs import Outcome, Run
 from jobslib.schedule.ledger import Ledger, Records, State
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,9 +102,11 @@ class History:
         #: The run that the last holder did not end: it ended with its
         #: process.
         self.unfinished: Run | None = None
-        # Of the holder that wrote this.
+        #: What the holder that wrote this said of the schedule: when the next
+        #: run was due, as UNIX time, and the ledger, if it kept the lock.
+        self.due: float | None = None
+        self.ledger: Ledger | None = None
         self._token: int | None = None
-        self._ledger: Ledger | None = None
 
     @classmethod
     def read(cls, document: dict[str, Any] | None,
@@ -122,6 +123,7 @@ class History:
         :param handed_in: what others have handed in, by name.
         """
         history = cls(limit)
+        history.ledger = Ledger.parse(mapping(document).get('ledger'))
         if not limit:
             return history
         history._load(mapping(document))
@@ -154,7 +156,7 @@ class History:
         merged = document.get('merged')
         self.merged = set(map(str, merged if isinstance(merged, list) else ()))
         self._token = count(document.get('token'))
-        self._ledger = Ledger.parse(document.get('ledger'))
+        self.due = number(document.get('due'))
 
     def _add_unfinished(self, record: OwnerRecord, now: float) -> None:
         run = record.killed
@@ -170,13 +172,13 @@ class History:
         ``None`` if it had none, as far as anybody can know."""
         is_writer = record.timestamp == self.hold
         ledger = record.ledger
-        if is_writer and self._ledger is not None:
+        if is_writer and self.ledger is not None:
             # Newer than that of the record.
-            ledger = self._ledger
+            ledger = self.ledger
         is_begun = ledger is not None and ledger.state is State.BEGUN
         if ledger is not None and (
                 ledger.records is Records.BEGINS
-                or is_begun and ledger is self._ledger):
+                or is_begun and ledger is self.ledger):
             began = ledger.began if is_begun else None
         else:
             began = self._guess_begin(record, now)
@@ -202,7 +204,7 @@ class History:
         taken, due = record.timestamp or 0.0, record.due or 0.0
         # A run that was due when its lease had ended has not begun.
         return max(taken, due) if (
-            due <= max(taken, now - record.lock_delay)) else None
+            due <= max(taken, now - (record.lock_delay or 0.0))) else None
 
     def knows(self, run: Run) -> bool:
         """Return whether *run* is among the newest runs."""

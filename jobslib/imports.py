@@ -9,7 +9,6 @@ from types import ModuleType
 
 from jobslib.exceptions import ImportNameError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable

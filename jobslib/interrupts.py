@@ -9,7 +9,6 @@ from types import FrameType
 
 from jobslib.exceptions import Interrupt, Terminate
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self

@@ -6,7 +6,6 @@ from jobslib.reading import count, mapping, mappings, number, text
 from jobslib.runs import Run
 from jobslib.schedule.ledger import Ledger
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -47,10 +46,10 @@ class OwnerRecord:
         #: The run that ended with its process, as the lease keeper saw it.
         self.killed = Run.parse(document.get('killed'))
         #: For how long nobody gets the lock when the holder vanished.
-        self.lock_delay = number(document.get('lock_delay')) or 0.0
-        #: The holders before it whose runs it did not find in the history,
-        #: the oldest first.
-        self.before = [OwnerRecord(each) for each in mappings(
+        self.lock_delay = number(document.get('lock_delay'))
+        #: The holders before it whose runs may be missing in the history, the
+        #: oldest first.
+        self.before = [OwnerRecord(_shortened(each)) for each in mappings(
             document.get('before'))[-MAX_BEFORE:]]
         if self.killed is not None:
             self.killed.fqdn, self.killed.pid = self.fqdn, self.pid
@@ -66,6 +65,9 @@ class OwnerRecord:
         history: what the next holder's record has as ``before``."""
         document = self._document
         ended_well = self.released and self.killed is None
-        own = [] if ended_well else [
-            {name: document[name] for name in KEPT if name in document}]
+        own = [] if ended_well else [_shortened(document)]
         return [*mappings(document.get('before')), *own][-MAX_BEFORE:]
+
+
+def _shortened(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: document[name] for name in KEPT if name in document}

@@ -276,6 +276,9 @@ class InProcess(RunHandle):
         self._alive = False
         self.deadline = None
 
+    def limit(self, seconds: float) -> None:
+        pass
+
     def leaves_processes(self) -> bool:
         return bool(self.leftovers)
 

@@ -21,6 +21,7 @@ from jobslib.exceptions import (
     LockUnavailableError,
 )
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Pause
 from jobslib.oneinstance.file import FileLock
 from jobslib.oneinstance.lockfolder import MAX_NAME, default_folder
 
@@ -758,9 +759,9 @@ def test_names_that_no_file_can_have(folder: pathlib.Path) -> None:
     longest = 'x' * MAX_NAME
     for name in longest, 'no \udcff', 'ä' * 40:
         lock = make_file_lock(folder, name)
-        assert lock.ask(Control({'by': 'me'}), Control())
+        assert lock.ask(Control(Pause('me')), Control())
         assert not lock.acquire()
-        assert lock.ask(Control(), Control({'by': 'me'}))
+        assert lock.ask(Control(), Control(Pause('me')))
         assert lock.acquire() and lock.release()
     for name in f'{longest}x', 'ä' * 41:
         with pytest.raises(ConfigError) as caught:

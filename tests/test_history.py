@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from jobslib.history import MAX_SIZE, HandIn, History, encode
-from jobslib.oneinstance.control import PATIENCE, Control, Restraint
+from jobslib.oneinstance.control import Control, Restraint
+from jobslib.oneinstance.requests import PATIENCE, Pause, Request
 from jobslib.owner import OwnerRecord
 from jobslib.runs import MAX_ERROR, Outcome, Run, describe
 from jobslib.schedule.ledger import Ledger, Records, State
@@ -296,19 +297,19 @@ def test_size_is_bounded() -> None:
 
 # Control
 
-PAUSED = Control({'by': 'ann@there'})
+PAUSED = Control(Pause('ann@there'))
 
 
 def asked(do: str, to: str | None = None) -> Control:
     """Return a request for the holder with the token 7."""
-    return Control(None, {'do': do, 'token': 7, 'by': 'ann@there', 'to': to})
+    return Control(None, Request(do, 7, 'ann@there', to=to))
 
 
 def test_demands() -> None:
     """A pause is for every holder, a request for one."""
     assert Control().demand(7) is None
     assert PAUSED.demand(7) == 'paused by ann@there'
-    why = Control({'by': 'ann@there', 'reason': 'disk\nfull '})
+    why = Control(Pause('ann@there', reason='disk\nfull '))
     assert why.demand(7) == 'paused by ann@there: disk full'
     assert asked('release').demand(7) == 'release asked for by ann@there'
     assert asked('handover').demand(7) == 'handover asked for by ann@there'
@@ -335,17 +336,20 @@ def test_control_survives_json() -> None:
 LEFT = {'fqdn': 'there', 'pid': 1, 'token': 7, 'released': 5.0}
 
 
-def mine(pid: int) -> dict[str, Any]:
+THEIRS = OwnerRecord(LEFT)
+
+
+def mine(pid: int) -> OwnerRecord:
     """Return what the process *pid* of this machine left."""
-    return {**LEFT, 'fqdn': 'here', 'pid': pid}
+    return OwnerRecord({**LEFT, 'fqdn': 'here', 'pid': pid})
 
 
 def test_pause_bars_everybody() -> None:
     """While the job is paused nobody takes its lock, however long."""
     restraint = Restraint('here')
     assert restraint.find(PAUSED, None, 0) == 'paused by ann@there'
-    assert restraint.find(PAUSED, LEFT, 1e6) == 'paused by ann@there'
-    assert restraint.find(Control(), LEFT, 1e6) is None
+    assert restraint.find(PAUSED, THEIRS, 1e6) == 'paused by ann@there'
+    assert restraint.find(Control(), THEIRS, 1e6) is None
 
 
 @pytest.mark.parametrize('do', PATIENCE)
@@ -357,7 +361,7 @@ def test_who_gave_up_the_lock_stands_back(
     assert restraint.find(asked(do), mine(5), 100) == (
         'the lock was given up for others')
     assert restraint.find(asked(do), mine(6), 100) is None
-    assert restraint.find(asked(do), LEFT, 100) is None
+    assert restraint.find(asked(do), THEIRS, 100) is None
     assert restraint.find(asked(do), mine(5), 99 + PATIENCE[do]) is not None
     assert restraint.find(asked(do), mine(5), 100 + PATIENCE[do]) is None
 
@@ -366,14 +370,15 @@ def test_handover_is_for_one() -> None:
     """A handover to a machine passes the others by, for a time."""
     restraint = Restraint('here')
     elsewhere, to_me = asked('handover', 'else'), asked('handover', 'here')
-    assert restraint.find(elsewhere, LEFT, 100) == (
+    assert restraint.find(elsewhere, THEIRS, 100) == (
         'the lock is handed over to else')
-    assert restraint.find(elsewhere, LEFT, 130) is None
-    assert Restraint('here').find(to_me, LEFT, 100) is None
+    assert restraint.find(elsewhere, THEIRS, 130) is None
+    assert Restraint('here').find(to_me, THEIRS, 100) is None
 
 
 def test_request_that_is_done_with() -> None:
     """A request for another holder than the last one bars nobody."""
     restraint = Restraint('here')
     for record in (None, {}, {**LEFT, 'token': 8}, {**LEFT, 'token': None}):
-        assert restraint.find(asked('handover', 'else'), record, 0) is None
+        assert restraint.find(
+            asked('handover', 'else'), OwnerRecord.parse(record), 0) is None

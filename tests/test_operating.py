@@ -21,6 +21,7 @@ from jobslib.keeper.page import Page
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Extra, Pause, Request, Skip, Stop
 from jobslib.schedule.ledger import Ledger, Records
 from jobslib.schedule.plans import Plan
 from jobslib.schedule.rhythms import Grid
@@ -215,26 +216,25 @@ def test_reason_of_a_pause(folder: pathlib.Path) -> None:
         # Room for a request beside it is left.
         page.write_control(control.read_bytes() + 500 * b' ')
         paused = Control.parse(page.read_control()[1]).paused
-    assert paused is not None and paused['reason'] == longest
+    assert paused is not None and paused.reason == longest
 
 
 def test_all_that_is_asked_fits_on_the_page() -> None:
     """The holder sees all that can be asked at once."""
-    by = {'by': 40 * 'x' + '@' + 40 * 'y', 'timestamp': 1795969000.1234567,
-          'time_utc': '2026-11-29T16:36:41Z', 'token': 12345678}
+    at, token = 1795969000.123, 12345678
+    by = 40 * 'x' + '@' + 40 * 'y', 1795969000.1234567
     control = Control(
-        {**by, 'reason': 200 * '\N{PILE OF POO}'},
-        {**by, 'do': 'handover', 'to': 40 * 'y', 'interrupt': True},
-        10 * [(1795969000.123, 1795969000.123)], by,
-        5 * [{'slot': 1795969000.123, 'by': by['by']}],
-        {**by, 'id': 16 * 'a', 'slot': 1795969000.123, 'tries': 1}, True)
+        Pause(*by, reason=200 * '\N{PILE OF POO}', interrupt=True),
+        Request('handover', token, *by, to=40 * 'y', interrupt=True),
+        10 * [(at, at)], Stop(token, *by), 5 * [Skip(at, *by)],
+        Extra(16 * 'a', *by, slot=at, tries=1, token=token, began=at), True)
     with tempfile.TemporaryFile() as file:
         file.truncate(Page.SIZE)
         page = Page(file.fileno())
         page.write_control(control.encode())
         found = Control.parse(page.read_control()[1])
     assert found.export() == control.export()
-    odd = Control({'reason': '\udcff'})
+    odd = Control(Pause(reason='\udcff'))
     assert Control.parse(odd.encode()).export() == odd.export()
 
 
@@ -559,8 +559,7 @@ def test_run_of_which_nothing_is_written() -> None:
 
 def test_run_that_was_asked_for() -> None:
     """A run beside the schedule is shown with its own slot and start."""
-    extra = {'id': 'x', 'by': 'ann', 'slot': 100.0, 'tries': 2, 'token': 7,
-             'began': 990.0}
+    extra = Extra('x', 'ann', slot=100.0, tries=2, token=7, began=990.0)
     state = held(Ledger(HUNDREDS.fingerprint, 900.0), 1003.0,
                  control=Control(extra=extra))
     found = describe('job', state, 1000.0, plan=HUNDREDS)
@@ -586,7 +585,7 @@ def test_skipped_slots_are_not_the_next() -> None:
     """A slot that is skipped is not among the next three."""
     ledger = Ledger(HUNDREDS.fingerprint, 900.0)
     state = LockState(False, {'schedule': ledger.export(), 'released': 950.0},
-                      control=Control(skips=[{'slot': 1000.0, 'by': 'ann'}]))
+                      control=Control(skips=[Skip(1000.0, 'ann')]))
     found = describe('job', state, 960.0, plan=HUNDREDS)
     assert found['current_run'] is None
     assert [each['slot'] for each in found['next_runs']] == [

@@ -26,10 +26,12 @@ from jobslib.interrupts import Interrupts
 from jobslib.loop.runner import STANDBY_WAIT, Runner
 from jobslib.observers import Observer
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Pause
 from jobslib.oneinstance.dummy import DummyLock
 from jobslib.run.handle import LOOK, RunHandle
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.ledger import Ending, Ledger, Records, State
+from jobslib.schedule.rhythms import Slots
 
 Step = Callable[[], Any]
 
@@ -611,6 +613,21 @@ def test_retries_of_one_run() -> None:
         (1, 'due'), (2, 'retry'), (3, 'retry')]
 
 
+@pytest.mark.parametrize('delay', [60, 100, 1e9])
+def test_retries_of_one_run_end_with_its_slot(delay: float) -> None:
+    """A process for one run does not go on with a later slot."""
+    job = Job(*[fail] * 4, SCHEDULE='*/5 * * * *', RUN_ONCE=True, RETRIES=3,
+              RETRY_DELAY=delay)
+    rhythm = job.agenda.plan.rhythm
+    assert isinstance(rhythm, Slots)
+    slot = rhythm.newest(job.clock.wall())
+    assert job.run() is ExitCode.TASK_FAILED
+    assert job.starts == ([0, 60] if delay == 60 else [0])
+    left = Ledger.parse(job.lock.schedules[-1])
+    assert left is not None
+    assert (left.state, left.slot) == (State.OPEN, slot)
+
+
 @pytest.mark.parametrize('history', [0, 100])
 def test_begun_slot_is_recorded(history: int) -> None:
     """Where a slot is run at most once, a begin is recorded before the run."""
@@ -1084,7 +1101,7 @@ def test_children_are_seen_to_between_runs() -> None:
 def test_run_that_operators_ask_to_end(messages: list[str]) -> None:
     """It is told once for each demand, and goes on until it returns."""
     def step() -> None:
-        for asked in (Control(), Control({'by': 'ann@there'})):
+        for asked in (Control(), Control(Pause('ann@there'))):
             job.lock.asked = asked
             for _ in range(3):
                 assert job.process.tick() <= LOOK

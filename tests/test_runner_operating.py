@@ -23,15 +23,16 @@ from jobslib.loop.runner import STANDBY_WAIT
 from jobslib.observers import Observer
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Extra, Pause, Request, Skip, Stop
 from jobslib.runs import Outcome, Run
 from jobslib.schedule.ledger import Ledger
 
-PAUSED = Control({'by': 'ann@there'})
+PAUSED = Control(Pause('ann@there'))
 
 
 def asked(token: int) -> Control:
     """Return a request for the holder with this token."""
-    return Control(None, {'do': 'release', 'token': token, 'by': 'ann'})
+    return Control(None, Request('release', token, 'ann'))
 
 
 class Recorder(Observer):
@@ -163,7 +164,7 @@ def test_request_for_another_holder() -> None:
 def stop(at: float, token: int = 7) -> Control:
     """Return a request to stop the run, of so many seconds after the start.
     """
-    return Control(stop={'token': token, 'by': 'ann', 'timestamp': 1.7e9 + at})
+    return Control(stop=Stop(token, 'ann', 1.7e9 + at))
 
 
 def stopping(job: Job, control: Control) -> Callable[[], None]:
@@ -446,7 +447,7 @@ def test_slots_in_a_pause_are_skipped() -> None:
     job.lock.record = {'released': slot, 'schedule': Ledger(
         job.agenda.plan.fingerprint, slot, slot=slot).export()}
     job.clock.time += slot + 25 - job.clock.wall()
-    job.lock.asked = Control({'timestamp': slot + 9}).resumed(slot + 22)
+    job.lock.asked = Control(Pause('ann', slot + 9)).resumed(slot + 22)
     job.clock.ends = job.clock.time + 2
     assert job.run() is ExitCode.TERMINATED
     assert job.starts == []
@@ -460,7 +461,7 @@ def test_slot_that_is_skipped(
         keep: bool, messages: list[str]) -> None:  # noqa: F811
     """The slot is not run, and given up by who decides on it."""
     job = Job(succeed, RUN_INTERVAL=60, KEEP_LOCK=keep)
-    at(job, 30, Control(skips=[{'slot': 1.7e9 + 60, 'by': 'ann'}]))
+    at(job, 30, Control(skips=[Skip(1.7e9 + 60, 'ann')]))
     job.run()
     assert job.starts == [0, 120]
     assert [each for each in messages if 'given up' in each] == [
@@ -472,8 +473,7 @@ def test_slot_that_is_skipped(
 
 def wanted(tries: int = 0, **extra: Any) -> Control:
     """Return a request for a run beside the schedule."""
-    return Control(extra={'id': 'x1', 'by': 'ann', 'tries': tries, 'slot': None,
-                          'token': None, **extra})
+    return Control(extra=Extra('x1', 'ann', tries=tries, **extra))
 
 
 class Runs(Observer):
@@ -510,7 +510,7 @@ def test_extra_run(settings: dict[str, Any], keep: bool) -> None:
     [run] = [run for run in runs.ended if 'asked' in run]
     assert (run['asked'], run['slot'], run['reason'], run['attempt']) == (
         'x1', 1.6e9, 'asked', 1)
-    assert asked[0]['tries'] == 1 and asked[1] is None
+    assert asked[0].tries == 1 and asked[1] is None
     assert job.lock.asked.extra is None
 
 
@@ -554,7 +554,7 @@ def test_extra_run_is_left_to_the_next_holder() -> None:
     at(job, 30, wanted())
     job.run()
     assert job.lock.asked.extra is not None
-    assert job.lock.asked.extra['tries'] == 1
+    assert job.lock.asked.extra.tries == 1
 
 
 def test_run_once_is_no_extra_run() -> None:

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from support import FakeClock
 
+from jobslib.owner import OwnerRecord
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.calendars import Calendar
+from jobslib.schedule.decisions import Why
 from jobslib.schedule.ledger import Ending
 from jobslib.schedule.plans import CatchUp, Plan
-from jobslib.schedule.rhythms import Endless, Every, Pause, Rhythm
+from jobslib.schedule.rhythms import Endless, Every, Grid, Pause, Rhythm
 
 DAY = 86400.0
 #: Put on or back, by so much that no grid of these tests goes on as it was.
@@ -95,7 +97,7 @@ def test_standby_looks_at_once(rhythm: Rhythm, jump: float) -> None:
     clock = FakeClock()
     record = {'schedule': holder(rhythm, clock).export()}
     standby = Agenda(Plan(rhythm), clock, 'beta', keeps=True)
-    standby.is_held_elsewhere(record)
+    standby.is_held_elsewhere(OwnerRecord(record))
     left = standby.seconds_left
     assert left <= 30
     clock.ahead += jump
@@ -113,7 +115,7 @@ def test_taken_over_from_the_future() -> None:
     record = {'schedule': agenda.export(), 'released': 'x'}
     clock.ahead -= DAY + 3
     other = Agenda(Plan(Every(30)), clock, 'beta', keeps=True)
-    other.consider(record)
+    other.consider(OwnerRecord(record))
     assert not other.runs and other.seconds_left <= 30
     clock.time += other.seconds_left
     other.look()
@@ -173,7 +175,8 @@ def test_another_process_was_faster(options: dict[str, Any]) -> None:
     clock = FakeClock()
     plan = Plan(Every(30), **options)
     agendas = [Agenda(plan, clock, name, keeps=True) for name in ('a', 'b')]
-    record = {'schedule': holder(Every(30), clock).export(), 'released': 'x'}
+    record = OwnerRecord({
+        'schedule': holder(Every(30), clock).export(), 'released': 'x'})
     clock.time += 200
     for agenda in agendas:
         agenda.consider(record)
@@ -185,8 +188,31 @@ def test_another_process_was_faster(options: dict[str, Any]) -> None:
         faster.end(Ending.SUCCEEDED)
         faster.look()
     assert bool(faster.given_up) == ('catch_up' not in options)
-    record = {'schedule': faster.export(), 'released': 'x'}
+    record = OwnerRecord({'schedule': faster.export(), 'released': 'x'})
     slower.consider(record)
     slower.inherit(record, None)
     slower.look()
     assert not slower.runs and not slower.given_up
+
+
+@pytest.mark.parametrize('rhythm', [
+    Every(1e12), Pause(1e300), Grid(1e12, 5.0)])
+def test_due_in_the_far_future(rhythm: Rhythm) -> None:
+    """What is due when no calendar goes so far can still be shown."""
+    clock = FakeClock()
+    agenda = Agenda(Plan(rhythm), clock, 'alpha')
+    agenda.consider(None)
+    if agenda.runs:
+        finish(agenda)
+    assert agenda.seconds_left > 1e10
+    assert '9999-01-01' in agenda.describe() and agenda.explain()
+
+
+def test_late_slot_of_one_run() -> None:
+    """A process for one run that comes too late for its slot says so."""
+    clock = FakeClock()
+    plan = Plan(Grid(1000.0, clock.wall() - 500), start_deadline=5.0)
+    agenda = Agenda(plan, clock, 'alpha', one_run=True)
+    assert agenda.consider(None) is None
+    assert agenda.describe().startswith('given up: the slot of ')
+    assert Why.LATE.value in agenda.describe()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.common import (
     add_json,
@@ -24,6 +24,7 @@ from jobslib.oneinstance.control import Control
 
 if TYPE_CHECKING:
     import argparse
+
 
 __all__ = ['Answer', 'add_interrupt', 'add_timeout', 'answer', 'ask', 'stamp',
            'until']
@@ -104,17 +105,13 @@ def add_interrupt(parser: argparse.ArgumentParser) -> None:
              'end; it has the grace time of the lock to stop')
 
 
-def stamp(lock: BaseLock, interrupt: bool = False) -> dict[str, Any]:
-    """Return who asks, and when, and whether the run is to be interrupted.
-    """
+def stamp(lock: BaseLock) -> tuple[str, float]:
+    """Return who asks, and when."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = 'somebody'
-    now = time.time()
-    return {'by': f'{user}@{lock.machine()}', 'timestamp': now,
-            'time_utc': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now)),
-            **({'interrupt': True} if interrupt else {})}
+    return f'{user}@{lock.machine()}', time.time()
 
 
 def until(lock: BaseLock, timeout: float,

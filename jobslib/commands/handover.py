@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import (
     Answer,
@@ -18,10 +18,13 @@ from jobslib.commands.jobs import who
 from jobslib.config import Config
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
-from jobslib.oneinstance.control import PATIENCE, Control
+from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import PATIENCE, Request
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
@@ -54,9 +57,8 @@ def _hand_over(lock: BaseLock, to: str | None, timeout: float,
     def change(state: LockState) -> Control | None:
         if _refusal(state, to) is not None:
             return None
-        return state.control.changed(request={
-            **stamp(lock, interrupt), 'do': 'handover', 'token': state.token,
-            'to': to})
+        return state.control.changed(request=Request(
+            'handover', state.token, *stamp(lock), to, interrupt))
 
     state = ask(lock, change)
     if refusal := _refusal(state, to):
@@ -83,7 +85,7 @@ def _refusal(state: LockState, to: str | None) -> str | None:
     ready = state.others
     if ready is None:
         return None
-    if to is not None and (state.record or {}).get('fqdn') == to:
+    if to is not None and state.owner.fqdn == to:
         return f'{to} has the lock already'
     if not [each for each in ready if _fits(each, to)]:
         return (f'nobody is ready to take over{f" on {to}" if to else ""}; '
@@ -91,5 +93,5 @@ def _refusal(state: LockState, to: str | None) -> str | None:
     return None
 
 
-def _fits(process: dict[str, Any], to: str | None) -> bool:
+def _fits(process: Mapping[str, object], to: str | None) -> bool:
     return to is None or process.get('fqdn') == to

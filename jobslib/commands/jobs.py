@@ -9,12 +9,13 @@ from jobslib.history import History
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import MAX_SKIPS
 from jobslib.owner import OwnerRecord
-from jobslib.schedule.agenda import read_ledger
+from jobslib.schedule.agenda import NEVER, read_ledger
 from jobslib.schedule.belief import Memory, Situation
 from jobslib.schedule.decisions import decide, upcoming
 from jobslib.schedule.ledger import Ledger, Records, State
 
 if TYPE_CHECKING:
+    from jobslib.oneinstance.requests import Extra, Pause, Request, Stop
     from jobslib.schedule.plans import Plan
 
 __all__ = ['LATEST', 'ago', 'describe', 'find_ledger', 'iso', 'since', 'who']
@@ -39,19 +40,21 @@ def describe(name: str, state: LockState, now: float | None = None,
     :param plan: when the job is due, as far as that is known here.
     """
     now = time.time() if now is None else now
-    record = state.record or {}
+    record = state.owner
     history = History.read(
         state.history, OwnerRecord.parse(state.record), now, held=state.held,
         handed_in=state.handed_in)
-    due = _due(state, history)
-    what = _state(state, history, due, now)
+    due = record.due
+    if state.held and history.acquired == record.timestamp:
+        # It has ended a run since it took the lock, and keeps it.
+        due = history.due
+    what = _state(state, due, now)
     run = _current_run(state, due, now, plan) if what == 'running' else None
     return {
         'task': name, 'lock': place, 'state': what,
         'holder': None if not state.held else {
-            'fqdn': record.get('fqdn'), 'pid': record.get('pid'),
-            'since': record.get('timestamp'),
-            'since_utc': iso(record.get('timestamp')), 'token': state.token},
+            'fqdn': record.fqdn, 'pid': record.pid, 'since': record.timestamp,
+            'since_utc': iso(record.timestamp), 'token': state.token},
         'current_run': run,
         'last_run': (_dated(history.newest[-1].export()) if history.newest
                      else None),
@@ -62,23 +65,30 @@ def describe(name: str, state: LockState, now: float | None = None,
         'runs': history.runs, 'failures': history.failures,
         **history.outcomes,
         'progress': _progress(state, run),
-        'paused': _dated(state.control.paused),
-        'asked': _dated(_asked(state)),
-        'stop': (_dated(state.control.stop_for(state.token)) if state.held
+        'paused': _exported(state.control.paused),
+        'asked': _exported(_asked(state)),
+        'stop': (_exported(state.control.stop_for(state.token)) if state.held
                  else None),
-        'extra': _dated(state.control.extra),
+        'extra': _exported(state.control.extra),
         'skipped': [
-            {**each, 'slot_utc': iso(each['slot'])}
-            for each in state.control.skips if each['slot'] > now],
+            {**each.export(), 'slot_utc': iso(each.slot)}
+            for each in state.control.skips if each.slot > now],
         'standbys': state.others, 'history': [
             _dated(run.export()) for run in history.newest]}
+
+
+def _ledger(state: LockState) -> Ledger | None:
+    ledger, _ = read_ledger(
+        OwnerRecord.parse(state.record),
+        Ledger.parse((state.history or {}).get('ledger')))
+    return ledger
 
 
 def find_ledger(state: LockState, plan: Plan) -> Ledger | None:
     """Return the ledger of the job, an empty one if there is none; ``None``
     if its holder has another schedule than *plan*.
     """
-    found, _ = read_ledger(state.record, state.history)
+    found = _ledger(state)
     if found is None:
         return Ledger(plan.fingerprint)
     if state.held and found.schedule != plan.fingerprint:
@@ -94,29 +104,26 @@ def _current_run(state: LockState, due: float | None, now: float,
     is not, the run is for no slot.
     """
     extra = state.control.extra
-    if extra is not None and extra.get('token') == state.token:
-        slot, attempt, started = extra['slot'], extra['tries'], extra.get('began')
-        reason = 'asked'
-    else:
-        slot, attempt, started = _run_of_schedule(state, due, plan)
-        reason = None
-    if isinstance(started, int | float) and abs(started) < LATEST:
-        started = round(started, 3)
-    else:
-        started = None
+    if extra is not None and extra.token != state.token:
+        extra = None
+    slot, attempt, started = (
+        _run_of_schedule(state, due, plan) if extra is None
+        else (extra.slot, extra.tries, extra.began))
+    started = None if started is None else round(started, 3)
     return {'slot': slot, 'slot_utc': iso(slot), 'attempt': attempt,
-            'reason': reason, 'started': started, 'started_utc': iso(started),
+            'reason': None if extra is None else 'asked',
+            'started': started, 'started_utc': iso(started),
             'duration': (None if started is None
                          else round(max(0.0, now - started), 3))}
 
 
 def _run_of_schedule(
     state: LockState, due: float | None, plan: Plan | None,
-) -> tuple[float | None, int | None, Any]:
+) -> tuple[float | None, int | None, float | None]:
     """Return slot, attempt and start of the run that is under way by the
     schedule, as far as they are known.
     """
-    ledger, _ = read_ledger(state.record, state.history)
+    ledger = _ledger(state)
     if ledger is None:
         return None, None, due
     if ledger.records is Records.NOTHING:
@@ -146,7 +153,7 @@ def _next_runs(state: LockState, now: float,
         return None
     slots = [slot for slot in upcoming(
         plan, ledger, now - plan.jitter, SHOWN_SLOTS + MAX_SKIPS)
-        if slot not in state.control.skipped]
+        if slot not in state.control.skipped and slot < NEVER]
     return [{'slot': slot, 'slot_utc': iso(slot),
              'due': round(slot + plan.jitter, 3),
              'due_utc': iso(slot + plan.jitter)}
@@ -166,13 +173,17 @@ def _progress(state: LockState, run: dict[str, Any] | None) -> Any:
     return _dated(progress, 'time')
 
 
-def _asked(state: LockState) -> dict[str, Any] | None:
+def _asked(state: LockState) -> Request | None:
     """Return what is asked of the job and not done yet."""
     request = state.control.request
-    if request is None or request.get('token') is None:
+    if request is None or request.token is None:
         return None
-    token = state.token if state.held else (state.record or {}).get('token')
-    return request if request['token'] == token else None
+    token = state.token if state.held else state.owner.token
+    return request if request.token == token else None
+
+
+def _exported(asked: Pause | Request | Stop | Extra | None) -> Any:
+    return None if asked is None else asked.export()
 
 
 def _dated(found: Any, name: str | None = None) -> Any:
@@ -196,24 +207,9 @@ def iso(then: Any) -> str | None:
         return None
 
 
-def _due(state: LockState, history: History) -> float | None:
-    """Return when the next run is due, as far as the last holder said so."""
-    record = state.record or {}
-    schedule = record.get('schedule')
-    # What the holder said when it took the lock, or released it.
-    due = schedule.get('due') if isinstance(schedule, dict) else None
-    if state.held and history.acquired == record.get('timestamp'):
-        # It has ended a run since, and keeps the lock.
-        due = (state.history or {}).get('due')
-    if isinstance(due, int | float) and abs(due) < LATEST:
-        return float(due)
-    return None
-
-
-def _state(state: LockState, history: History, due: float | None,
-           now: float) -> str:
+def _state(state: LockState, due: float | None, now: float) -> str:
     extra = state.control.extra
-    if state.held and extra and extra.get('token') == state.token:
+    if state.held and extra and extra.token == state.token:
         return 'running'
     if state.held:
         return 'waiting' if due is not None and due > now else 'running'

@@ -18,6 +18,7 @@ from jobslib.exceptions import ConfigError
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Pause
 
 if TYPE_CHECKING:
     import argparse
@@ -63,10 +64,10 @@ def pause(lock: BaseLock, reason: str, interrupt: bool = False) -> Answer:
     """
     def change(state: LockState) -> Control | None:
         paused = state.control.paused
-        if paused is not None and reason in ('', paused.get('reason')):
+        if paused is not None and reason in ('', paused.reason):
             return None
         return state.control.changed(
-            paused={**stamp(lock, interrupt), 'reason': reason})
+            paused=Pause(*stamp(lock), reason, interrupt))
 
     state = ask(lock, change)
     before = state.control.demand(None)

@@ -18,7 +18,8 @@ from jobslib.commands.asking import (
 from jobslib.config import Config
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
-from jobslib.oneinstance.control import PATIENCE, Control
+from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import PATIENCE, Request
 
 if TYPE_CHECKING:
     import argparse
@@ -62,9 +63,8 @@ def _release(lock: BaseLock, timeout: float, interrupt: bool) -> Answer:
     def change(state: LockState) -> Control | None:
         if not state.held:
             return None
-        return state.control.changed(request={
-            **stamp(lock, interrupt), 'do': 'release', 'token': state.token,
-            'to': None})
+        return state.control.changed(request=Request(
+            'release', state.token, *stamp(lock), interrupt=interrupt))
 
     state = ask(lock, change)
     if not state.held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import PAUSE, Answer, answer, ask, holder, stamp
 from jobslib.commands.common import add_json
@@ -16,10 +16,13 @@ from jobslib.config import Config
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Extra
 from jobslib.runs import Outcome
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
@@ -71,8 +74,7 @@ def run(config: Config) -> ExitCode:
 
 
 def _run(lock: BaseLock, name: str, args: argparse.Namespace) -> Answer:
-    extra = {'id': os.urandom(8).hex(), **stamp(lock), 'slot': args.slot,
-             'tries': 0, 'token': None}
+    extra = Extra(os.urandom(8).hex(), *stamp(lock), args.slot)
 
     def change(state: LockState) -> Control | None:
         if _refusal(state, name, args.after) is not None:
@@ -96,21 +98,21 @@ def _refusal(state: LockState, name: str, after: bool) -> str | None:
     if control.paused is not None:
         return f'is {control.demand(None)}; resume it first'
     if control.extra is not None:
-        return f'a run is asked for already, by {control.extra.get("by")}'
+        return f'a run is asked for already, by {control.extra.who}'
     if not after and describe(name, state)['state'] == 'running':
         return (f'a run of {holder(state)} is under way; with --after this one '
                 f'begins when it has ended')
     return None
 
 
-def _wait(lock: BaseLock, name: str, extra: dict[str, Any]) -> Answer:
+def _wait(lock: BaseLock, name: str, extra: Extra) -> Answer:
     """Follow the run to its end."""
     progress = gone = None
     while True:
         state = lock.look()
         job = describe(name, state)
         for each in reversed(job['history']):
-            if each.get('asked') == extra['id'] and (
+            if each.get('asked') == extra.id and (
                     not _is_wanted(state, extra)):
                 return _tell(each)
         if job['progress'] not in (None, progress):
@@ -124,12 +126,12 @@ def _wait(lock: BaseLock, name: str, extra: dict[str, Any]) -> Answer:
         time.sleep(PAUSE)
 
 
-def _is_wanted(state: LockState, extra: dict[str, Any]) -> bool:
+def _is_wanted(state: LockState, extra: Extra) -> bool:
     found = state.control.extra
-    return found is not None and found['id'] == extra['id']
+    return found is not None and found.id == extra.id
 
 
-def _tell(run: dict[str, Any]) -> Answer:
+def _tell(run: Mapping[str, object]) -> Answer:
     outcome, error = run.get('outcome'), run.get('error')
     done = outcome == Outcome.SUCCEEDED.value
     return (ExitCode.DONE if done else ExitCode.TASK_FAILED), (

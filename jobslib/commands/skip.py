@@ -15,6 +15,7 @@ from jobslib.exceptions import ConfigError
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
 from jobslib.oneinstance.control import MAX_SKIPS, Control
+from jobslib.oneinstance.requests import Skip
 from jobslib.schedule.decisions import upcoming
 from jobslib.schedule.rhythms import Every, Slots
 
@@ -62,9 +63,9 @@ def _skip(lock: BaseLock, plan: Plan, shown: Callable[[float], str]) -> Answer:
             return None
         # The others are over, as far as anybody still asks.
         skips = [each for each in state.control.skips
-                 if each['slot'] > ledger.settled]
-        skip = {'slot': slot, 'by': stamp(lock)['by']}
-        return state.control.changed(skips=[*skips, skip][-MAX_SKIPS:])
+                 if each.slot > ledger.settled]
+        return state.control.changed(
+            skips=[*skips, Skip(slot, *stamp(lock))][-MAX_SKIPS:])
 
     state = ask(lock, change)
     if slot is None:

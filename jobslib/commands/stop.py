@@ -17,6 +17,7 @@ from jobslib.config import Config
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Stop
 
 if TYPE_CHECKING:
     import argparse
@@ -45,7 +46,7 @@ def _stop(lock: BaseLock, timeout: float) -> Answer:
         if not state.held:
             return None
         return state.control.changed(
-            stop={**stamp(lock), 'token': state.token})
+            stop=Stop(state.token, *stamp(lock)))
 
     state = ask(lock, change)
     if not state.held:

@@ -15,7 +15,6 @@ from jobslib.slips import is_slip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
 
     from jobslib.consul.transport import Endpoint
 
@@ -212,7 +211,7 @@ class ConsulConnection(ConfigGroup):
                 'and double up to 1 s; leave it out',
         help='Has no effect.')
 
-    def __init_subclass__(cls, env: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, env: str | None = None, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if env is None:
             return
@@ -271,7 +270,7 @@ class ConsulConnection(ConfigGroup):
         return (source.startswith('settings, ')
                 or source == f'environment, {self.declared()[name].env}')
 
-    def _endpoint(self, replaced: dict[str, Any]) -> Endpoint:
+    def _endpoint(self, replaced: dict[str, object]) -> Endpoint:
         from jobslib.consul.transport import Endpoint
         values = {name: getattr(self, name)
                   for name in ConsulConnection.declared()} | replaced

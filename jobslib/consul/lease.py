@@ -3,6 +3,8 @@
 See :mod:`jobslib.keeper.keeper` for the other side.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import itertools

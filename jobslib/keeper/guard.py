@@ -20,7 +20,6 @@ from jobslib.clock import now
 from jobslib.keeper import processes
 from jobslib.keeper.page import Page
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

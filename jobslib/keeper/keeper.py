@@ -56,12 +56,12 @@ from jobslib.keeper.guard import Guard
 from jobslib.keeper.page import Page
 from jobslib.keeper.service import Service
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
-    from typing import Any
 
+    from jobslib.documents import Document
     from jobslib.keeper.engine import Engine
 
 __all__ = ['Keeper', 'main']
@@ -101,7 +101,7 @@ class Keeper:
     # operators ask: these are up to the service, see there.
 
     def __init__(self, control: socket.socket, page: Page,
-                 config: dict[str, Any], engine: Engine, pidfd: int) -> None:
+                 config: Document, engine: Engine, pidfd: int) -> None:
         self.control = control
         self.page = page
         self.pid: int = config['pid']
@@ -118,13 +118,13 @@ class Keeper:
             engine, page, self.ttl, self.window, config['renew_interval'],
             config['renewed'], lambda: os.eventfd_write(self.wake_fd, 1))
         # The process may have the key: what to write on its release.
-        self.record: dict[str, Any] | None = config['record']
+        self.record: Mapping[str, object] | None = config['record']
         # Of the hold that a release is to end; None: it may not even have it.
         self.token: int | None = None
         # What it is to leave beside the key.
         self.last_notes: dict[str, str] = {}
         # The run that is under way, for the history of its successors.
-        self.run_begun: dict[str, Any] | None = None
+        self.run_begun: Mapping[str, object] | None = None
         self.run_begins = 0.0
         # What interrupts the process, or 0.
         self.signal = 0
@@ -178,13 +178,13 @@ class Keeper:
                 return False
         return True
 
-    def do_claim(self, record: dict[str, Any]) -> bool:
+    def do_claim(self, record: Mapping[str, object]) -> bool:
         """The process is about to take the key."""
         self.record = record
         self.token = None
         return True
 
-    def do_hold(self, proof: float, record: dict[str, Any], token: int,
+    def do_hold(self, proof: float, record: Mapping[str, object], token: int,
                 signum: int) -> bool:
         """The process took the key; the session lived at *proof*."""
         self.record = record
@@ -200,7 +200,7 @@ class Keeper:
         return True
 
     def do_run(self, max_run_time: float | None, heartbeat: float | None,
-               run: dict[str, Any] | None, elapsed: float) -> bool:
+               run: Mapping[str, object] | None, elapsed: float) -> bool:
         """A *run* begins, or began *elapsed* seconds ago."""
         self.run_begun = run
         self.run_begins = now() - elapsed
@@ -236,7 +236,7 @@ class Keeper:
         """Write *value* to *key*, while the process has the lock."""
         self.service.notes.add(key, value, token)
 
-    def do_release(self, record: dict[str, Any],
+    def do_release(self, record: Mapping[str, object],
                    notes: dict[str, str]) -> bool:
         """The process is about to release the key, and to leave these."""
         self.record, self.last_notes = record, notes
@@ -327,7 +327,7 @@ class Keeper:
             max(now(), self.page.until) + self.window)
         self.service.stop()
 
-    def _last_record(self) -> dict[str, Any]:
+    def _last_record(self) -> dict[str, object]:
         record = {**(self.record or {}), 'released': time.time()}
         if self.run_begun is not None:
             record['killed'] = {

@@ -24,11 +24,9 @@ from jobslib.keeper.engine import (
 )
 from jobslib.keeper.notes import RETRY, Notes
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from jobslib.keeper.engine import Chore, Engine
     from jobslib.keeper.page import Page
@@ -138,7 +136,7 @@ class Service:
         loss = self.loss
         return loss if loss and loss.hold in (None, self.hold) else None
 
-    def give_up(self, record: Callable[[], dict[str, Any]] | None,
+    def give_up(self, record: Callable[[], dict[str, object]] | None,
                 notes: dict[str, str], token: int | None,
                 ends: float) -> None:
         """Release the lock and end the session, if the service lets us.

@@ -13,7 +13,6 @@ from jobslib.exceptions import LivenessError, LockError
 from jobslib.liveness import BaseLiveness
 from jobslib.options import option
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator

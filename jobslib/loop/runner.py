@@ -22,7 +22,6 @@ from jobslib.run.handle import LOOK, Result
 from jobslib.runs import Outcome, Run, describe
 from jobslib.schedule.ledger import Ending, Records
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from jobslib.clock import Clock
     from jobslib.oneinstance import BaseLock
     from jobslib.oneinstance.control import Control
+    from jobslib.oneinstance.requests import Extra, Stop
     from jobslib.run.handle import RunHandle
     from jobslib.schedule.agenda import Agenda
 
@@ -105,7 +105,7 @@ class Runner:
         self._asked: str | None = None
         # The last request to stop a run, whether it stopped the one that is
         # under way, and the start of that: UNIX time and time of the clock.
-        self._stop: dict[str, Any] | None = None
+        self._stop: Stop | None = None
         self._stopped = False
         self._began = 0.0, 0.0
         # What was asked when something of it was last removed.
@@ -113,7 +113,7 @@ class Runner:
         # The request that is obeyed by a run beside the schedule, the last
         # one that is done with, by its id, and whether the run that is under
         # way is one by the schedule.
-        self._extra: dict[str, Any] | None = None
+        self._extra: Extra | None = None
         self._done: str | None = None
         self._scheduled = False
         # When the lock was last asked what is asked of the job.
@@ -173,11 +173,13 @@ class Runner:
             outcome = self._run()
             if outcome is not Outcome.FAILED or not self.agenda.retries:
                 return outcome
+            slot = self.agenda.ledger.slot
             self._wait_until_due()
             if not self._still_held():
                 return outcome
             self._look()
-            if not self.agenda.runs:
+            if not self.agenda.runs or self.agenda.ledger.slot != slot:
+                # A later slot has come meanwhile; that is another run.
                 return outcome
 
     def _explain_no_run(self) -> ExitCode:
@@ -185,7 +187,7 @@ class Runner:
         if self.lock.wanted:
             reason = self._describe_holder()
             done = not self.lock.barred and self.agenda.is_in_hand(
-                self._find_holder())
+                OwnerRecord.parse(self._find_holder()))
         else:
             reason, done = self.agenda.describe(), True
         if done:
@@ -296,7 +298,7 @@ class Runner:
             changes['handed_in'] = False
         if control.stop_for(self.lock.fencing_token):
             changes['stop'] = None
-        if control.extra is not None and control.extra['id'] == self._done:
+        if control.extra is not None and control.extra.id == self._done:
             changes['extra'] = None
         # What was removed may be seen for a moment longer.
         if changes and control.export() != self._cleared and (
@@ -331,11 +333,11 @@ class Runner:
         finally:
             self.lock.sign_of_life()
 
-    def _find_extra(self) -> dict[str, Any] | None:
+    def _find_extra(self) -> Extra | None:
         """Return what asks for a run beside the schedule, if this process may
         have it."""
-        extra: dict[str, Any] | None = self.lock.control.extra
-        if extra is None or self.config.run_once or extra['id'] == self._done:
+        extra: Extra | None = self.lock.control.extra
+        if extra is None or self.config.run_once or extra.id == self._done:
             return None
         return extra
 
@@ -345,21 +347,19 @@ class Runner:
         control, extra = self.lock.control, self._find_extra()
         if extra is None:
             return False
-        if extra['tries'] > self.agenda.plan.recoveries:
+        if extra.tries > self.agenda.plan.recoveries:
             self.logger.warning(
                 'given up: the run that %s asked for; its runs were cut short',
-                extra.get('by', 'somebody'))
-            self._done = extra['id']
+                extra.who)
+            self._done = extra.id
             self._clear()
             return False
-        extra = {**extra, 'tries': extra['tries'] + 1,
-                 'token': self.lock.fencing_token,
-                 'began': round(self.clock.wall(), 3)}
+        extra = extra.begun(self.lock.fencing_token,
+                            round(self.clock.wall(), 3))
         if not self._note(control.changed(extra=extra), control):
             return False
         self._extra = extra
-        self.logger.info('a run was asked for by %s',
-                         extra.get('by', 'somebody'))
+        self.logger.info('a run was asked for by %s', extra.who)
         return True
 
     def _peek(self) -> None:
@@ -435,7 +435,7 @@ class Runner:
         self.agenda.pauses = self.lock.control.pauses
         self.agenda.skips = self.lock.control.skipped
         self.agenda.extra = self._find_extra() is not None
-        return self.agenda.consider(record)
+        return self.agenda.consider(OwnerRecord.parse(record))
 
     def _inherit_history(self) -> None:
         record = OwnerRecord.parse(self.lock.previous_record)
@@ -479,7 +479,7 @@ class Runner:
     def _has_acquired(self) -> None:
         self._inherit_history()
         self.agenda.inherit(
-            self.lock.previous_record, self.lock.previous_history)
+            OwnerRecord.parse(self.lock.previous_record), self.history.ledger)
         self.process.show_lock(self.lock)
         self._report_unfinished()
         # Before the hooks, which are called in there.
@@ -532,14 +532,14 @@ class Runner:
         if self._scheduled:
             self.agenda.end(ending)
         if self._extra is not None and ending is not Ending.CUT_SHORT:
-            self._done = self._extra['id']
+            self._done = self._extra.id
         self._report_given_up()
         if interrupted:
             self._retires = True
         pid = self.process.pid
         self.lock.spared = () if pid is None else (pid,)
         if self.process.deadline is None:
-            self.lock.watchdog.stop()
+            self._stop_watching()
         self.history.add(run, self._owner.timestamp)
         self._unrecorded.add(self._owner.timestamp, run)
         self.observers.run_ended(run)
@@ -547,8 +547,15 @@ class Runner:
             # Something of the run goes on: it goes first, and then the lock.
             self._retire(self.config.max_hook_time)
             self.process.kill()
-            self.lock.watchdog.stop()
+            self._stop_watching()
         return run.outcome
+
+    def _stop_watching(self) -> None:
+        try:
+            self.lock.watchdog.stop()
+        except LockError as exc:
+            # The lock is lost, as will be seen.
+            self.logger.warning('the end of the run was not noted: %s', exc)
 
     def _begin(self, run: Run) -> None:
         """The slot that was decided on is begun, by *run*."""
@@ -559,8 +566,8 @@ class Runner:
         self._began = run.started, self.clock.now()
         self._scheduled = self.agenda.runs
         if self._extra is not None:
-            run.asked, run.reason = self._extra['id'], 'asked'
-            run.slot, run.attempt = self._extra['slot'], self._extra['tries']
+            run.asked, run.reason = self._extra.id, 'asked'
+            run.slot, run.attempt = self._extra.slot, self._extra.tries
         if not self._scheduled:
             return
         self.agenda.begin()
@@ -675,20 +682,15 @@ class Runner:
             return
         self._stop = stop
         started, since = self._began
-        if self._is_before(stop, started) and (
+        if stop.timestamp is not None and stop.timestamp < started and (
                 self.clock.now() - since < BELATED):
             # It was for the run before.
             return
-        reason = f'stop asked for by {stop.get("by", "somebody")}'
+        reason = f'stop asked for by {stop.who}'
         self.logger.info('the run is stopped: %s', reason)
         self._stopped = True
         self.process.ask_to_stop(reason)
         self.interrupts.interrupt(OneInstanceWatchdogError(reason))
-
-    @staticmethod
-    def _is_before(request: dict[str, Any], at: float) -> bool:
-        asked = request.get('timestamp')
-        return isinstance(asked, int | float) and asked < at
 
     def _retire(self, limit: float) -> None:
         """End a process that is not to run again; the next run gets another.

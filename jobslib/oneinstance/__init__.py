@@ -12,13 +12,15 @@ from functools import cached_property
 
 from jobslib.clock import shown
 from jobslib.config import ConfigGroup, option
-from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
-from jobslib.exceptions import OneInstanceWatchdogError  # noqa: F401
+from jobslib.exceptions import (  # noqa: F401
+    LockAlreadyHeldError,
+    LockNotHeldError,
+    OneInstanceWatchdogError,
+)
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 from jobslib.owner import OwnerRecord
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
@@ -64,6 +66,11 @@ class LockState:
         self.others = others
         self.token = token
         self.handed_in = handed_in or {}
+
+    @property
+    def owner(self) -> OwnerRecord:
+        """The owner record, as it is read; an empty one if there is none."""
+        return OwnerRecord(self.record or {})
 
 
 class FoundLocks(dict[str, LockState]):
@@ -445,7 +452,8 @@ class BaseLock:
     def _find_bar(self, control: Control,
                   record: dict[str, Any] | None) -> str | None:
         """Say why this process may not take a free lock, if it may not."""
-        return self._restraint.find(control, record, time.monotonic())
+        return self._restraint.find(
+            control, OwnerRecord.parse(record), time.monotonic())
 
     def _refuse_if_held(self) -> None:
         if self.held:

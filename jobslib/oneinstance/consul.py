@@ -26,8 +26,8 @@ from jobslib.oneinstance.consuloptions import MAX_LOCK_DELAY, ConsulOptions
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.watchdog import Watchdog
+from jobslib.owner import OwnerRecord
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -413,7 +413,7 @@ class ConsulLock(BaseLock):
 
     @classmethod
     def diagnose(cls, context: Context, options: Any) -> list[Finding]:
-        from jobslib.oneinstance.rights import examine
+        from jobslib.consul.rights import examine
         config = context.config
         known = options.key or config.task_cls is not None
         return examine(options.endpoint, options.timings,
@@ -421,7 +421,7 @@ class ConsulLock(BaseLock):
                        bool(getattr(config, 'history', 0)))
 
     @classmethod
-    def compare_clocks(cls, context: 'Context',
+    def compare_clocks(cls, context: Context,
                        options: Any) -> tuple[float, float] | None:
         from jobslib.consul.transport import Transport, TransportError
         from jobslib.oneinstance.clocks import compare
@@ -505,12 +505,11 @@ class ConsulLock(BaseLock):
 
     def _delay_left(self, state: KeyState) -> float:
         """Return how long the lock-delay of a vanished holder lasts."""
-        record = parse(state.record)
-        if state.record is None or (record and 'released' in record):
+        record = OwnerRecord(parse(state.record) or {})
+        if state.record is None or record.released:
             return 0.0
-        delay = (record or {}).get('lock_delay')
-        # Not a number in JSON's own sense, NaN, is none in this sense either.
-        if not (isinstance(delay, int | float) and delay >= 0):
+        delay = record.lock_delay
+        if delay is None or delay < 0:
             delay = self.timings.lock_delay
         assert self._free_since is not None
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
@@ -559,8 +558,9 @@ class ConsulLock(BaseLock):
             self.logger.debug('the session was lost while idle')
             self._drop_lease()
         if self._lease is None:
-            # Better no lock than one that nobody can keep.
-            if lack := needs.missing():
+            # Better no lock than one that nobody can keep; a supervisor has
+            # asked for itself and its lock.
+            if not self.supervised and (lack := needs.missing()):
                 raise LockUnavailableError(lack)
             # An interrupt raised in there would leave the session behind.
             _call_undisturbed(self._make_lease)

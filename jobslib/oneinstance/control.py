@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+from jobslib.oneinstance.requests import (
+    PATIENCE,
+    Extra,
+    Pause,
+    Request,
+    Skip,
+    Stop,
+)
+from jobslib.reading import mapping, mappings, number
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-__all__ = ['Control', 'Restraint']
+    from jobslib.owner import OwnerRecord
 
-#: For how long, in seconds, who released the lock when asked to stands back
-#: for others, and who a handover passes by, for the one that it is for.
-PATIENCE = {'release': 10.0, 'handover': 30.0}
+__all__ = ['Control', 'Restraint']
 
 #: How many of the last pauses are remembered.
 MAX_PAUSES = 10
@@ -29,32 +36,24 @@ class Control:
     A request is meant for one holder, the one with its fencing token, and is
     done with when somebody else has the lock; so it needs no clearing up.
 
-    :param paused: ``by``, ``timestamp`` and more, while the job is paused;
-        ``interrupt`` is true when a run is to be interrupted for it.
-    :param request: ``do`` (``release`` or ``handover``), the ``token`` of the
-        holder it is for, ``by``, ``timestamp``, and with a handover ``to``,
-        the ``fqdn`` of the machine that is to have the lock, or ``None``.
+    :param paused: the pause, while the job is paused.
+    :param request: that the holder is to give up the lock.
     :param pauses: the last pauses that are over, from and to, UNIX times:
         slots that fell into them are skipped.
-    :param stop: that the run that is under way is to end: the ``token`` of
-        the holder it is for, ``by``, ``timestamp``.  The holder removes it
-        when that is done.
-    :param extra: a run that is wanted beside the schedule: ``id``, ``by``,
-        ``timestamp``, ``slot``, which it is for, or ``None``, and ``tries``,
-        how often a holder began it, ``token``, that of the last of them,
-        ``began``, when that was.
-        The holder removes it when the run has ended.
-    :param skips: slots that are not to be run: ``slot``, a UNIX time, ``by``.
+    :param stop: that the run that is under way is to end.  The holder removes
+        it when that is done.
+    :param skips: slots that are not to be run.
+    :param extra: a run that is wanted beside the schedule.  The holder removes
+        it when the run has ended.
     :param handed_in: whether there is something to merge into the history; the
         holder removes it when it has done that.
     """
 
-    def __init__(self, paused: dict[str, Any] | None = None,
-                 request: dict[str, Any] | None = None,
+    def __init__(self, paused: Pause | None = None,
+                 request: Request | None = None,
                  pauses: Sequence[tuple[float, float]] = (),
-                 stop: dict[str, Any] | None = None,
-                 skips: Sequence[dict[str, Any]] = (),
-                 extra: dict[str, Any] | None = None,
+                 stop: Stop | None = None, skips: Sequence[Skip] = (),
+                 extra: Extra | None = None,
                  handed_in: bool = False) -> None:
         self.paused = paused
         self.request = request
@@ -72,25 +71,30 @@ class Control:
     def parse(cls, data: bytes | None) -> Control:
         """Return what *data* asks for; nothing if it cannot be read."""
         from jobslib.oneinstance.record import parse
-        asked = parse(data) or {}
-        paused, request = asked.get('paused'), asked.get('request')
-        if not (isinstance(request, dict)
-                and str(request.get('do')) in PATIENCE):
-            request = None
-        stop = asked.get('stop')
-        return cls(paused if isinstance(paused, dict) else None, request,
-                   _parse_pauses(asked.get('pauses')),
-                   stop if isinstance(stop, dict) else None,
-                   _parse_skips(asked.get('skips')),
-                   _parse_extra(asked.get('extra')),
-                   asked.get('handed_in') is True)
+        return cls.load(parse(data))
+
+    @classmethod
+    def load(cls, exported: dict[str, Any] | None) -> Control:
+        """Return what :meth:`export` described."""
+        asked = mapping(exported)
+        skips = [Skip.parse(each) for each in mappings(asked.get('skips'))]
+        return cls(
+            Pause.parse(asked.get('paused')),
+            Request.parse(asked.get('request')),
+            _parse_pauses(asked.get('pauses')),
+            Stop.parse(asked.get('stop')),
+            [each for each in skips if each is not None][-MAX_SKIPS:],
+            Extra.parse(asked.get('extra')), asked.get('handed_in') is True)
 
     def export(self) -> dict[str, Any]:
         """Return it, fit for JSON."""
-        pauses = {'pauses': self.pauses} if self.pauses else {}
-        rare = {'stop': self.stop, 'skips': self.skips, 'extra': self.extra,
-                'handed_in': self.handed_in}
-        return {'paused': self.paused, 'request': self.request, **pauses,
+        rare = {
+            'pauses': self.pauses, 'stop': self.stop and self.stop.export(),
+            'skips': [skip.export() for skip in self.skips],
+            'extra': self.extra and self.extra.export(),
+            'handed_in': self.handed_in}
+        return {'paused': self.paused and self.paused.export(),
+                'request': self.request and self.request.export(),
                 **{name: each for name, each in rare.items() if each}}
 
     def encode(self) -> bytes:
@@ -104,64 +108,52 @@ class Control:
     @property
     def skipped(self) -> list[float]:
         """The slots that are not to be run."""
-        return [each['slot'] for each in self.skips]
+        return [each.slot for each in self.skips]
 
     def resumed(self, now: float) -> Control:
         """Return what is asked when the pause is over.
 
         :param now: UNIX time.
         """
-        since = (self.paused or {}).get('timestamp')
+        since = None if self.paused is None else self.paused.timestamp
         pauses = self.pauses
-        if isinstance(since, int | float) and since < now:
+        if since is not None and since < now:
             pauses = [*pauses, (round(since, 3), round(now, 3))]
         return self.changed(paused=None, pauses=pauses[-MAX_PAUSES:])
 
     def demand(self, token: int | None) -> str | None:
         """Say why the holder with *token* has to release the lock."""
         if self.paused is not None:
-            by = self.paused.get('by', 'somebody')
-            reason = ' '.join(str(self.paused.get('reason') or '').split())
-            return f'paused by {by}: {reason}' if reason else f'paused by {by}'
+            reason = ' '.join(self.paused.reason.split())
+            said = f'paused by {self.paused.who}'
+            return f'{said}: {reason}' if reason else said
         request = self.request
-        if request is not None and request.get('token') == token:
-            return f'{request["do"]} asked for by {request.get("by", "somebody")}'
+        if request is not None and request.token == token:
+            return f'{request.do} asked for by {request.who}'
         return None
 
-    def stop_for(self, token: int | None) -> dict[str, Any] | None:
+    def stop_for(self, token: int | None) -> Stop | None:
         """Return what asks the holder with *token* to end its run."""
         stop = self.stop
-        return stop if stop and stop.get('token') == token else None
+        return stop if stop and stop.token == token else None
 
     def interrupts(self, token: int | None) -> bool:
         """Whether the run of the holder with *token* has to end now."""
         if self.paused is not None:
-            return bool(self.paused.get('interrupt'))
+            return self.paused.interrupt
         request = self.request
-        return (request is not None and request.get('token') == token
-                and bool(request.get('interrupt')))
+        return (request is not None and request.token == token
+                and request.interrupt)
 
 
 def _parse_pauses(found: Any) -> list[tuple[float, float]]:
-    if not isinstance(found, list):
-        return []
-    return [(each[0], each[1]) for each in found[-MAX_PAUSES:]
-            if isinstance(each, list) and len(each) == 2
-            and all(isinstance(at, int | float) for at in each)]
-
-
-def _parse_skips(found: Any) -> list[dict[str, Any]]:
-    if not isinstance(found, list):
-        return []
-    return [each for each in found[-MAX_SKIPS:] if isinstance(each, dict)
-            and isinstance(each.get('slot'), int | float)]
-
-
-def _parse_extra(found: Any) -> dict[str, Any] | None:
-    ok = (isinstance(found, dict) and isinstance(found.get('id'), str)
-          and isinstance(found.get('tries'), int)
-          and isinstance(found.get('slot'), int | float | None))
-    return found if ok else None
+    pauses = []
+    for each in (found if isinstance(found, list) else [])[-MAX_PAUSES:]:
+        times = [number(at) for at in each] if isinstance(
+            each, list | tuple) else []
+        if len(times) == 2 and times[0] is not None and times[1] is not None:
+            pauses.append((times[0], times[1]))
+    return pauses
 
 
 class Restraint:
@@ -172,10 +164,11 @@ class Restraint:
 
     def __init__(self, fqdn: str) -> None:
         self.fqdn = fqdn
-        # The request that was seen last, and when it was first seen.
-        self._seen: tuple[Any, float] | None = None
+        # The holder that the request seen last was for, and when it was first
+        # seen.
+        self._seen: tuple[int, float] | None = None
 
-    def find(self, control: Control, record: dict[str, Any] | None,
+    def find(self, control: Control, record: OwnerRecord | None,
              now: float) -> str | None:
         """Say why this process may not take the lock, ``None`` if it may.
 
@@ -184,18 +177,17 @@ class Restraint:
         """
         if control.paused is not None:
             return control.demand(None)
-        request, record = control.request, record or {}
-        if request is None or request.get('token') is None or (
-                record.get('token') != request['token']):
+        request = control.request
+        if request is None or request.token is None or record is None or (
+                record.token != request.token):
             self._seen = None
             return None
-        if self._seen is None or self._seen[0] != request['token']:
-            self._seen = request['token'], now
-        if now >= self._seen[1] + PATIENCE[request['do']]:
+        if self._seen is None or self._seen[0] != request.token:
+            self._seen = request.token, now
+        if now >= self._seen[1] + PATIENCE[request.do]:
             return None
-        to = request.get('to')
-        if to is not None and to != self.fqdn:
-            return f'the lock is handed over to {to}'
-        if (record.get('fqdn'), record.get('pid')) == (self.fqdn, os.getpid()):
+        if request.to is not None and request.to != self.fqdn:
+            return f'the lock is handed over to {request.to}'
+        if (record.fqdn, record.pid) == (self.fqdn, os.getpid()):
             return 'the lock was given up for others'
         return None

@@ -23,8 +23,8 @@ from jobslib.oneinstance.lockfolder import (
     make_private_folder,
 )
 from jobslib.oneinstance.record import parse
+from jobslib.reading import count, mapping
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,8 +232,8 @@ class FileLock(BaseLock):
                 except OSError:
                     # A folder, say, or a link: no lock is in there.
                     continue
-                task = (state.record or {}).get('task')
-                if isinstance(task, str) and task.startswith(prefix or ''):
+                task = state.owner.task
+                if task is not None and task.startswith(prefix or ''):
                     found[f'{path}.lock'] = state
         return found
 
@@ -254,10 +254,9 @@ class FileLock(BaseLock):
     def _inherit(self, record: dict[str, Any] | None) -> None:
         """Learn what the holder before has left."""
         left = dict(record or {})
-        history = left.pop('history', None)
+        history = mapping(left.pop('history', None))
         left.pop('progress', None)
-        self.history = self.previous_history = (
-            history if isinstance(history, dict) else None)
+        self.history = self.previous_history = history or None
         self.previous_record = None if record is None else left
 
     def _take(self, fd: int, record: dict[str, Any] | None) -> None:
@@ -379,17 +378,17 @@ def _state(path: str, control: Control) -> LockState:
         held, record = _is_locked(fd), _read(fd) or {}
     finally:
         os.close(fd)
-    history = record.pop('history', None)
-    progress = record.pop('progress', None)
-    return LockState(
-        held, record or None, history if isinstance(history, dict) else None,
-        control, progress if isinstance(progress, dict) else None,
-        token=record.get('token') if held else None)
+    history = mapping(record.pop('history', None))
+    progress = mapping(record.pop('progress', None))
+    found = LockState(held, record or None, history or None, control,
+                      progress or None)
+    found.token = found.owner.token if held else None
+    return found
 
 
 def _next_token(previous: dict[str, Any] | None) -> int:
     # Microseconds of the wall clock as the least value: the token grows
     # even over a file that was deleted or damaged.
     now = time.time_ns() // 1000
-    last = (previous or {}).get('token')
-    return max(now, last + 1) if isinstance(last, int) else now
+    last = count((previous or {}).get('token'))
+    return now if last is None else max(now, last + 1)

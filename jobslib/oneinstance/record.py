@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
+from jobslib.reading import mapping
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -18,4 +19,4 @@ def parse(data: bytes | None) -> dict[str, Any] | None:
         found = json.loads(data or b'')
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if mapping(found) is found else None

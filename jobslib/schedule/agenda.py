@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import time
 
-from jobslib.schedule.belief import Memory, Situation
+from jobslib.schedule.belief import Memory, Situation, retry_at
 from jobslib.schedule.decisions import decide, ended
 from jobslib.schedule.ledger import Ledger, Records, State
 from jobslib.schedule.rhythms import Slots
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
     from jobslib.clock import Clock
+    from jobslib.owner import OwnerRecord
+    from jobslib.runs import Run
     from jobslib.schedule.decisions import Decision, GivenUp
     from jobslib.schedule.ledger import Ending
     from jobslib.schedule.plans import Plan
 
-__all__ = ['Agenda', 'read_ledger']
+__all__ = ['NEVER', 'Agenda', 'read_ledger']
 
 #: From so many seconds on, a difference between the clocks of a machine means
 #: that the wall clock was set.
 STEP = 1.0
+#: The year 9999, the last that dates can show, as UNIX time.  Intervals and
+#: pauses can be so long that nothing is due before.
+NEVER = 253_370_764_800.0
 #: The clocks are not compared if reading them took longer, in seconds.
 AT_ONCE = 0.1
 
@@ -96,8 +100,10 @@ class Agenda:
 
     @property
     def retries(self) -> bool:
-        """Whether the slot that failed is to be tried again."""
-        return self.ledger.state is State.OPEN
+        """Whether the slot that failed is to be tried again, before a later
+        one is due."""
+        return self.ledger.state is State.OPEN and retry_at(
+            self.plan, self.ledger, self.clock.wall()) <= self.due
 
     @property
     def reason(self) -> str | None:
@@ -105,7 +111,7 @@ class Agenda:
         reason = self.decision.reason if self.decision else None
         return reason.value if reason else None
 
-    def is_in_hand(self, record: dict[str, Any] | None) -> bool:
+    def is_in_hand(self, record: OwnerRecord | None) -> bool:
         """Return whether who has the lock, with *record* in it, runs the slot
         that is due.
         """
@@ -128,8 +134,10 @@ class Agenda:
                 f'the slot of {self.shown(ledger.slot)} was run by '
                 f'{ledger.by or "somebody"} at {self.shown(ledger.began)}, '
                 f'{ending}')
-        else:
+        elif not self.decision.given_up:
             parts.append('nothing is due')
+        parts += [f'given up: {slots}; {why}'
+                  for why, slots in self.by_reason(self.decision.given_up)]
         parts.append(f'next at {self.shown(self.due)}')
         return '; '.join(parts)
 
@@ -145,6 +153,7 @@ class Agenda:
             return words
         now = self.clock.wall()
         due = rhythm.after(now - self.plan.jitter) + self.plan.jitter
+        due = min(due, NEVER)
         here = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(due))
         there = self.shown(due)
         return f'{words}; next at {there}' + (
@@ -181,7 +190,7 @@ class Agenda:
         count = f'{len(slots) - 1}{" or more" if self.more else ""}'
         return f'{text} and {count} before it'
 
-    def consider(self, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    def consider(self, record: OwnerRecord | None) -> dict[str, Any] | None:
         """Return the ledger to take the free lock with; ``None`` if it is not
         to be taken.
 
@@ -196,12 +205,12 @@ class Agenda:
         self._accept(decision)
         return self.export()
 
-    def inherit(self, record: dict[str, Any] | None,
-                history: dict[str, Any] | None) -> None:
-        """The lock was taken, with *record* in it and *history* beside it,
-        which is newer where the lock was kept: decide again, if need be.
+    def inherit(self, record: OwnerRecord | None,
+                written: Ledger | None) -> None:
+        """The lock was taken, with *record* in it and the ledger that was
+        *written* beside it, where the lock was kept: decide again, if need be.
         """
-        found, vanished = read_ledger(record, history)
+        found, vanished = read_ledger(record, written)
         if found != read_ledger(record)[0]:
             self.cancel()
             self._accept(self._decide(found, vanished))
@@ -214,7 +223,7 @@ class Agenda:
             self._accept(self._decide(self.ledger))
             self._settle()
 
-    def is_held_elsewhere(self, record: dict[str, Any] | None) -> Decision:
+    def is_held_elsewhere(self, record: OwnerRecord | None) -> Decision:
         """Somebody else has the lock, with *record* in it."""
         found, _ = read_ledger(record)
         return self._decide(found, held=True)
@@ -279,7 +288,7 @@ class Agenda:
         if decision.run or decision.due is None:
             self.due = situation.now
         else:
-            self.due = decision.due
+            self.due = min(decision.due, NEVER)
         return decision
 
     def _accept(self, decision: Decision) -> None:
@@ -297,33 +306,31 @@ class Agenda:
 
 
 def read_ledger(
-    record: dict[str, Any] | None, history: dict[str, Any] | None = None,
+    record: OwnerRecord | None, written: Ledger | None = None,
 ) -> tuple[Ledger | None, bool]:
-    """Return the newest ledger in *record* and *history*, and whether the
-    holder that left them vanished.
+    """Return the newest ledger, and whether the holder that left it vanished.
+
+    :param record: the owner record, with the ledger in it.
+    :param written: the ledger that stands beside it.
     """
-    record = record or {}
-    found = Ledger.parse(record.get('schedule'))
-    newer = Ledger.parse((history or {}).get('ledger'))
-    if newer is not None and (
-            found is None or (newer.began or 0.0) >= (found.began or 0.0)):
-        found = newer
-    killed = record.get('killed')
-    if found is not None and isinstance(killed, dict):
-        found = _with_killed(found, killed)
-    return found, bool(record) and 'released' not in record
+    found = None if record is None else record.ledger
+    if written is not None and (
+            found is None or (written.began or 0.0) >= (found.began or 0.0)):
+        found = written
+    if record is None:
+        return found, False
+    if found is not None and record.killed is not None:
+        found = _with_killed(found, record.killed)
+    return found, not record.released
 
 
-def _with_killed(ledger: Ledger, killed: dict[str, Any]) -> Ledger:
+def _with_killed(ledger: Ledger, killed: Run) -> Ledger:
     """Return *ledger* with the run that the lease keeper saw end with its
     process.
     """
-    slot, started = killed.get('slot'), killed.get('started')
-    if 'asked' in killed:
+    if killed.asked is not None:
         # It was beside the schedule.
         return ledger
-    if (ledger.state is State.BEGUN or not isinstance(started, int | float)
-            or not isinstance(slot, int | float | None)
-            or started <= (ledger.began or 0.0)):
+    if ledger.state is State.BEGUN or killed.started <= (ledger.began or 0.0):
         return ledger
-    return ledger.begin(slot, started, ledger.by)
+    return ledger.begin(killed.slot, killed.started, ledger.by)

@@ -1,5 +1,7 @@
 """A stand-in for Consul, for unit tests of jobs and locks."""
 
+from __future__ import annotations
+
 import contextlib
 import threading
 import time

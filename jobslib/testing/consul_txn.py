@@ -1,5 +1,7 @@
 """Transactions on the keys of a :class:`State`, as Consul has them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """What requests to Consul and its answers look like."""
 
+from __future__ import annotations
+
 import base64
 import binascii
 import json

@@ -1,5 +1,7 @@
 """What the parts of the contract of locks share."""
 
+from __future__ import annotations
+
 import time
 import uuid
 from collections.abc import Callable, Iterator

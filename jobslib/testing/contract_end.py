@@ -1,5 +1,7 @@
 """The contract of locks: waiting, closing, forked and killed processes."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading

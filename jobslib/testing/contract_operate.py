@@ -1,16 +1,19 @@
 """The contract of locks: what operators see, and what they ask for."""
 
+from __future__ import annotations
+
 import os
 import threading
 from typing import Any
 
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.requests import Pause, Request
 from jobslib.testing.contract_base import ContractBase, raises, until
 
 __all__ = ['OperateContract']
 
-PAUSED = Control({'by': 'somebody', 'timestamp': 5.0})
+PAUSED = Control(Pause('somebody', 5.0))
 HISTORY = {'token': 1, 'runs': 1, 'failures': 0, 'succeeded': 5.0,
            'acquired': 4.0, 'due': 6.0, 'newest': [{'run': 1, 'error': 'ä"'}]}
 
@@ -104,7 +107,7 @@ class OperateContract(ContractBase):
         one, two = self.new_lock(), self.new_lock()
         if not self._may_ask(one, PAUSED):
             return
-        other = Control(None, {'do': 'release', 'token': 1, 'by': 'two'})
+        other = Control(None, Request('release', 1, 'two'))
         assert two.ask(other, Control()) is False
         assert two.look().control.export() == PAUSED.export()
 
@@ -142,9 +145,9 @@ class OperateContract(ContractBase):
         """Who gave up the lock when asked lets others have it first."""
         lock, other, operator = (self.new_lock() for _ in range(3))
         lock.acquire()
-        request = Control(None, {
-            'do': 'handover', 'token': lock.fencing_token, 'by': 'somebody',
-            'to': f'not-{lock.machine()}'})
+        request = Control(None, Request(
+            'handover', lock.fencing_token, 'somebody',
+            to=f'not-{lock.machine()}'))
         if not self._may_ask(operator, request):
             return
         until(lambda: lock.control.demand(lock.fencing_token),

@@ -1,5 +1,7 @@
 """A child process of a test."""
 
+from __future__ import annotations
+
 import json
 import os
 import select
