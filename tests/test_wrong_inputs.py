@@ -368,7 +368,8 @@ WRONG = [
     option("'host': 'unix://'", "host: 'unix://' from "
            "settings, ONE_INSTANCE['options']['host']: it is not allowed; "
            "allowed: the name or address alone, or unix:///PATH"),
-    option("'key': 'jobs/'", "key: 'jobs/' is not allowed; allowed: a path of "
+    option("'key': 'jobs/'", "key: 'jobs/' from settings, "
+           "ONE_INSTANCE['options']['key'] is not allowed; allowed: a path of "
            "printable characters, without a slash at its beginning or end, or "
            "parts that are empty, \".\" or \"..\""),
     # The lock's service.

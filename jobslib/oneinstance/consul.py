@@ -84,7 +84,7 @@ class ConsulLock(BaseLock):
         super().__init__(context, options)
         self.timings: Timings = options.timings
         self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
-        refuse_lock_key(self.key)
+        refuse_lock_key(self.key, options.source('key') if options.key else '')
         self._pid = os.getpid()
         self._token: int | None = None
         self._record: dict[str, Any] = {}
