@@ -9,7 +9,7 @@ from jobslib.schedule.ledger import Ledger
 TYPE_CHECKING = False
 if TYPE_CHECKING:
 
-    from jobslib.documents import Document
+    from typing import Any
 
 __all__ = ['OwnerRecord']
 
@@ -29,7 +29,7 @@ class OwnerRecord:
     :param document: as it was written.
     """
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: dict[str, Any]) -> None:
         schedule = mapping(document.get('schedule'))
         self._document = document
         self.fqdn = text(document.get('fqdn'))
@@ -70,5 +70,5 @@ class OwnerRecord:
         return [*mappings(document.get('before')), *own][-MAX_BEFORE:]
 
 
-def _shortened(document: Document) -> Document:
+def _shortened(document: dict[str, Any]) -> dict[str, Any]:
     return {name: document[name] for name in KEPT if name in document}

@@ -443,6 +443,24 @@ def test_notes(kept: Kept) -> None:
     assert kept.engine.notes == {'history': 'two'}
 
 
+def test_process_that_does_not_wait_for_the_reply(kept: Kept) -> None:
+    """What a process said last is heard, although it has closed the line and a
+    reply cannot be sent any more."""
+    kept.hold()
+    closed = threading.Event()
+
+    def heard() -> None:
+        closed.wait(15)
+    kept.keeper.decisions.heard = heard  # type: ignore[method-assign]
+    kept.tell('claim', record={'pid': 8})
+    kept.tell('quit')
+    kept.control.close()
+    closed.set()
+    kept.is_over()
+    [record] = kept.engine.released
+    assert record['pid'] == 8
+
+
 def test_ends_in_the_middle_of_a_release(kept: Kept) -> None:
     """What the process was about to leave is left in its place."""
     kept.hold()

@@ -414,6 +414,9 @@ def test_dummy_lock_cannot_be_asked(folder: pathlib.Path) -> None:
     done = run_job(folder, 'status', **env)
     assert done.returncode == ExitCode.USAGE
     assert 'does not know the jobs that there are; name a task' in done.stderr
+    done = run_job(folder, 'status', 'jobs.Quick', **env)
+    assert done.stderr == ('runjob: warning: the job has no lock, so nothing '
+                           'is known of who runs it\n')
 
 
 @pytest.mark.parametrize('timeout', ['x', '-1', 'nan', 'inf'])

@@ -175,7 +175,10 @@ class Keeper:
             try:
                 self.messages.send(json.dumps({'number': number}).encode())
             except OSError:
-                return False
+                # The process has closed the line and waits for no reply; what
+                # it had sent before, that it quits for instance, is still to
+                # be read.
+                pass
         return True
 
     def do_claim(self, record: Mapping[str, object]) -> bool:

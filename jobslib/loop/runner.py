@@ -51,8 +51,6 @@ BELATED = 2.0
 PEEK = 10.0
 # How long the service of the lock may take to note that one is obeyed.
 LONGEST_NOTE = 10.0
-# What a run is interrupted with that has failed, and was not cut short.
-TOO_LONG = 'the run took longer than', 'the run was silent for'
 
 
 class Runner:
@@ -109,6 +107,9 @@ class Runner:
         self._stop: Stop | None = None
         self._stopped = False
         self._began = 0.0, 0.0
+        # Whether the last run was interrupted for its length or its silence:
+        # it has failed then, and was not cut short.
+        self._overdue = False
         # What was asked when something of it was last removed.
         self._cleared: Mapping[str, object] | None = None
         # The request that is obeyed by a run beside the schedule, the last
@@ -295,7 +296,8 @@ class Runner:
         """No run is under way: remove what is done with."""
         control: Control = self.lock.control
         changes: dict[str, object] = {}
-        if control.handed_in and self._merge_handed_in():
+        if control.handed_in and control.export() != self._cleared and (
+                self._merge_handed_in()):
             changes['handed_in'] = False
         if control.stop_for(self.lock.fencing_token):
             changes['stop'] = None
@@ -591,9 +593,7 @@ class Runner:
         # Where runs follow one another, the next one makes up for this one;
         # after a pause, since it may end in the same way.
         endless = not self.agenda.plan.has_slots and not self._ends
-        # What stops a run for its length may be another process.
-        too_long = any(each in (run.error or '') for each in TOO_LONG)
-        failed = run.outcome is Outcome.FAILED or too_long or endless
+        failed = run.outcome is Outcome.FAILED or self._overdue or endless
         return Ending.FAILED if failed else Ending.CUT_SHORT
 
     def _call_task(self, run: Run) -> Result:
@@ -610,6 +610,7 @@ class Runner:
         interrupted."""
         interrupt = self.interrupts.pending
         self.interrupts.clear()
+        self._overdue = getattr(interrupt, 'overdue', False)
 
         def log(outcome: Outcome, error: str | None) -> dict[str, object]:
             run.end(outcome, duration, error)
@@ -657,7 +658,8 @@ class Runner:
             self._beat = self.process.beat
             watchdog.beat()
         if (overdue := watchdog.overdue()) is not None:
-            self.interrupts.interrupt(OneInstanceWatchdogError(overdue))
+            self.interrupts.interrupt(
+                OneInstanceWatchdogError(overdue, overdue=True))
         if self.lock.held:
             self._pass_on_demand()
             self._stop_on_demand()

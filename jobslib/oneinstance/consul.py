@@ -84,7 +84,7 @@ class ConsulLock(BaseLock):
         super().__init__(context, options)
         self.timings: Timings = options.timings
         self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
-        refuse_lock_key(self.key)
+        refuse_lock_key(self.key, options.source('key') if options.key else '')
         self._pid = os.getpid()
         self._token: int | None = None
         self._record: dict[str, object] = {}
@@ -627,8 +627,9 @@ class ConsulLock(BaseLock):
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         lease = self._lease
         if lease is not None and self.held and lease.memory.state:
-            self.watchdog.interrupt(
-                OneInstanceWatchdogError(lease.memory.reason))
+            self.watchdog.interrupt(OneInstanceWatchdogError(
+                lease.memory.reason,
+                overdue=lease.memory.state == LeaseMemory.STOPPING))
         elif callable(self._previous_handler):
             # That of another lock of this process.
             self._previous_handler(signum, frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 
 from jobslib.oneinstance.requests import (
     PATIENCE,
@@ -16,8 +17,6 @@ from jobslib.reading import mapping, mappings, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from jobslib.owner import OwnerRecord
 
 __all__ = ['Control', 'Restraint']

@@ -172,8 +172,8 @@ class RunHandle:
                 self.start()
                 told = self.first_word()
                 if 'exit' in told:
-                    return ('the process of the task has ended with exit '
-                            f'code {told["exit"]}')
+                    return ('there is no process for the task: '
+                            f'{describe_end(told["exit"])}')
             self.begin_making()
             told = self.end_making()
         except OSError as exc:

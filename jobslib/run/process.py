@@ -293,6 +293,9 @@ class RunProcess:
         # it does not know, must not get into what these two say.
         self._channel.close()
         self.link.channel.close()
+        # It may outlive us and the supervisor, and must not keep the lock:
+        # who takes that next ends what bears the mark of this job.
+        self.link.close_handles()
         self._signals.let_through()
 
 
