@@ -323,11 +323,11 @@ class Runner:
             self._save()
         return True
 
-    def _note(self, control: Control, of: Control) -> bool:
+    def _note(self, control: Control, expected: Control) -> bool:
         """Write that what is asked is obeyed; return whether that is so."""
         self.lock.sign_of_life(LONGEST_NOTE)
         try:
-            noted: bool = self.lock.ask(control, of)
+            noted: bool = self.lock.ask(control, expected)
             return noted
         except LockError as exc:
             # It is tried again.

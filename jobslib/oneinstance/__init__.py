@@ -354,8 +354,8 @@ class BaseLock:
         owner = self.get_lock_owner_info()
         return LockState(owner is not None, owner)
 
-    def ask(self, control: Control, of: Control) -> bool:
-        """Ask *control* of the job; false if something else than *of* is
+    def ask(self, control: Control, expected: Control) -> bool:
+        """Ask *control* of the job; false if something else than *expected* is
         asked by now.
 
         :raises NotImplementedError: the lock cannot be asked anything.
@@ -449,8 +449,8 @@ class BaseLock:
     def _restraint(self) -> Restraint:
         return Restraint(self.machine())
 
-    def _find_bar(self, control: Control,
-                  record: dict[str, object] | None) -> str | None:
+    def _find_restraint(self, control: Control,
+                        record: dict[str, object] | None) -> str | None:
         """Say why this process may not take a free lock, if it may not."""
         return self._restraint.find(
             control, OwnerRecord.parse(record), time.monotonic())

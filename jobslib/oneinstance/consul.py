@@ -194,7 +194,7 @@ class ConsulLock(BaseLock):
             time.sleep(left)
             state = self._read()
         self._give_back_unknown(state)
-        self.barred = self._find_bar_in(state)
+        self.barred = self._find_restraint_in(state)
         if state.session is not None or self.barred:
             return False
         self.previous_record = self._read_record(state)
@@ -337,7 +337,7 @@ class ConsulLock(BaseLock):
         if state is None or state.session is None:
             # Old news, or somebody else was faster.
             state = self._read()
-        while state.session is not None or self._find_bar_in(state):
+        while state.session is not None or self._find_restraint_in(state):
             # Made in advance, so that taking over costs one request, and
             # again if it ended meanwhile: by it a standby is seen.
             self._get_lease()
@@ -346,7 +346,7 @@ class ConsulLock(BaseLock):
                 return
             if state.session is None and (
                     Control.parse(state.control).paused is None):
-                # A bar that is no pause ends by itself.
+                # A restraint that is no pause ends by itself.
                 left = min(left, BARRED_WAIT)
             state = self._read(state.index, left)
         if state.modify_index == self._refused:
@@ -450,10 +450,10 @@ class ConsulLock(BaseLock):
         with contextlib.closing(self.client):
             return consulview.look(self.client, self.key)
 
-    def ask(self, control: Control, of: Control) -> bool:
+    def ask(self, control: Control, expected: Control) -> bool:
         from jobslib.oneinstance import consulview
         with contextlib.closing(self.client):
-            return consulview.ask(self.client, self.key, control, of)
+            return consulview.ask(self.client, self.key, control, expected)
 
     def force_release(self) -> None:
         """End the session of the holder.
@@ -516,8 +516,8 @@ class ConsulLock(BaseLock):
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
                 - time.monotonic())
 
-    def _find_bar_in(self, state: KeyState) -> str | None:
-        return self._find_bar(
+    def _find_restraint_in(self, state: KeyState) -> str | None:
+        return self._find_restraint(
             Control.parse(state.control), parse(state.record))
 
     def _take(self, state: KeyState) -> Acquired | None:

@@ -42,14 +42,14 @@ def find_all(client: ConsulClient, address: str, prefix: str) -> FoundLocks:
 
 
 def ask(client: ConsulClient, key: str, control: Control,
-        of: Control) -> bool:
-    """Write *control*, unless something else than *of* is asked by now.
+        expected: Control) -> bool:
+    """Write *control*, unless something else than *expected* is asked by now.
 
     :raises LockUnavailableError: the token may not.
     """
     return view.write_control(
         client, key, control.encode(),
-        lambda value: Control.parse(value).export() == of.export())
+        lambda value: Control.parse(value).export() == expected.export())
 
 
 def _without_old_runs(state: LockState) -> LockState:

@@ -176,7 +176,7 @@ class FileLock(BaseLock):
 
     def wait(self, timeout: float) -> None:
         ends = time.monotonic() + timeout
-        while (state := self.look()).held or self._find_bar(
+        while (state := self.look()).held or self._find_restraint(
                 state.control, state.record):
             left = ends - time.monotonic()
             if left <= 0:
@@ -200,10 +200,10 @@ class FileLock(BaseLock):
         except OSError as exc:
             raise self._unavailable(exc) from exc
 
-    def ask(self, control: Control, of: Control) -> bool:
+    def ask(self, control: Control, expected: Control) -> bool:
         try:
             make_private_folder(os.path.dirname(self.path))
-            return self._control.write(control, of)
+            return self._control.write(control, expected)
         except OSError as exc:
             raise self._unavailable(exc) from exc
 
@@ -260,7 +260,7 @@ class FileLock(BaseLock):
         return os.uname().nodename
 
     def _may_take(self, record: dict[str, object] | None) -> bool:
-        self.barred = self._find_bar(self.control, record)
+        self.barred = self._find_restraint(self.control, record)
         return self.barred is None
 
     def _inherit(self, record: Mapping[str, object] | None) -> None:
