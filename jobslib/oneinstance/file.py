@@ -300,9 +300,11 @@ class FileLock(BaseLock):
     @classmethod
     def diagnose(cls, context: Context, options: Any) -> list[Finding]:
         from jobslib.oneinstance.filediagnosis import examine
-        named = context.config.task_cls is not None
-        return examine(options.folder or default_folder(),
-                       cls(context, options) if named else None)
+        folder = options.folder or default_folder()
+        if context.config.task_cls is None:
+            return examine(folder, None)
+        lock = cls(context, options)
+        return examine(folder, lock, lock.path)
 
     def _announce(self) -> None:
         if not self._announced:
