@@ -8,6 +8,7 @@ from jobslib.schedule.ledger import Ledger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+
     from typing import Any
 
 __all__ = ['OwnerRecord']
@@ -55,12 +56,12 @@ class OwnerRecord:
             self.killed.fqdn, self.killed.pid = self.fqdn, self.pid
 
     @classmethod
-    def parse(cls, document: dict[str, Any] | None) -> OwnerRecord | None:
+    def parse(cls, document: dict[str, object] | None) -> OwnerRecord | None:
         """Return the record in *document*, ``None`` if there is none."""
         return None if document is None else cls(document)
 
     @property
-    def unsettled(self) -> list[dict[str, Any]]:
+    def unsettled(self) -> list[dict[str, object]]:
         """The holders, this one included, whose runs may be missing in the
         history: what the next holder's record has as ``before``."""
         document = self._document

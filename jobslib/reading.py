@@ -43,17 +43,17 @@ def text(value: Any) -> str | None:
     return value[:MAX_TEXT] if isinstance(value, str) else None
 
 
-def member(kind: type[M], value: Any) -> M | None:
+def member(kind: type[M], value: object) -> M | None:
     """Return the member of *kind* that has this value, if one has."""
     return next((each for each in kind if each.value == value), None)
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def mapping(value: object) -> dict[str, object]:
     """Return *value* if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def mappings(value: Any) -> list[dict[str, Any]]:
+def mappings(value: object) -> list[dict[str, object]]:
     """Return those of the items of *value* that are JSON objects."""
     items = value if isinstance(value, list) else []
     return [each for each in items if isinstance(each, dict)]

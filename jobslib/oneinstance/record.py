@@ -6,14 +6,10 @@ import json
 
 from jobslib.reading import mapping
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 __all__ = ['parse']
 
 
-def parse(data: bytes | None) -> dict[str, Any] | None:
+def parse(data: bytes | None) -> dict[str, object] | None:
     """Return the JSON object in *data*, ``None`` if there is none."""
     try:
         found = json.loads(data or b'')
