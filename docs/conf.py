@@ -6,6 +6,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / '_ext'), str(HERE.parent)]
@@ -35,8 +36,9 @@ nitpick_ignore_regex = [
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
     (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self|dict\[str'),
     (r'py:class', r'Console|ConsulClient|Lease|Table'),
-    (r'py:class', r'(.*\.)?(Control|Endpoint|History|Lock|Observer|Run)'),
-    (r'py:class', r'Metrics?|Callable\[\[\]'),
+    (r'py:class', r'(.*\.)?(Control|Endpoint|History|Lock|Observer|'
+                  r'OwnerRecord|Run)'),
+    (r'py:class', r'[RT]|Metrics?|Callable\[\[\]'),
 ]
 
 autodoc_default_options = {'members': True}
@@ -73,7 +75,18 @@ def draw_dashes(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             text.parent.replace(text, nodes.Text(' – '))
 
 
+def hide_overloads(module: str) -> None:
+    """Have the signatures of *module* shown as they are at run time.
+
+    Its overloads are for type checkers: for people, one says it all.
+    """
+    analyzer = ModuleAnalyzer.for_module(module)
+    analyzer.analyze()
+    analyzer.overloads.clear()
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect what is above."""
+    hide_overloads('jobslib.options')
     app.connect('doctree-resolved', draw_dashes)
     return {'parallel_read_safe': True}

@@ -34,9 +34,11 @@ AT_ONCE = 8
 #: A run with handlers of its own may have done all of its work.
 OWN_WAY = ('handlers.Own', 'handlers.Served', 'handlers.Waits')
 OWN = ('interrupted', 'succeeded')
-THREADS = ['Plain', 'Joined', 'Daemon', 'Executor', 'Waited', 'ToThread', 'Alarms']
+THREADS = ['Plain', 'Joined', 'Daemon', 'Unknown', 'Executor', 'Waited', 'ToThread',
+           'Alarms']
 CHILDREN = ['Forked', 'ForkedOff', 'Unwound', 'Deaf', 'Shell', 'Session', 'Twice',
-            'Pool', 'SpawnPool', 'ServedPool', 'Futures', 'Stopped', 'FromThread']
+            'Chain', 'Pool', 'SpawnPool', 'ServedPool', 'Futures', 'Stopped',
+            'FromThread']
 HANDLERS = ['Handled', 'Ignoring', 'Default', 'Blocked', 'Swallows', 'SwallowsOnce',
             'Tidies', 'Own', 'Served', 'Waits', 'Registered', 'Stops', 'Apart',
             'Stubborn']
@@ -83,9 +85,9 @@ def beheaded(lock: str) -> Iterator[Case]:
     """Kinds whose runs end with the process that looks after them."""
     tasks = [('threads.Plain', 'thread'), ('threads.Daemon', 'thread'),
              ('handlers.Blocked', 'main'), ('handlers.Swallows', 'main')]
-    if lock == CONSUL:
-        # With FileLock nobody is left to end what has no parent.
-        tasks += [(f'children.{name}', 'child') for name in CHILDREN[::2]]
+    # With FileLock the next holder ends what has no parent.
+    tasks += [(f'children.{name}', 'child')
+              for name in CHILDREN[LOCKS.index(lock)::2]]
     for task, works in tasks:
         yield Case(hands_over, task, lock, 'killed', works, ('killed',))
 
@@ -106,6 +108,8 @@ SHORT = {
     'children.Left': (DONE, '', ('left',)),
     'children.LeftSpawn': (DONE, '', ('left',)),
     'children.LeftFutures': (DONE, '', ('left',)),
+    'children.Kept': (DONE, '', ('8',)),
+    'children.KeptPool': (DONE, '', ('8',)),
     'handlers.LeavesHandler': (DONE, '', ()),
     'handlers.LeavesIgnored': (DONE, '', ()),
     'handlers.LeavesBlocked': (DONE, '', ()),
@@ -116,6 +120,7 @@ SHORT = {
     'streams.Looks': (DONE, '', ()),
     'streams.ClosesMost': (DONE, '', ()),
     'streams.ClosesAll': (DONE, '', ()),
+    'streams.Scribbles': (DONE, '', ()),
     'streams.ClosesStandard': (DONE, '', ()),
     'streams.ClosesStreams': (DONE, '', ()),
     'streams.Redirects': (DONE, '', ()),
@@ -146,11 +151,12 @@ def short(lock: str) -> Iterator[Case]:
     yield Case(goes_on, 'handlers.LeavesAlarm', lock, outcomes=DONE,
                options=LOOP)
     for task in ('threads.Returns', 'children.Returns', 'children.Left',
+                 'children.KeptPool',
                  'handlers.LeavesIgnored', 'ends.Faults'):
         outcomes, error, says = SHORT[task]
         yield Case(goes_on, task, lock, through='not-kept', outcomes=outcomes,
                    error=error, says=says, options=LOOP[1:])
-    for through in ('no-stdin', 'no-stdout', 'no-stderr', 'no-streams'):
+    for through in ('no-stdin', 'no-stdout', 'no-stderr', 'no-streams', 'no-status'):
         yield Case(goes_on, 'streams.Looks', lock, outcomes=DONE, through=through)
 
 

@@ -189,7 +189,7 @@ def test_interrupted(fresh_agent: Agent, tmp_path: pathlib.Path,
     (tmp_path / 'stop.py').write_text('''
 import sys
 from jobslib.main import main
-from jobslib.oneinstance import rights
+from jobslib.consul import rights
 
 def pause(self, prefix, key):
     print('HALF WAY', flush=True)
@@ -221,7 +221,7 @@ def leave_behind(folder: pathlib.Path, agent: Agent) -> None:
     (folder / 'stop.py').write_text('''
 import os, signal, sys
 from jobslib.main import main
-from jobslib.oneinstance import rights
+from jobslib.consul import rights
 
 rights._Examination._list = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 main(['check', 'tasks.Task'])

@@ -1,14 +1,19 @@
-"""Work that must not keep the loop waiting: a thread that does it."""
+"""Work that must not keep anybody waiting: a thread that does it."""
 
 from __future__ import annotations
 
+import collections
+import signal
+import time
+
 from jobslib.runs import describe
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    import threading
     from collections.abc import Callable
+    from queue import SimpleQueue
     from typing import Any
 
 __all__ = ['Background']
@@ -24,101 +29,148 @@ class Background:
     The call is made in a thread of its own, which does not keep the process
     alive.  A value that comes while a call is being made replaces the one
     that waits.  A call that raises is repeated, with the newest value, after
-    a growing pause of at most 10 s; it is logged once when that begins, and
-    once when it ends.
+    a growing pause; it is logged once when that begins, and once when it
+    ends.
 
     :param call: what is to be done with a value.
     :param logger: where failures are reported.
     :param what: what the call does, for the log: the subject of "fails".
     :param pause: the least time between two calls, in seconds.
+    :param longest_pause: the longest after failures, in seconds; by default
+        10 s.
     :param every: call again with the same value after so many seconds.
+    :param said: what the log says when calls begin to fail, and when they
+        succeed again, in place of what is made from *what*.
+    :param finish: called in that thread after the last call.
     """
 
-    def __init__(self, call: Callable[[Any], object], logger: logging.Logger,
-                 what: str, *, pause: float = 0.0,
-                 every: float | None = None) -> None:
-        import threading
+    # Neither submit() nor close() takes a lock of Python's: the code of a task
+    # that calls them can be interrupted at any point of it, and can fork while
+    # the thread holds the lock.  What is used of deque and of SimpleQueue is
+    # atomic.
+
+    def __init__(
+        self, call: Callable[[Any], object], logger: logging.Logger,
+        what: str, *, pause: float = 0.0, longest_pause: float | None = None,
+        every: float | None = None, said: tuple[str, str] | None = None,
+        finish: Callable[[], object] | None = None,
+    ) -> None:
+        import queue
         self._call = call
         self._logger = logger
         self._what = what
         self._pause = pause
-        self._every = every
-        # All that follows belongs to who holds the condition.
-        self._changed = threading.Condition()
-        self._value: Any = None
-        self._waits = False
+        self._longest_pause = longest_pause
+        #: May be changed; it counts from the next value on.
+        self.every = every
+        self._fails, self._works = said or (
+            f'{what} fails, and is tried again', f'{what} works again')
+        self._finish = finish
+        self._newest: collections.deque[object] = collections.deque(maxlen=1)
+        # True is the last of it.
+        self._wakes: SimpleQueue[bool] = queue.SimpleQueue()
+        self._threads: dict[str, threading.Thread] = {}
         self._closing = False
-        self._thread: threading.Thread | None = None
+        # Written by the thread alone.
         self._failures = 0
 
-    def submit(self, value: Any) -> None:
+    @property
+    def is_at_work(self) -> bool:
+        """Whether there is a thread that makes calls, or waits for one."""
+        thread = self._threads.get('it')
+        return thread is not None and thread.is_alive()
+
+    def submit(self, value: object) -> None:
         """Have the call made with *value*; returns at once.
 
         After :meth:`close` it does nothing.
         """
-        import threading
-        with self._changed:
-            if self._closing:
-                return
-            self._value, self._waits = value, True
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, daemon=True, name=f'jobslib {self._what}')
-                self._thread.start()
-            self._changed.notify_all()
+        if self._closing:
+            return
+        self._newest.append(value)
+        if self._wakes.empty():
+            self._wakes.put(False)
+        if 'it' not in self._threads:
+            self._start()
 
     def close(self, timeout: float) -> bool:
         """Make the call that waits, once, and end; return whether it did.
 
         :param timeout: the longest to wait for that, in seconds.
         """
-        with self._changed:
+        if not self._closing:
             self._closing = True
-            self._changed.notify_all()
-        if self._thread is None:
+            self._wakes.put(True)
+        thread = self._threads.get('it')
+        if thread is None:
             return True
-        self._thread.join(timeout)
-        return not (self._thread.is_alive() or self._waits)
+        thread.join(timeout)
+        return not (thread.is_alive() or self._failures)
+
+    def _start(self) -> None:
+        import threading
+        thread = threading.Thread(
+            target=self._run, daemon=True, name=f'jobslib {self._what}')
+        # Of several threads that come here at once, one starts it.
+        if self._threads.setdefault('it', thread) is thread:
+            thread.start()
 
     def _run(self) -> None:
-        while self._wait():
-            with self._changed:
-                value, self._waits = self._value, False
-            try:
-                self._call(value)
-            except Exception as exc:
-                self._failed(exc)
-            else:
-                self._succeeded()
-            with self._changed:
-                if self._closing and (self._failures or not self._waits):
-                    return
-                pause = self._pause_now()
-                self._changed.wait_for(lambda: self._closing, pause)
+        # Signals are for the main thread, whose sleep they end.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        value: object = None
+        earliest = 0.0
+        closing = False
+        while not closing:
+            closing = self._wait(earliest)
+            is_new = bool(self._newest)
+            if is_new:
+                value = self._newest.pop()
+            if is_new or self._failures or not closing:
+                self._make_call(value)
+            earliest = time.monotonic() + self._pause_now()
+        if self._finish is not None:
+            self._finish()
 
-    def _wait(self) -> bool:
-        """Wait for a call that is due; False when there is none any more."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._waits or self._closing, self._every)
-            return self._waits or not self._closing
+    def _wait(self, earliest: float) -> bool:
+        """Return when a call is due, and whether it is the last one.
+
+        :param earliest: before then only the last one is.
+        """
+        import queue
+        due = bool(self._failures)
+        while True:
+            until: float | None = earliest
+            if not due:
+                until = (None if self.every is None else
+                         max(earliest, time.monotonic() + self.every))
+            try:
+                timeout = (None if until is None
+                           else max(0.0, until - time.monotonic()))
+                if self._wakes.get(timeout=timeout):
+                    return True
+            except queue.Empty:
+                return False
+            # Else it was said of a value that has been used by now.
+            due = due or bool(self._newest)
 
     def _pause_now(self) -> float:
-        if self._failures:
-            return min(FIRST_PAUSE * (1 << min(self._failures - 1, 10)),
-                       LONGEST_PAUSE)
-        return self._pause
+        if not self._failures:
+            return self._pause
+        longest = (LONGEST_PAUSE if self._longest_pause is None
+                   else self._longest_pause)
+        pause = max(self._pause, FIRST_PAUSE) * (
+            1 << min(self._failures - 1, 10))
+        return max(self._pause, min(pause, longest))
 
-    def _failed(self, exc: Exception) -> None:
-        with self._changed:
-            self._waits = True
+    def _make_call(self, value: object) -> None:
+        try:
+            self._call(value)
+        except Exception as exc:
             self._failures += 1
-            if self._failures > 1:
-                return
-        self._logger.warning(
-            '%s fails, and is tried again: %s', self._what, describe(exc))
-
-    def _succeeded(self) -> None:
-        if self._failures:
-            self._failures = 0
-            self._logger.info('%s works again', self._what)
+            if self._failures == 1:
+                self._logger.warning('%s: %s', self._fails, describe(exc))
+        else:
+            if self._failures:
+                self._failures = 0
+                self._logger.info('%s', self._works)

@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from jobslib.documents import Document
+
 __all__ = ['Bar']
 
 
@@ -62,7 +64,7 @@ class Bar:
             self.close()
             raise
 
-    def show(self, latest: dict[str, Any]) -> None:
+    def show(self, latest: Document) -> None:
         """Show this report."""
         done, total = latest['done'], latest['total']
         count = '' if done is None else f'{done:,}'
@@ -83,7 +85,7 @@ class Bar:
             while self._restore:
                 self._restore.pop()()
 
-    def _redirect(self, task: Any) -> None:
+    def _redirect(self, task: object) -> None:
         for owner in (sys, task):
             for name in ('stdout', 'stderr'):
                 stream = getattr(owner, name)
@@ -98,7 +100,7 @@ class Bar:
                 handler.setStream(self._put_above(stream))
                 self._restore.append(partial(handler.setStream, stream))
 
-    def _put_above(self, stream: Any) -> _Above:
+    def _put_above(self, stream: object) -> _Above:
         if stream not in self._above:
             self._above[stream] = _Above(stream, self._console)
         return self._above[stream]

@@ -6,7 +6,6 @@ import os
 
 from jobslib.config import Config, ConfigGroup, option
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -40,22 +39,22 @@ class Argument(tuple):  # type: ignore[type-arg]
 
     __slots__ = ()
 
-    def __new__(cls, args: tuple[Any, ...],
-                kwargs: dict[str, Any]) -> Argument:
+    def __new__(cls, args: tuple[object, ...],
+                kwargs: dict[str, object]) -> Argument:
         return super().__new__(cls, (args, kwargs))
 
     @property
-    def args(self) -> tuple[Any, ...]:
+    def args(self) -> tuple[object, ...]:
         """The names, or the one name."""
         return self[0]  # type: ignore[no-any-return]
 
     @property
-    def kwargs(self) -> dict[str, Any]:
+    def kwargs(self) -> dict[str, object]:
         """All the rest."""
         return self[1]  # type: ignore[no-any-return]
 
 
-def argument(*args: Any, **kwargs: Any) -> Argument:
+def argument(*args: object, **kwargs: object) -> Argument:
     """Declare an argument of a task, for ``BaseTask.arguments``.
 
     Takes what :meth:`argparse.ArgumentParser.add_argument` takes.
@@ -274,9 +273,9 @@ def _add_command(parser: argparse.ArgumentParser, command: Any,
         parser.add_argument(
             '--name', dest='runjob_name', metavar='NAME',
             help=getattr(command, 'NAME_HELP', NAME_HELP))
-    command.add_arguments(parser)
     # Named so that no argument of a task is likely to be named alike.
     parser.add_argument('runjob_command', help=argparse.SUPPRESS)
+    command.add_arguments(parser)
 
 
 def _add_optional_arguments(
@@ -347,9 +346,9 @@ def _add_runner_arguments(parser: argparse._ActionsContainer,
                 const=False, help=argparse.SUPPRESS)
 
 
-def flags(group: type[ConfigGroup]) -> list[option]:
+def flags(group: type[ConfigGroup]) -> list[option[object]]:
     """Return the options of *group*, nested groups included, with a flag."""
-    found: list[option] = []
+    found: list[option[object]] = []
     for declared in group.declared().values():
         nested = declared.attrtype
         if isinstance(nested, type) and issubclass(nested, ConfigGroup):
@@ -359,7 +358,7 @@ def flags(group: type[ConfigGroup]) -> list[option]:
     return found
 
 
-def _help(declared: option) -> str:
+def _help(declared: option[object]) -> str:
     text = declared.help.replace('%', '%%').rstrip('.')
     text = text[:1].lower() + text[1:]
     return f'{text} ({declared.env})' if declared.env else text

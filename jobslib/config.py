@@ -7,7 +7,6 @@ from jobslib.imports import import_object
 from jobslib.options import ConfigGroup, Given, option
 from jobslib.scheduleoptions import ScheduleOptions
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -40,7 +39,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
-class class_option(option):
+class class_option(option['object']):
     """An option that names a class by its dotted path, read as that class.
 
     It is imported when it is read, not when the configuration is made;
@@ -62,11 +61,11 @@ class BackendConfig(ConfigGroup):
     #: A method that every class of this kind has.
     method = ''
 
-    backend: Any
+    backend: object
     raw_options: Any
 
     @option
-    def options(self) -> ConfigGroup:
+    def options(self) -> Any:
         """The options of the backend, an instance of its ``OptionsConfig``."""
         if self.raw_value('backend') is None:
             if self.raw_options:
@@ -76,7 +75,7 @@ class BackendConfig(ConfigGroup):
             return ConfigGroup({}, self._args_parser)
         if self.source('backend') == 'default':
             self._refuse_options_of_others()
-        return self.backend_class.OptionsConfig(  # type: ignore[no-any-return]
+        return self.backend_class.OptionsConfig(
             self._options_of_backend(), self._args_parser,
             location=f"{self._location or self.setting}['options']")
 
@@ -108,17 +107,17 @@ class BackendConfig(ConfigGroup):
                                         f'allowed: a subclass of {base}')
         return found
 
-    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+    def _restore_group(self, name: str, exported: dict[str, object]) -> object:
         # Of the class that the backend says; the values come before.
         if self.raw_value('backend') is None:
             return ConfigGroup.restore(exported)
         return self.backend_class.OptionsConfig.restore(exported)
 
-    def find_class(self) -> Any:
+    def find_class(self) -> object:
         """Return the class that ``backend`` is."""
         return self.backend_class
 
-    def _options_of_backend(self) -> dict[str, Any]:
+    def _options_of_backend(self) -> dict[str, object]:
         # Options in the settings belong to the backend that is named there;
         # another one, named elsewhere, would not know them.
         named = (self._settings or {}).get('backend')
@@ -153,7 +152,7 @@ class OneInstanceConfig(BackendConfig):
             return import_object('jobslib.oneinstance.dummy.DummyLock')
         return super().backend_class
 
-    def _options_of_backend(self) -> dict[str, Any]:
+    def _options_of_backend(self) -> dict[str, object]:
         return {} if self.disabled else super()._options_of_backend()
 
 
@@ -263,7 +262,7 @@ class Config(ScheduleOptions):
         attrtype=MetricsConfig, default={},
         help='Where metrics go, a dict of backend and options.')
 
-    def __init__(self, settings: Any, args_parser: Any,
+    def __init__(self, settings: object, args_parser: object,
                  task_cls: type[Any] | None) -> None:
         self.task_cls = task_cls
         try:
@@ -277,7 +276,7 @@ class Config(ScheduleOptions):
                 f'settings, see above') from exc
 
     #: In the run's process, what connects it with its supervisor.
-    link: Any = None
+    link: object = None
 
     @property
     def args(self) -> Any:

@@ -7,7 +7,6 @@ from functools import cached_property
 from jobslib.exceptions import JobsLibError
 from jobslib.machine import fqdn
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self

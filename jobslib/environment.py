@@ -1,11 +1,15 @@
-"""Variables of the environment that nobody else is to see."""
+"""Variables of the environment that are not for everybody."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 
-__all__ = ['forget']
+__all__ = ['NOTIFY_SOCKET', 'WATCHDOG', 'forget']
+
+#: By which a process manager hears of the supervisor, and watches it.
+NOTIFY_SOCKET = 'NOTIFY_SOCKET'
+WATCHDOG = ('WATCHDOG_PID', 'WATCHDOG_USEC')
 
 # Of /proc/<pid>/stat, counted from the field after the name of the process.
 ENV_START, ENV_END = 47, 48

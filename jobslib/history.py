@@ -22,7 +22,6 @@ from jobslib.reading import count, mapping, mappings, number
 from jobslib.runs import Outcome, Run
 from jobslib.schedule.ledger import Ledger, Records, State
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,7 +9,6 @@ from types import ModuleType
 
 from jobslib.exceptions import ImportNameError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +66,10 @@ def _where(missing: str) -> str:
     """Return where a module was looked for, if its name does not say so."""
     if '.' in missing:
         return ''
-    folder = os.getcwd() if os.path.exists('.') else 'the current folder'
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        folder = 'the current folder, which is gone,'
     return f' in {folder} or where Python has its packages'
 
 

@@ -11,7 +11,6 @@ import os
 
 from jobslib.options import ConfigGroup, Given, option
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,20 +22,20 @@ __all__ = ['aliased', 'describe', 'superseded', 'translate']
 COMMANDS = {'jobslib.liveness.CheckLiveness': 'check-liveness'}
 
 
-class superseded(option):
+class superseded(option['object']):
     """An option of jobslib 3 that is still read.
 
     :param instead: what to write instead, or why nothing has to be written.
     :param only: the value that is deprecated; by default every one is.
     """
 
-    def __init__(self, *, instead: str, only: Any = None,
+    def __init__(self, *, instead: str, only: object = None,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.instead = instead
         self.only = only
 
-    def note(self, value: Any, source: str) -> str | None:
+    def note(self, value: object, source: str) -> str | None:
         """Return what to say of *value* from *source*, if anything."""
         if source == 'default' or self.only not in (None, value):
             return None
@@ -44,7 +43,7 @@ class superseded(option):
         return f'{self.name}{shown} from {source}: {self.instead}'
 
 
-class aliased(option):
+class aliased(option['Any']):
     """An option with environment variables that had other names once.
 
     :param old: those names; they count where the present one is not set.

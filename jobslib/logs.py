@@ -10,16 +10,14 @@ from jobslib.machine import fqdn
 from jobslib.observers import Observer
 from jobslib.runs import describe
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator, Mapping
 
     from jobslib.runs import Run
 
 __all__ = ['FIELDS', 'JsonFormatter', 'RunFields', 'RunFilter', 'handlers',
-           'install', 'make_handler', 'set_run', 'with_traceback']
+           'install', 'make_handler', 'protect', 'set_run', 'with_traceback']
 
 #: The attributes that log records have beyond those of :mod:`logging`.
 FIELDS = ('task', 'run', 'outcome', 'duration', 'fencing_token', 'error')
@@ -35,7 +33,7 @@ TAKEN = frozenset({'timestamp', 'level', 'logger', 'fqdn', 'pid', 'message',
 
 # The run that the process is in: one at a time, whichever thread logs.
 # Replaced as a whole, never changed, so that threads see all or nothing.
-_current: dict[str, Any] = {}
+_current: Mapping[str, object] = {}
 
 
 class RunFields(Observer):
@@ -72,7 +70,7 @@ class RunFields(Observer):
     def lost(self, reason: str) -> None:
         self.released()
 
-    def _set(self, **fields: Any) -> None:
+    def _set(self, **fields: object) -> None:
         global _current
         _current = {'task': self._task, 'fencing_token': self._token} | fields
 
@@ -127,10 +125,10 @@ class JsonFormatter(logging.Formatter):
                 'logger': __name__, 'message': _to_text(record.__dict__),
                 'exception': f'{type(exc).__name__}: {_to_text(exc)}'})
 
-    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+    def fields(self, record: logging.LogRecord) -> dict[str, object]:
         """Return what the line says; to be extended by subclasses."""
         current = _current
-        found: dict[str, Any] = {
+        found: dict[str, object] = {
             'timestamp': _timestamp(record.created),
             'level': record.levelname,
             'logger': record.name,
@@ -187,8 +185,33 @@ def install(task: str) -> None:
             handler.addFilter(RunFilter())
 
 
+def protect() -> None:
+    """Let no handler that there is now raise anything.
+
+    One of the user's, or one whose service is away, would otherwise end a
+    loop that only wants to report something.  What it raises is shown on
+    standard error, as :mod:`logging` does where a handler asks it to.
+    """
+    for handler in handlers():
+        setattr(handler, 'handle', _protected(handler))
+
+
+def _protected(
+        handler: logging.Handler) -> Callable[[logging.LogRecord], object]:
+    handle = handler.handle
+
+    def protected(record: logging.LogRecord) -> object:
+        try:
+            return handle(record)
+        except (Exception, SystemExit):
+            with contextlib.suppress(Exception):
+                logging.Handler.handleError(handler, record)
+            return False
+    return protected
+
+
 def with_traceback(logger: logging.Logger, traceback: str | None, message: str,
-                   *args: Any, **extra: Any) -> None:
+                   *args: object, **extra: object) -> None:
     """Log an error with the *traceback* of another process.
 
     :param extra: fields of the record.
@@ -227,10 +250,10 @@ def _message(record: logging.LogRecord) -> str:
         return f'{_to_text(record.msg)} {_to_text(record.args)}'
 
 
-def _to_json(fields: dict[str, Any]) -> str:
+def _to_json(fields: Mapping[str, object]) -> str:
     import json
 
-    def dump(value: Any) -> str:
+    def dump(value: object) -> str:
         return json.dumps(value, default=_to_text, allow_nan=False)
 
     try:
@@ -247,7 +270,7 @@ def _to_json(fields: dict[str, Any]) -> str:
         return f'{{{", ".join(parts)}}}'
 
 
-def _to_text(value: Any) -> str:
+def _to_text(value: object) -> str:
     try:
         return str(value)
     except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -15,6 +16,7 @@ from jobslib.cmdlineparser import (
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
 from jobslib.config import Config, OneInstanceConfig
+from jobslib.environment import NOTIFY_SOCKET, WATCHDOG
 from jobslib.exceptions import (
     ConfigError,
     ImportNameError,
@@ -29,7 +31,6 @@ from jobslib.slips import guess
 from jobslib.strictness import refuse_class, refuse_slips, remarks
 from jobslib.tasks import BaseTask
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 __all__ = ['main']
 
 SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
-# By which a process manager watches the supervisor.
-MANAGER_VARIABLES = ('NOTIFY_SOCKET', 'WATCHDOG_PID', 'WATCHDOG_USEC')
 # The command that is a run.
 EXEC = 'exec'
 # Options that are declared nowhere, for messages.
@@ -75,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     line = _read_command(argv)
     if line is None:
         return _run_job(argv)
-    return _guarded(lambda: _answer(line))
+    return _reported(lambda: _answer(line))
 
 
 def _read_command(argv: list[str]) -> CommandLine | None:
@@ -107,7 +106,7 @@ def _answer(line: CommandLine) -> int:
             else _command(command, config))
 
 
-def _guarded(call: Callable[[], int]) -> int:
+def _reported(call: Callable[[], int]) -> int:
     """Return what *call* returns; say what the user has to mend."""
     try:
         return call()
@@ -227,7 +226,7 @@ def _configure_program(line: CommandLine, settings: object) -> Config:
 
 
 def _find_class(path: str | None, unknown: list[str],
-                known: list[option]) -> type[BaseTask] | None:
+                known: list[option[object]]) -> type[BaseTask] | None:
     try:
         return None if path is None else _load_task(path)
     except UsageError as exc:
@@ -262,10 +261,22 @@ def _command(name: str, config: Config) -> int:
         return ExitCode.TERMINATED
     except BrokenPipeError:
         # Who read it has seen enough; the interpreter would complain of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute()
         return ExitCode.DONE
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        # What lies on a disk that is full has been translated, but for output.
+        _mute()
+        _complain(f'{name}: standard output cannot be written: {exc.strerror}')
+        return ExitCode.TASK_FAILED
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _mute() -> None:
+    """Have nothing more written to standard output, at the exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_job(argv: list[str]) -> int:
@@ -282,13 +293,13 @@ def _run_job(argv: list[str]) -> int:
         # Secrets are taken out of it, and a later process needs them anew.
         os.environ.clear()
         os.environ.update(environment)
-        for name in MANAGER_VARIABLES:
+        for name in (NOTIFY_SOCKET, *WATCHDOG):
             # The supervisor's: what a task starts must not speak for it.
             os.environ.pop(name, None)
         from jobslib.run.process import RunProcess, exit_like_python
         process = RunProcess(channel, questions, memory)
         try:
-            code = _guarded(lambda: _be_run_process(process, CommandLine(argv)))
+            code = _reported(lambda: _be_run_process(process, CommandLine(argv)))
         except BaseException as exc:
             process.leave()
             exit_like_python(exc)
@@ -337,7 +348,7 @@ def _be_run_process(process: RunProcess, line: CommandLine) -> int:
     return ExitCode.DONE
 
 
-def _load_settings(name: str | None) -> Any:
+def _load_settings(name: str | None) -> object:
     source = '--settings'
     if name is None:
         name = os.environ.get(SETTINGS_VARIABLE) or None
@@ -368,10 +379,11 @@ def _modules_in(package: Any) -> str:
     return f' (did you mean {" or ".join(map(repr, names))}?)' if names else ''
 
 
-def _load_config_class(settings: Any) -> type[Config]:
+def _load_config_class(settings: object) -> type[Config]:
     declared = Config.config_class
     source = declared.env
-    path = os.environ.get(declared.env)
+    assert source is not None
+    path = os.environ.get(source)
     if path is None:
         source = 'settings, CONFIG_CLASS'
         path = getattr(settings, 'CONFIG_CLASS', None)

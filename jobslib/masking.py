@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import re
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 __all__ = ['MASK', 'is_secret', 'mask']
 
 #: What is shown in place of a secret.
@@ -26,7 +21,7 @@ def is_secret(name: str) -> bool:
     return _SECRET.search(name.lower()) is not None
 
 
-def mask(value: Any) -> Any:
+def mask(value: object) -> object:
     """Return *value* fit for JSON, with what looks like a secret masked."""
     if isinstance(value, dict):
         return {str(name): MASK if item and is_secret(str(name))

@@ -15,7 +15,6 @@ import signal
 
 __all__ = ['examine', 'missing']
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 
+from jobslib.environment import NOTIFY_SOCKET, WATCHDOG
 from jobslib.observers import Observer
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from jobslib.runs import Run
 
 __all__ = ['NotifyObserver']
-
-SOCKET_VARIABLE = 'NOTIFY_SOCKET'
-WATCHDOG_VARIABLES = ('WATCHDOG_PID', 'WATCHDOG_USEC')
 
 #: When what could not be sent is tried again, in seconds.
 RETRY = 1.0
@@ -75,12 +72,12 @@ class NotifyObserver(Observer):
         The variables are removed, so that what the task starts does not
         speak in the name of the job.
         """
-        address = os.environ.pop(SOCKET_VARIABLE, '')
-        pid, usec = (os.environ.pop(name, '') for name in WATCHDOG_VARIABLES)
+        address = os.environ.pop(NOTIFY_SOCKET, '')
+        pid, usec = (os.environ.pop(name, '') for name in WATCHDOG)
         if not address:
             return None
         if not _parse(address):
-            logger.debug(UNTOLD, f'{SOCKET_VARIABLE}={address} is not '
+            logger.debug(UNTOLD, f'{NOTIFY_SOCKET}={address} is not '
                                  f'supported')
             return None
         # With another process id, it is another process that is watched.

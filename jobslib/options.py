@@ -14,10 +14,45 @@ from collections.abc import Callable, Iterable, Mapping
 from jobslib.environment import forget
 from jobslib.exceptions import ConfigError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import (
+        Any,
+        Generic,
+        Literal,
+        Self,
+        TypedDict,
+        TypeVar,
+        Unpack,
+        overload,
+    )
+
+    T = TypeVar('T', covariant=True)
+    R = TypeVar('R')
+    G = TypeVar('G', bound='ConfigGroup')
+
+    class Declaration(TypedDict, total=False):
+        """What an option can be declared with, whatever its type."""
+
+        minimum: float | None
+        maximum: float | None
+        above: float | None
+        choices: Iterable[object] | None
+        flag: str | None
+        metavar: str | None
+        unit: str
+        kind: str
+        env: str | None
+        setting: str | None
+        fallback: Callable[[ConfigGroup], Given | None] | None
+        help: str
+        secret: bool
+else:
+    class Generic:
+        """In place of typing's: at run time no option knows its type."""
+
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
 
 __all__ = ['BOOLEANS', 'ConfigGroup', 'Given', 'option']
 
@@ -27,7 +62,7 @@ BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
 # Where values have a type of their own; elsewhere they are texts.
 TYPED_SOURCES = ('settings', 'computed')
 
-TYPE_NAMES: dict[Any, str] = {
+TYPE_NAMES: dict[object, str] = {
     bool: '1/0, true/false, yes/no or on/off',
     int: 'an integer',
     float: 'a number',
@@ -45,7 +80,7 @@ class Given:
         self.source = source
 
 
-class option:
+class option(Generic['T']):
     """One value of a :class:`ConfigGroup`.
 
     As a declaration (``timeout = option(attrtype=float, default=5.0)``) the
@@ -77,12 +112,52 @@ class option:
     :param secret: never show the value.
     """
 
+    if TYPE_CHECKING:
+        @overload
+        def __init__(
+            self: option[T], function: Callable[[Any], T], *,
+            required: bool = False, attrtype: type[T] | None = None,
+            default: T | None = None, **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[G], *, attrtype: type[G],
+            default: Mapping[str, object],
+            required: bool = False, **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[T], *, attrtype: type[T], default: T,
+            required: bool = False, **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[T], *, attrtype: type[T], required: Literal[True],
+            **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[T | None], *, attrtype: type[T],
+            required: bool = False, default: None = None,
+            **declared: Unpack[Declaration],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: option[Any], *, required: bool = False, attrtype: None = None,
+            default: object = None, **declared: Unpack[Declaration],
+        ) -> None: ...
+
     def __init__(
-        self, function: Callable[[Any], Any] | None = None, *,
+        self, function: Callable[[object], object] | None = None, *,
         required: bool = False, attrtype: type[Any] | None = None,
         minimum: float | None = None, maximum: float | None = None,
-        above: float | None = None, choices: Iterable[Any] | None = None,
-        default: Any = None, flag: str | None = None,
+        above: float | None = None, choices: Iterable[object] | None = None,
+        default: object = None, flag: str | None = None,
         metavar: str | None = None, unit: str = '', kind: str = '',
         env: str | None = None,
         setting: str | None = None,
@@ -109,24 +184,31 @@ class option:
         self.name = ''
         self.__doc__ = help or getattr(function, '__doc__', None)
 
-    def __call__(self, function: Callable[[Any], Any]) -> option:
+    def __call__(self, function: Callable[[Any], R]) -> option[R]:
         self.function = function
         self.__doc__ = self.help or function.__doc__
-        return self
+        return self  # type: ignore[return-value]
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, group: ConfigGroup | None, owner: type) -> Any:
+    if TYPE_CHECKING:
+        @overload
+        def __get__(self, group: None, owner: type) -> Self: ...
+
+        @overload
+        def __get__(self, group: ConfigGroup, owner: type) -> T: ...
+
+    def __get__(self, group: ConfigGroup | None, owner: type) -> Self | T:
         return self if group is None else self.read(group)
 
-    def read(self, group: ConfigGroup) -> Any:
+    def read(self, group: ConfigGroup) -> T:
         """Return the value that *group* has, looked up if need be."""
         if self.name not in group._values:
             given = self._find(group)
             group._values[self.name] = self._check(given, group)
             group._sources[self.name] = given.source
-        return group._values[self.name]
+        return group._values[self.name]  # type: ignore[no-any-return]
 
     def under(self, env: str) -> Self:
         """Return this option with the environment variable *env*."""
@@ -220,7 +302,7 @@ class option:
             return None
         return Given(value, f'settings, {group._locate(name)}')
 
-    def _check(self, given: Given, group: ConfigGroup) -> Any:
+    def _check(self, given: Given, group: ConfigGroup) -> object:
         value = given.value
         if value is None:
             if self.required:
@@ -241,7 +323,7 @@ class option:
             raise self.error(given)
         return value
 
-    def _convert(self, given: Given, group: ConfigGroup) -> Any:
+    def _convert(self, given: Given, group: ConfigGroup) -> object:
         attrtype: Any = self.attrtype
         value = given.value
         if isinstance(attrtype, type) and issubclass(attrtype, ConfigGroup):
@@ -290,7 +372,7 @@ class option:
                            f'{given.source} is not allowed{detail}; allowed: '
                            f'{allowed}')
 
-    def show(self, value: Any) -> str:
+    def show(self, value: object) -> str:
         """Return *value* for a message, with no secret in it."""
         from jobslib.masking import MASK, mask
         if self.secret:
@@ -300,7 +382,7 @@ class option:
         return repr(value)
 
 
-def _parse(text: str, attrtype: Any) -> Any:
+def _parse(text: str, attrtype: object) -> object:
     """Read a value of *attrtype* from *text*; ValueError says it is none."""
     if attrtype is bool:
         if text.strip().lower() not in BOOLEANS:
@@ -339,9 +421,9 @@ class ConfigGroup:
         self.validate()
 
     @classmethod
-    def declared(cls) -> dict[str, option]:
+    def declared(cls) -> dict[str, option[object]]:
         """Return all options by name, inherited ones first."""
-        options: dict[str, option] = {}
+        options: dict[str, option[object]] = {}
         for base in reversed(cls.__mro__):
             for name, value in vars(base).items():
                 if isinstance(value, option):
@@ -377,8 +459,8 @@ class ConfigGroup:
         What does not fit is left out: it is computed again, from the rest,
         by who :meth:`restore` s it.
         """
-        values: dict[str, Any] = {}
-        groups: dict[str, Any] = {}
+        values: dict[str, object] = {}
+        groups: dict[str, object] = {}
         for name in self.declared():
             value = self.raw_value(name)
             if isinstance(value, ConfigGroup):
@@ -401,7 +483,7 @@ class ConfigGroup:
         group.validate()
         return group
 
-    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+    def _restore_group(self, name: str, exported: dict[str, object]) -> object:
         declared = self.declared()[name]
         assert declared.attrtype is not None
         return declared.attrtype.restore(exported)
@@ -462,7 +544,7 @@ class ConfigGroup:
                     f'allowed: {", ".join(sorted(known)) or "none"}')
 
 
-def _fits_json(value: Any) -> bool:
+def _fits_json(value: object) -> bool:
     import json
     try:
         json.dumps(value)

@@ -6,7 +6,6 @@ from jobslib.reading import count, mapping, mappings, number, text
 from jobslib.runs import Run
 from jobslib.schedule.ledger import Ledger
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from jobslib.folding import folded
 from jobslib.slips import nearest
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -39,7 +38,7 @@ class Parser(argparse.ArgumentParser):
                        f'{self.guess(unknown, found)}')
         return found  # type: ignore[no-any-return]
 
-    def guess(self, unknown: Sequence[str], found: Any = None) -> str:
+    def guess(self, unknown: Sequence[str], found: object = None) -> str:
         """Return what was meant by words that are *unknown*, for a message.
 
         :param found: what is known of the rest.

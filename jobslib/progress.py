@@ -9,7 +9,6 @@ import threading
 from jobslib.clock import Clock
 from jobslib.exceptions import OneInstanceWatchdogError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +78,7 @@ class Progress:
         return {'done': done, 'total': total, 'message': _text(message),
                 'time': round(self._clock.wall() - (self._now() - when), 3)}
 
-    def report(self, done: Any, total: Any = None, message: Any = '') -> None:
+    def report(self, done: object, total: object = None, message: object = '') -> None:
         """Take down a report, and show it if it is time to.
 
         In a forked child this does nothing.
@@ -105,7 +104,7 @@ class Progress:
         acquired = self._busy.acquire(timeout=1)
         try:
             self._closed = True
-            self._guarded(self._show_last)
+            self._safely(self._show_last)
         finally:
             if acquired:
                 self._busy.release()
@@ -120,11 +119,11 @@ class Progress:
         if self._busy.acquire(blocking=False):
             try:
                 if not self._closed:
-                    self._guarded(lambda: self._show(now))
+                    self._safely(lambda: self._show(now))
             finally:
                 self._busy.release()
 
-    def _guarded(self, call: Callable[[], None]) -> None:
+    def _safely(self, call: Callable[[], None]) -> None:
         """Call what must not fail the run."""
         try:
             call()
@@ -160,7 +159,7 @@ class Progress:
                 bar.close()
         self._log(latest)
 
-    def _show_bar(self, latest: dict[str, Any]) -> None:
+    def _show_bar(self, latest: dict[str, object]) -> None:
         if not self._has_bar:
             return
         # No bar if it fails; lines of the log will do.
@@ -171,7 +170,7 @@ class Progress:
         self._bar.show(latest)
         self._has_bar = True
 
-    def _log(self, latest: dict[str, Any]) -> None:
+    def _log(self, latest: dict[str, object]) -> None:
         line = describe(latest)
         if line and line != self._line and not self._has_bar:
             self._line = line
@@ -208,7 +207,7 @@ def _number(value: Any) -> float | None:
     return int(number) if number.is_integer() else number
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return *value* as one line without control characters."""
     try:
         text = '' if value is None else str(value)

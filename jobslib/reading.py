@@ -6,7 +6,6 @@ It is read here, once; what is made of it needs no further look.
 
 from __future__ import annotations
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import enum

@@ -15,13 +15,12 @@ import socket
 import threading
 import time
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Address = tuple[int, Any]
+    Address = tuple[int, object]
 
 __all__ = ['addresses', 'machine_name']
 
@@ -32,10 +31,10 @@ NAME_TIMEOUT = 1.0
 class _Question:
     """A question to the system, asked by a thread of its own."""
 
-    def __init__(self, ask: Callable[[], Any]) -> None:
+    def __init__(self, ask: Callable[[], object]) -> None:
         self._ask = ask
         self._answered = threading.Event()
-        self._answer: Any = None
+        self._answer: object = None
         self._error: Exception | None = None
         self.pid = os.getpid()
         threading.Thread(
@@ -49,7 +48,7 @@ class _Question:
         finally:
             self._answered.set()
 
-    def answer(self, timeout: float) -> Any:
+    def answer(self, timeout: float) -> object:
         """Return the answer, or raise what there is instead.
 
         :raises TimeoutError: there is none within *timeout* seconds.
@@ -73,7 +72,7 @@ _questions: dict[object, _Question] = {}
 _found: dict[tuple[str, int], list[Address]] = {}
 
 
-def _ask(what: object, ask: Callable[[], Any], timeout: float) -> Any:
+def _ask(what: object, ask: Callable[[], object], timeout: float) -> Any:
     question = _questions.get(what)
     if question is None or not question.is_open:
         try:

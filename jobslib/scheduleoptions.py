@@ -5,15 +5,16 @@ from __future__ import annotations
 from jobslib.exceptions import ConfigError
 from jobslib.options import ConfigGroup, Given, option
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime
-    from typing import Any
+    from typing import TypeVar
 
     from jobslib.schedule.plans import Plan
     from jobslib.schedule.rhythms import Rhythm
     from jobslib.schedule.zones import Zone
+
+    T = TypeVar('T', covariant=True)
 
 __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
 
@@ -24,7 +25,7 @@ LATEST = 253402300799.0
 RHYTHMS = ('schedule', 'sleep_interval', 'run_interval')
 
 
-class rhythm_option(option):
+class rhythm_option(option['T']):
     """One of the options that say when a job is due.
 
     They exclude each other: what the command line says about any of them
@@ -47,7 +48,7 @@ class rhythm_option(option):
         return None
 
 
-class schedule_option(rhythm_option):
+class schedule_option(rhythm_option['list[str] | None']):
     """Cron expressions, one or a list of them."""
 
     repeatable = True
@@ -57,7 +58,7 @@ class schedule_option(rhythm_option):
         return ('a cron expression, or a list of them (in the environment a '
                 'JSON array)')
 
-    def _convert(self, given: Given, group: ConfigGroup) -> Any:
+    def _convert(self, given: Given, group: ConfigGroup) -> object:
         value = given.value
         if isinstance(value, str) and value.lstrip().startswith('[') and (
                 given.source.startswith('environment')):
@@ -74,7 +75,7 @@ class schedule_option(rhythm_option):
         return list(value)
 
 
-class epoch_option(option):
+class epoch_option(option['str | None']):
     """Where the grid of run_interval lies; it goes where that goes."""
 
     def given(self, group: ConfigGroup) -> Given | None:
@@ -91,7 +92,7 @@ class epoch_option(option):
 class ScheduleOptions(ConfigGroup):
     """When a job is due, and what becomes of its slots."""
 
-    schedule = schedule_option(
+    schedule: option[list[str] | None] = schedule_option(
         attrtype=list, flag='--schedule', metavar='CRON',
         env='JOBSLIB_SCHEDULE',
         help='When the job is due: a cron expression of five or six fields, '
@@ -101,11 +102,11 @@ class ScheduleOptions(ConfigGroup):
         env='JOBSLIB_TIME_ZONE',
         help='The time zone of schedule and run_interval_epoch, as '
              'Europe/Prague.')
-    sleep_interval = rhythm_option(
+    sleep_interval: option[float | None] = rhythm_option(
         attrtype=float, minimum=0, flag='--sleep-interval',
         metavar='SECONDS', env='JOBSLIB_SLEEP_INTERVAL',
         help='Pause from the end of a run to the start of the next.')
-    run_interval = rhythm_option(
+    run_interval: option[float | None] = rhythm_option(
         attrtype=float, minimum=0, flag='--run-interval',
         metavar='SECONDS', env='JOBSLIB_RUN_INTERVAL',
         help='Start runs on a grid of this many seconds, without drift.')
@@ -115,7 +116,7 @@ class ScheduleOptions(ConfigGroup):
         help='One of the slots of run_interval, so that its grid is known in '
              'advance; without a distance from UTC it is in time_zone.')
     jitter = option(
-        attrtype=float, minimum=0, default=0.0, flag='--jitter',
+        attrtype=float, minimum=0, maximum=1e9, default=0.0, flag='--jitter',
         metavar='SECONDS', env='JOBSLIB_JITTER',
         help='Start runs up to so much later than their slots, always the '
              'same for one job, different from job to job.')
@@ -152,7 +153,7 @@ class ScheduleOptions(ConfigGroup):
         if self.schedule is not None:
             self._make_calendar()
         if self.run_interval_epoch is not None:
-            self._read_epoch()
+            self._read_epoch(self.run_interval_epoch)
             if not self.run_interval:
                 raise self.error(
                     'run_interval_epoch', 'there is no run_interval whose '
@@ -182,7 +183,8 @@ class ScheduleOptions(ConfigGroup):
         if self.schedule is not None:
             return self._make_calendar()
         if self.run_interval and self.run_interval_epoch is not None:
-            return Grid(self.run_interval, self._read_epoch())
+            return Grid(self.run_interval,
+                        self._read_epoch(self.run_interval_epoch))
         if self.run_interval:
             return Every(self.run_interval)
         return Pause(self.sleep_interval) if self.sleep_interval else Endless()
@@ -194,7 +196,7 @@ class ScheduleOptions(ConfigGroup):
             ExpressionError,
         )
         expressions = []
-        for text in self.schedule:
+        for text in self.schedule or ():
             try:
                 expressions.append(Expression(text))
             except ExpressionError as exc:
@@ -209,11 +211,11 @@ class ScheduleOptions(ConfigGroup):
         except ZoneError as exc:
             raise self.error('time_zone', str(exc)) from None
 
-    def _read_epoch(self) -> float:
+    def _read_epoch(self, text: str) -> float:
         """Return the UNIX time of run_interval_epoch."""
         import datetime
         try:
-            epoch = datetime.datetime.fromisoformat(self.run_interval_epoch)
+            epoch = datetime.datetime.fromisoformat(text)
         except ValueError:
             raise self.error(
                 'run_interval_epoch', 'it cannot be read; allowed: a time in '
@@ -224,5 +226,5 @@ class ScheduleOptions(ConfigGroup):
         return epoch.timestamp()
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f'{value:g}' if isinstance(value, float) else repr(value)

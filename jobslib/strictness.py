@@ -16,7 +16,6 @@ from jobslib.config import Config, ConfigGroup, option
 from jobslib.exceptions import ConfigError
 from jobslib.slips import is_slip, nearest
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -121,7 +120,7 @@ def _place(variable: str) -> str:
     return variable
 
 
-def _names(settings: Any) -> list[tuple[str, Any]]:
+def _names(settings: object) -> list[tuple[str, Any]]:
     try:
         found = vars(settings)
     except TypeError:
@@ -130,7 +129,7 @@ def _names(settings: Any) -> list[tuple[str, Any]]:
             if not name.startswith('_')]
 
 
-def _name_of(settings: Any) -> str:
+def _name_of(settings: object) -> str:
     return repr(getattr(settings, '__name__', type(settings).__name__))
 
 
@@ -163,7 +162,7 @@ def _variables_of_all() -> set[str]:
     return found
 
 
-def _variables_of(declared: option) -> set[str]:
+def _variables_of(declared: option[object]) -> set[str]:
     """Return the variable of an option, and the names that it had once."""
     return {*([declared.env] if declared.env else []),
             *getattr(declared, 'old', ())}
@@ -225,7 +224,7 @@ def _find_empty_settings(config: Config) -> list[str]:
                  f'is known']
 
 
-def refuse_class(path: str, task_cls: Any) -> None:
+def refuse_class(path: str, task_cls: object) -> None:
     """Refuse a task class that cannot be run.
 
     :param path: how the user named it.
@@ -237,7 +236,7 @@ def refuse_class(path: str, task_cls: Any) -> None:
         raise ConfigError(f'task {path!r} {wrong}')
 
 
-def _find_fault(found: Any, base: type[Any]) -> str | None:
+def _find_fault(found: object, base: type[Any]) -> str | None:
     if not (isinstance(found, type) and issubclass(found, base)):
         return 'is not a subclass of jobslib.BaseTask'
     task_cls: Any = found

@@ -7,7 +7,6 @@ from functools import cached_property
 
 from jobslib.exceptions import OneInstanceWatchdogError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import datetime
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.config import Config
+    from jobslib.documents import Document
     from jobslib.progress import Progress
     from jobslib.runs import Run
 
@@ -107,14 +107,14 @@ class BaseTask:
         return attempt
 
     @property
-    def _run(self) -> dict[str, Any]:
+    def _run(self) -> Document:
         link = self.context.config.link
         return {} if link is None else link.run
 
     def initialize(self) -> None:
         """Prepare the task, once for the process; to be overridden."""
 
-    def task(self) -> Any:
+    def task(self) -> object:
         """Do one run; to be overridden.
 
         May be a coroutine function.  A run fails by raising an exception;

@@ -1,6 +1,7 @@
 """Work in a thread of its own: the newest value, bounded, never in the way."""
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -42,6 +43,15 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
     made.may_go.set()
 
 
+def let_calls_be_made() -> None:
+    """Wait for as long as some calls take elsewhere."""
+    other = Call()
+    repeated = Background(other, LOGGER, 'other', every=0.01)
+    repeated.submit(1)
+    until(lambda: len(other.values) >= 3)
+    assert repeated.close(DEADLINE)
+
+
 def test_newest_value_wins(call: Call) -> None:
     """Values that come during a call wait, and only the newest is used."""
     call.may_go.clear()
@@ -53,6 +63,34 @@ def test_newest_value_wins(call: Call) -> None:
     call.may_go.set()
     assert work.close(DEADLINE)
     assert call.values == [1, 3]
+
+
+def test_value_that_comes_late_is_used_once(call: Call) -> None:
+    """A value that comes when a call is about to be made is taken with it."""
+    work = Background(call, LOGGER, 'work')
+    wakes = work._wakes
+
+    class Late:
+        """Has another value come when nothing more was heard of."""
+
+        empty, put = wakes.empty, wakes.put
+        is_first = True
+
+        def get(self, timeout: float | None) -> bool:
+            try:
+                return wakes.get(timeout=timeout)
+            except queue.Empty:
+                if self.is_first:
+                    self.is_first = False
+                    work.submit(2)
+                raise
+
+    work._wakes = Late()  # type: ignore[assignment]
+    work.submit(1)
+    until(lambda: call.values and wakes.empty())
+    let_calls_be_made()
+    assert call.values == [2]
+    assert work.close(DEADLINE)
 
 
 def test_close_makes_the_call_that_waits(call: Call) -> None:
@@ -155,11 +193,6 @@ def test_without_every_it_is_idle(call: Call) -> None:
     work = Background(call, LOGGER, 'work')
     work.submit(1)
     until(lambda: call.values)
-    # As long as that takes with another value, no call is made.
-    other = Call()
-    repeated = Background(other, LOGGER, 'other', every=0.01)
-    repeated.submit(1)
-    until(lambda: len(other.values) >= 3)
-    assert repeated.close(DEADLINE)
+    let_calls_be_made()
     assert call.values == [1]
     assert work.close(DEADLINE)

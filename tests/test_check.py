@@ -17,11 +17,11 @@ from jobslib import BaseTask, Config, ConfigGroup, Context, option
 from jobslib.commands import check
 from jobslib.commands.lease import handovers, sums
 from jobslib.commands.listing import list_options
+from jobslib.consul.attempts import Attempts
 from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.keeper.timings import Timings
 from jobslib.masking import MASK, mask
-from jobslib.oneinstance.asking import Asker
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.diagnosis import (
     DENIED,
@@ -379,7 +379,7 @@ def test_longer_ttl() -> None:
 
 def test_leftovers_of_a_killed_one(consul: ConsulStandIn) -> None:
     """A check that a killed process left is removed by the next."""
-    from jobslib.oneinstance.rights import CHECK_NAME
+    from jobslib.consul.rights import CHECK_NAME
     from jobslib.testing.consul_state import Check
     for name, text in (('old', CHECK_NAME), ('other', 'not ours')):
         consul._state.register_check(Check(name, text, 5.0, 'critical'))
@@ -395,7 +395,7 @@ REQUESTS = 20
 def test_interrupted(consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
                      number: int, when: str) -> None:
     """Whenever it is interrupted, nothing is left behind."""
-    ask = Asker.ask
+    ask = Attempts.ask
     count = -1
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -408,7 +408,7 @@ def test_interrupted(consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
         finally:
             if count == number and when == 'after':
                 signal.raise_signal(signal.SIGINT)
-    monkeypatch.setattr(Asker, 'ask', interrupted)
+    monkeypatch.setattr(Attempts, 'ask', interrupted)
     try:
         on(consul, check_ttl=5)
     except KeyboardInterrupt:

@@ -328,6 +328,16 @@ def test_completion_of_zsh(tmp_path: pathlib.Path) -> None:
     assert '--max-age' in done.stdout
 
 
+def test_completion_of_a_shell_as_a_word(tmp_path: pathlib.Path) -> None:
+    """The shell may stand there without the flag, as other programs have it;
+    another one is refused as such."""
+    done = run_job(tmp_path, 'completion', 'zsh', SHELL='/bin/bash')
+    assert done.stdout.startswith('#compdef runjob')
+    done = run_job(tmp_path, 'completion', 'fish')
+    assert done.returncode == ExitCode.USAGE
+    assert "invalid choice: 'fish'" in done.stderr.splitlines()[-1]
+
+
 def test_completion_without_its_library(tmp_path: pathlib.Path) -> None:
     """What is missing is said, and how to get it."""
     write_module(tmp_path, 'shtab', 'raise ImportError("no shtab")')

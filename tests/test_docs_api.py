@@ -18,10 +18,12 @@ from jobslib.consul.connection import ConsulConnection
 INTERNAL = re.compile(r"""jobslib\.(
     bar
     | folding
+    | documents
     | environment
     | legacy
     | machine
     | masking
+    | owner
     | parsing
     | reading
     | resolver
@@ -32,7 +34,8 @@ INTERNAL = re.compile(r"""jobslib\.(
     | commands\.(asking | check_liveness | exec | handover | jobs | jobtables
                  | completion | looking | pause | release | resume | run | status
                  | skip | stop | watching)
-    | oneinstance\.(asking | consulview | lockfolder | record)
+    | findings
+    | oneinstance\.(consulview | filediagnosis | lockfolder | record)
     | consul(\.(?!connection)\w+)?
     | keeper(\.(?!timings)\w+)?
     | loop(\.\w+)?
@@ -116,7 +119,7 @@ def option_groups() -> list[type[ConfigGroup]]:
     return found
 
 
-def options_of(group: type[ConfigGroup]) -> set[option]:
+def options_of(group: type[ConfigGroup]) -> set[option[object]]:
     """Return the options of *group* that somebody can give."""
     return {each for each in group.declared().values() if not each.function}
 
@@ -124,7 +127,7 @@ def options_of(group: type[ConfigGroup]) -> set[option]:
 def test_every_option_is_in_the_table() -> None:
     """The table is made of all groups of options that there are."""
     text = (DOCS / 'reference' / 'options.rst').read_text()
-    shown: set[option] = set()
+    shown: set[option[object]] = set()
     for path in re.findall(r'^   (jobslib[\w.]+) \| ', text, re.MULTILINE):
         first, *rest = re.split(r'\.(?=[A-Z])', path)
         found: Any = importlib.import_module(first)

@@ -484,6 +484,13 @@ class Deaf(Tell):
             except BaseException as error:
                 print('ignored', repr(error), flush=True)
 
+class Hanging(BaseTask):
+    def task(self):
+        pass
+    def on_released(self):
+        print('still here', flush=True)
+        time.sleep(3600)
+
 class Broken(BaseTask):
     def task(self):
         pass
@@ -521,6 +528,20 @@ def test_deaf_hook_loses_its_process(tmp_path: pathlib.Path) -> None:
         assert ('WARNING jobslib: hook on_released is not called: the process '
                 'of the run has ended' in job.output)
     assert is_free(tmp_path, 'job')
+
+
+@pytest.mark.parametrize('early', [True, False])
+def test_hook_that_hangs_without_the_lock(
+        early: bool, tmp_path: pathlib.Path) -> None:
+    """It does not keep a job for ever that is told to end."""
+    write_module(tmp_path, 'jobs', JOBS)
+    options = ['--keep-lock', '--sleep-interval', '3600'] if early else []
+    with Process(tmp_path, 'jobs.Hanging', *options,
+                 JOBSLIB_MAX_HOOK_TIME='0.1') as job:
+        job.wait_for('run succeeded' if early else 'still here')
+        job.send(signal.SIGTERM)
+        assert job.wait() == ExitCode.TERMINATED
+        assert 'hook on_released: killed by SIGKILL' in job.output
 
 
 def test_broken_hook_of_a_process(tmp_path: pathlib.Path) -> None:

@@ -36,9 +36,10 @@ LAYERS = [
     {'jobslib.background', 'jobslib.history', 'jobslib.observers',
      'jobslib.owner', 'jobslib.runs'},
     {'jobslib.interrupts', 'jobslib.keeper', 'jobslib.schedule'},
-    {'jobslib.clock', 'jobslib.environment', 'jobslib.exceptions', 'jobslib.exitcodes',
-     'jobslib.imports', 'jobslib.folding', 'jobslib.machine', 'jobslib.needs',
-     'jobslib.logging', 'jobslib.reading', 'jobslib.resolver', 'jobslib.slips',
+    {'jobslib.clock', 'jobslib.documents', 'jobslib.environment',
+     'jobslib.exceptions', 'jobslib.exitcodes', 'jobslib.findings',
+     'jobslib.folding', 'jobslib.imports', 'jobslib.logging', 'jobslib.machine',
+     'jobslib.needs', 'jobslib.reading', 'jobslib.resolver', 'jobslib.slips',
      'jobslib.time'},
 ]
 #: What everybody may have from the package itself.

@@ -457,3 +457,29 @@ def test_stream_that_the_task_closes(tmp_path: pathlib.Path) -> None:
     write_module(tmp_path, 'closing', CLOSING)
     with Job(tmp_path, '--sleep-interval', '0.01', 'closing.Closing') as job:
         job.wait_for('BEGIN', 3)
+
+
+@pytest.mark.parametrize('error', ['OSError("no service")', 'SystemExit(3)'])
+def test_handler_that_raises_does_not_end_the_loop(
+        error: str, tmp_path: pathlib.Path) -> None:
+    """What it raises is shown; the run takes place, and others log it."""
+    write_module(tmp_path, 'jobs', f"""
+import logging
+from jobslib import BaseTask
+
+class Broken(logging.Handler):
+    def emit(self, record):
+        raise {error}
+
+class Quiet(BaseTask):
+    def task(self):
+        pass
+""")
+    done = run_job(tmp_path, 'jobs.Quiet', '--run-once', JOBSLIB_LOGGING=(
+        json.dumps({'version': 1, 'root': {
+            'handlers': ['broken', 'plain'], 'level': 'INFO'}, 'handlers': {
+                'broken': {'class': 'jobs.Broken'},
+                'plain': {'class': 'logging.StreamHandler'}}})))
+    assert done.returncode == 0
+    assert 'run succeeded' in done.stderr
+    assert error.partition('(')[0] in done.stderr

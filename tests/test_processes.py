@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from support import DEADLINE
 
 from jobslib.keeper import processes
 
@@ -315,3 +317,42 @@ def test_named_keeper_is_spared(marker: str) -> None:
     finally:
         os.kill(keeper, signal.SIGKILL)
         os.waitpid(keeper, 0)
+
+
+CHAIN = (
+    'import os, time; print(os.getpid(), flush=True); os.setsid()\n'
+    'ends = time.monotonic() + 60\n'
+    'while time.monotonic() < ends:\n'
+    '    os.fork() and os._exit(0)\n'
+    '    time.sleep(0.005)')
+
+
+def test_chain_of_forks_is_ended(marker: str) -> None:
+    """A process that forks and ends, again and again, is caught."""
+    for _ in range(5):
+        with subprocess.Popen([sys.executable, '-c', CHAIN],
+                              stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            processes.end(os.getpid(), None, marker, set())
+            # At its end when nobody has it open any more.
+            assert select.select([process.stdout], [], [], DEADLINE)[0]
+            assert process.stdout.read() == b''
+
+
+def test_trackers_of_multiprocessing_clear_up(marker: str) -> None:
+    """Semaphores of what is killed do not outlive it."""
+    program = (
+        'import multiprocessing, time\n'
+        'semaphore = multiprocessing.get_context("spawn").Semaphore()\n'
+        'print(semaphore._semlock.name, flush=True)\n'
+        'time.sleep(60)')
+    with subprocess.Popen([sys.executable, '-c', program],
+                          stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().decode().strip().removeprefix('/')
+        path = f'/dev/shm/sem.{name}'
+        assert os.path.exists(path)
+        processes.end(os.getpid(), None, marker, set())
+        assert not os.path.exists(path)
+        assert processes.find(os.getpid(), marker, set()) == set()

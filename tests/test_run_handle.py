@@ -6,13 +6,23 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from typing import Any
 
 import pytest
-from support import DEADLINE, Forked, Job, run_job, until, write_module
+from support import (
+    DEADLINE,
+    Forked,
+    Job,
+    Process,
+    is_free,
+    run_job,
+    until,
+    write_module,
+)
 from test_run_process import Ours, interrupt_at_begin
 
 from jobslib import BaseTask, OneInstanceWatchdogError, Terminate
@@ -76,6 +86,29 @@ def test_process_that_dies_takes_what_it_started_along() -> None:
         until(lambda: processes.start_time(child) == 0)
     os.close(read_fd)
     os.close(write_fd)
+
+
+def test_process_whose_code_raises() -> None:
+    """It ends; it does not go on as a second supervisor."""
+    def body(*_: object) -> None:
+        raise OSError('whatever')
+    handle = RunHandle(body, Interrupts())
+    handle.start()
+    assert handle.first_word() == {'exit': 1}
+
+
+def test_descriptors_of_the_supervisor_are_not_the_task_s() -> None:
+    """A later process has none that was opened since the start."""
+    class Task(Ours):
+        def task(self) -> None:
+            self.tell(os.readlink(f'/proc/self/fd/{fd}'))
+
+    fd = 0
+    with Forked(Task) as forked, socket.socket() as opened:
+        fd = opened.fileno()
+        forked.handle.kill()
+        assert forked.handle.prepare() is None
+        assert forked.run().message == os.devnull
 
 
 def close_all() -> None:
@@ -536,3 +569,39 @@ def test_orphans_that_end_in_a_wait() -> None:
         with pytest.raises(ZeroDivisionError):
             forked.handle.reap_while(fail)
         assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+FOREIGN = """
+import subprocess, time
+from jobslib import BaseTask
+
+class Foreign(BaseTask):
+    def task(self):
+        # Until its input is at its end.
+        subprocess.Popen(['cat'], user=65534, extra_groups=[])
+        print('started', flush=True)
+        time.sleep(3600)
+"""
+# PR_CAPBSET_DROP, CAP_KILL: root may then kill its own processes alone.
+WITHOUT_KILL = """
+import ctypes, os, sys
+assert not ctypes.CDLL(None).prctl(24, 5, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, '-m', 'jobslib', *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='for root')
+def test_child_of_another_user(tmp_path: pathlib.Path) -> None:
+    """One that may not be killed is waited for with the lock, and named."""
+    write_module(tmp_path, 'jobs', FOREIGN)
+    with Process(tmp_path, '-c', WITHOUT_KILL, '--run-once', 'jobs.Foreign',
+                 JOBSLIB_ONE_INSTANCE_GRACE='0.5') as job:
+        job.wait_for('started')
+        job.send(signal.SIGTERM)
+        job.wait_for('waiting for processes of other users, which may not be '
+                     'killed: ')
+        assert re.search(r'killed: \d+ \(cat\)', job.output)
+        assert not is_free(tmp_path, 'jobs.Foreign')
+        job.stdin.close()
+        assert job.wait() == ExitCode.TERMINATED
+        assert is_free(tmp_path, 'jobs.Foreign')

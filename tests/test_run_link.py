@@ -206,6 +206,18 @@ def test_refresh_of_a_file_lock(tmp_path: pathlib.Path) -> None:
         assert forked.run().message == 'the lock is lost'
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason='for root')
+def test_refresh_of_a_file_lock_from_another_root(
+        tmp_path: pathlib.Path) -> None:
+    """A task that does not see the lock file any more has it asked for."""
+    class Moving(Extending):
+        def task(self) -> None:
+            os.chroot(tmp_path)
+            super().task()
+    with Forked(Moving, ONE_INSTANCE=file_lock(tmp_path)) as forked:
+        assert forked.run().message == 'goes on'
+
+
 @pytest.mark.parametrize('early', [True, False])
 def test_refresh_after_all_descriptors_were_closed(
         early: bool, tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -11,14 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 from support import DEADLINE, until
 
 from jobslib import Terminate
 from jobslib.keeper import processes
-from jobslib.run.channel import PACKET, Channel, fill_standard, pair
+from jobslib.run.channel import PACKET, Channel, fill_standard, pair, shed
 from jobslib.run.leftovers import end_gently, left_below
 from jobslib.run.memory import MAX_REASON, Memory
 from jobslib.run.threads import begun_since, wait_for
@@ -180,6 +181,27 @@ def test_closed_descriptor(ends: tuple[Channel, Channel]) -> None:
         ours.send({})
 
 
+def test_other_end_is_gone_without_having_read(
+        ends: tuple[Channel, Channel]) -> None:
+    """What it had said is heard nevertheless."""
+    ours, theirs = ends
+    ours.send({'not': 'read'})
+    theirs.send({'last': True})
+    theirs.close()
+    assert ours.receive() == ({'last': True}, [])
+    assert ours.receive() is None
+
+
+@pytest.mark.parametrize('garbage', [b'x', b'.x', b'.5', b'+x', b'.{}garbage'])
+def test_what_is_no_message(
+        garbage: bytes, ends: tuple[Channel, Channel]) -> None:
+    """What a task writes to all of its descriptors ends the talk, no more."""
+    ours, theirs = ends
+    os.write(theirs.fileno(), garbage)
+    theirs.send({'message': 1})
+    assert ours.receive() is None
+
+
 def test_reused_descriptor(ends: tuple[Channel, Channel],
                            tmp_path: pathlib.Path) -> None:
     """A file that has the number now is neither read, written nor closed."""
@@ -210,6 +232,26 @@ def test_descriptor_reused_by_another_socket(
         assert ours.receive() is None
         assert others.recv(10) == b'.{}'
     os.close(ours.fileno())
+
+
+def test_descriptors_that_are_shed() -> None:
+    """They lead nowhere, and their numbers are not free; others are kept."""
+    read_fd, write_fd = os.pipe()
+    first, second = socket.socketpair()
+    with first, second:
+        pid = os.fork()
+        if pid == 0:
+            shed({*range(3), write_fd})
+            os.write(first.fileno(), b'x')
+            os.write(write_fd, os.readlink(
+                f'/proc/self/fd/{first.fileno()}').encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert os.read(read_fd, 100).decode() == os.devnull
+        with pytest.raises(BlockingIOError):
+            second.recv(1, socket.MSG_DONTWAIT)
+    os.close(read_fd)
+    os.close(write_fd)
 
 
 def test_standard_streams() -> None:
@@ -305,6 +347,32 @@ def test_idle_worker() -> None:
         assert len(begun_since(before)) >= 1
         # It still works.
         assert executor.submit(abs, -5).result(DEADLINE) == 5
+
+
+def test_idle_processes() -> None:
+    """An executor of processes that has nothing to do is left alone."""
+    before = set(threading.enumerate())
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        assert executor.submit(abs, -5).result(DEADLINE) == 5
+        with waiting(before):
+            pass
+        assert len(begun_since(before)) >= 1
+        # It still works.
+        assert executor.submit(abs, -6).result(DEADLINE) == 6
+
+
+def test_busy_processes() -> None:
+    """An executor of processes is waited for until its work is done."""
+    before = set(threading.enumerate())
+    context = multiprocessing.get_context('spawn')
+    with context.Manager() as manager, ProcessPoolExecutor(
+            1, mp_context=context) as executor:
+        event = manager.Event()
+        executor.submit(event.wait)
+        with waiting(before) as waits:
+            assert is_waited_for(waits)
+            event.set()
 
 
 def test_busy_worker() -> None:

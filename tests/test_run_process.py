@@ -1,13 +1,17 @@
 """How a task is run: in a real process, as its supervisor has it run."""
 
+import _thread
 import asyncio
+import contextlib
 import os
 import pathlib
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -414,11 +418,23 @@ def test_thread_of_a_run() -> None:
         assert heard == ['done']
 
 
-def test_thread_that_goes_on_after_an_interrupt() -> None:
-    """A thread is not waited for then; the run says that it goes on."""
+def start_plain() -> None:
+    """Start a thread."""
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+
+
+def start_unknown() -> None:
+    """Start a thread that :mod:`threading` knows nothing of."""
+    _thread.start_new_thread(time.sleep, (3600,))
+
+
+@pytest.mark.parametrize('start', [start_plain, start_unknown])
+def test_thread_that_goes_on_after_an_interrupt(
+        start: Callable[[], None]) -> None:
+    """A thread is not waited for then; it is seen that it goes on."""
     class Task(Beating):
         def task(self) -> None:
-            threading.Thread(target=threading.Event().wait).start()
+            start()
             self.begin()
             wait()
 
@@ -429,6 +445,71 @@ def test_thread_that_goes_on_after_an_interrupt() -> None:
         deadline = forked.handle.deadline
         assert deadline is not None
         assert 0 < deadline - time.clock_gettime(time.CLOCK_BOOTTIME) <= 60
+
+
+def test_standard_streams_that_cannot_be_flushed() -> None:
+    """What a task has put in their place does not change the outcome."""
+    class Task(Ours):
+        def task(self) -> None:
+            class Stream:
+                def flush(self) -> None:
+                    raise RuntimeError('no stream')
+            sys.stdout = sys.stderr = Stream()
+
+    with Forked(Task) as forked:
+        assert forked.run().outcome is Outcome.SUCCEEDED
+
+
+def test_error_whose_text_exits() -> None:
+    """The run has failed, whatever an error does to be shown."""
+    class Exiting(Exception):
+        def __str__(self) -> str:
+            sys.exit(3)
+
+    class Task(Ours):
+        def task(self) -> None:
+            raise Exiting
+
+    with Forked(Task) as forked:
+        result = forked.run()
+    assert result.outcome is Outcome.FAILED
+    assert result.error == 'Exiting: (the message cannot be shown)'
+
+
+def write_garbage() -> None:
+    """Write to all sockets that this process has."""
+    for fd in map(int, os.listdir('/proc/self/fd')):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, b'.garbage')
+
+
+def test_channels_are_not_those_of_children() -> None:
+    """What a child writes to all descriptors does not reach the supervisor."""
+    class Task(Ours):
+        def task(self) -> None:
+            pid = os.fork()
+            if pid == 0:
+                write_garbage()
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+    with Forked(Task) as forked:
+        for _ in range(2):
+            assert forked.run().outcome is Outcome.SUCCEEDED
+            assert forked.handle.is_ready
+
+
+def test_task_that_writes_to_all_descriptors() -> None:
+    """Its outcome is known, and the next run takes place."""
+    class Task(Ours):
+        def task(self) -> None:
+            write_garbage()
+
+    with Forked(Task) as forked:
+        for _ in range(3):
+            assert forked.run().outcome is Outcome.SUCCEEDED
+            assert forked.handle.prepare() is None
 
 
 def test_forked_child_is_no_second_run() -> None:
@@ -450,6 +531,25 @@ def test_forked_child_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
     """A child that raises shows its traceback, and ends with 1."""
     class Task(Ours):
         def task(self) -> None:
+            pid = os.fork()
+            if pid == 0:
+                raise ZeroDivisionError('of the child')
+            _, status = os.waitpid(pid, 0)
+            self.tell('child', os.waitstatus_to_exitcode(status))
+
+    with Forked(Task) as forked:
+        assert forked.run().message == 'child 1'
+    assert 'ZeroDivisionError: of the child' in capfd.readouterr().err
+
+
+def test_forked_child_that_fails_to_show_it(
+        capfd: pytest.CaptureFixture[str]) -> None:
+    """A hook of the interpreter that raises changes nothing."""
+    class Task(Ours):
+        def task(self) -> None:
+            def hook(*error: object) -> None:
+                raise OSError('no network')
+            sys.excepthook = hook
             pid = os.fork()
             if pid == 0:
                 raise ZeroDivisionError('of the child')

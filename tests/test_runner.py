@@ -612,6 +612,19 @@ def test_retries_of_one_run() -> None:
         (1, 'due'), (2, 'retry'), (3, 'retry')]
 
 
+@pytest.mark.parametrize('delay', [60, 100, 1e9])
+def test_retries_of_one_run_end_with_its_slot(delay: float) -> None:
+    """A process for one run does not go on with a later slot."""
+    job = Job(*[fail] * 4, SCHEDULE='*/5 * * * *', RUN_ONCE=True, RETRIES=3,
+              RETRY_DELAY=delay)
+    slot = job.clock.wall() - job.clock.wall() % 300
+    assert job.run() is ExitCode.TASK_FAILED
+    assert job.starts == ([0, 60] if delay == 60 else [0])
+    left = Ledger.parse(job.lock.schedules[-1])
+    assert left is not None
+    assert (left.state, left.slot) == (State.OPEN, slot)
+
+
 @pytest.mark.parametrize('history', [0, 100])
 def test_begun_slot_is_recorded(history: int) -> None:
     """Where a slot is run at most once, a begin is recorded before the run."""

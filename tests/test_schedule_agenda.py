@@ -8,9 +8,10 @@ from support import FakeClock
 from jobslib.owner import OwnerRecord
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.calendars import Calendar
+from jobslib.schedule.decisions import Why
 from jobslib.schedule.ledger import Ending
 from jobslib.schedule.plans import CatchUp, Plan
-from jobslib.schedule.rhythms import Endless, Every, Pause, Rhythm
+from jobslib.schedule.rhythms import Endless, Every, Grid, Pause, Rhythm
 
 DAY = 86400.0
 #: Put on or back, by so much that no grid of these tests goes on as it was.
@@ -192,3 +193,26 @@ def test_another_process_was_faster(options: dict[str, Any]) -> None:
     slower.inherit(record, None)
     slower.look()
     assert not slower.runs and not slower.given_up
+
+
+@pytest.mark.parametrize('rhythm', [
+    Every(1e12), Pause(1e300), Grid(1e12, 5.0)])
+def test_due_in_the_far_future(rhythm: Rhythm) -> None:
+    """What is due when no calendar goes so far can still be shown."""
+    clock = FakeClock()
+    agenda = Agenda(Plan(rhythm), clock, 'alpha')
+    agenda.consider(None)
+    if agenda.runs:
+        finish(agenda)
+    assert agenda.seconds_left > 1e10
+    assert 'never' in agenda.describe() and agenda.explain()
+
+
+def test_late_slot_of_one_run() -> None:
+    """A process for one run that comes too late for its slot says so."""
+    clock = FakeClock()
+    plan = Plan(Grid(1000.0, clock.wall() - 500), start_deadline=5.0)
+    agenda = Agenda(plan, clock, 'alpha', one_run=True)
+    assert agenda.consider(None) is None
+    assert agenda.describe().startswith('given up: the slot of ')
+    assert Why.LATE.value in agenda.describe()

@@ -533,3 +533,20 @@ def test_newest_slots_of_a_grid(interval: float) -> None:
     assert found[-1] <= T0 < grid.after(found[-1])
     assert grid.last(found[0], T0, 5) == (found[1:], False)
     assert grid.last(T0, T0, 5) == ([], False)
+
+
+@pytest.mark.parametrize('more', [0.0, 50.0])
+def test_slots_of_a_long_pause(more: float) -> None:
+    """Thousands of slots that fell into a pause are given up at once, and the
+    first after it is run."""
+    plan = grid(catch_up=CatchUp.ALL)
+    until = T0 + 1e9 + more
+    ledger = Ledger(plan.fingerprint, T0 + 100)
+    situation = Situation(until + 199.0, pauses=[(T0 + 250, until)])
+    decision = decide(plan, ledger, situation, Memory(T0))
+    assert decision.run and decision.slot == T0 + 200
+    decision = decide(plan, ledger.changed(settled=T0 + 200), situation, Memory(T0))
+    assert decision.run and decision.slot == T0 + 1e9 + (100 if more else 0)
+    assert decision.more and {each.why for each in decision.given_up} == {Why.PAUSED}
+    assert len(decision.given_up) in (999, 1000)
+    assert decision.given_up[-1].slot == decision.slot - 100

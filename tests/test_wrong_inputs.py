@@ -4,10 +4,12 @@ import pathlib
 import re
 import signal
 import socket
+import subprocess
+import sys
 from typing import NamedTuple
 
 import pytest
-from support import Job, run_job, write_module
+from support import DEADLINE, Job, environment, run_job, write_module
 
 from jobslib.exitcodes import ExitCode
 from jobslib.testing import ConsulStandIn
@@ -363,10 +365,11 @@ WRONG = [
            "settings, ONE_INSTANCE['options']['host']: it has a scheme in it; "
            "allowed: the name or address alone, 'there', and the option "
            "scheme, 'http'"),
-    option("'host': 'unix://run/consul'", "host: 'unix://run/consul' from "
+    option("'host': 'unix://'", "host: 'unix://' from "
            "settings, ONE_INSTANCE['options']['host']: it is not allowed; "
            "allowed: the name or address alone, or unix:///PATH"),
-    option("'key': 'jobs/'", "key: 'jobs/' is not allowed; allowed: a path of "
+    option("'key': 'jobs/'", "key: 'jobs/' from settings, "
+           "ONE_INSTANCE['options']['key'] is not allowed; allowed: a path of "
            "printable characters, without a slash at its beginning or end, or "
            "parts that are empty, \".\" or \"..\""),
     # The lock's service.
@@ -573,4 +576,42 @@ class Colon(BaseTask):
         'runjob: error: key: not allowed by this version of Consul: cannot '
         'read jobs/orders:eu/lock: ')
     assert 'those from 1.21.6 on' in line
+    assert done.stdout == ''
+
+
+def test_output_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
+    """A full disk for what a command prints is one line, without a stack."""
+    write_module(tmp_path, 'jobs', JOBS)
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run(
+            [sys.executable, '-m', 'jobslib', 'status', 'jobs.Copy'],
+            cwd=tmp_path, env=environment(tmp_path / 'run'), stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
+    assert done.returncode == ExitCode.TASK_FAILED
+    assert done.stderr.splitlines()[-1] == (
+        'runjob: error: status: standard output cannot be written: No space '
+        'left on device')
+    assert 'Traceback' not in done.stderr
+
+
+def test_folder_that_is_named(tmp_path: pathlib.Path) -> None:
+    """Who names the folder of a file lock has configured one."""
+    write_module(tmp_path, 'jobs', JOBS)
+    for args in ('status jobs.Copy', 'check jobs.Copy'):
+        done = run_job(tmp_path, *args.split(),
+                       JOBSLIB_ONE_INSTANCE_FILE_FOLDER=str(tmp_path / 'own'))
+        assert done.returncode == 0
+        assert 'no lock is configured' not in done.stdout + done.stderr
+
+
+def test_folder_that_is_a_file(tmp_path: pathlib.Path) -> None:
+    """It is said that it is none."""
+    write_module(tmp_path, 'jobs', JOBS)
+    path = tmp_path / 'jobs.py'
+    done = run_job(tmp_path, 'jobs.Copy', '--run-once',
+                   JOBSLIB_ONE_INSTANCE_FILE_FOLDER=str(path))
+    assert done.returncode == ExitCode.LOCK_SERVICE_UNAVAILABLE
+    assert done.stderr.endswith(
+        f'no lock: folder {path} cannot hold a lock: it is not a folder; to '
+        f'see why: runjob check\n')
     assert done.stdout == ''

@@ -38,7 +38,7 @@ class OptionsTable(SphinxDirective):
         group += nodes.thead('', nodes.row('', *(
             nodes.entry('', nodes.paragraph(text=text)) for text in HEADINGS)))
         body = nodes.tbody()
-        seen: set[option] = set()
+        seen: set[option[object]] = set()
         for line in self.content:
             path, _, heading = (part.strip() for part in line.partition('|'))
             if path:
@@ -47,7 +47,7 @@ class OptionsTable(SphinxDirective):
         return [nodes.table('', group, classes=['options', 'colwidths-given'])]
 
     def _rows(self, config: type[ConfigGroup], heading: str,
-              seen: set[option]) -> Iterator[nodes.row]:
+              seen: set[option[object]]) -> Iterator[nodes.row]:
         yield nodes.row('', nodes.entry(
             '', self._parse(heading), morecols=len(HEADINGS) - 1,
             classes=['group']))
@@ -56,7 +56,7 @@ class OptionsTable(SphinxDirective):
                 seen.add(declared)
                 yield self._row(config, declared)
 
-    def _row(self, config: type[ConfigGroup], declared: option) -> nodes.row:
+    def _row(self, config: type[ConfigGroup], declared: option[object]) -> nodes.row:
         setting = setting_name(config, declared)
         names = [setting, declared.env]
         if declared.flag:
@@ -106,7 +106,7 @@ def find_group(path: str) -> type[ConfigGroup]:
     return found  # type: ignore[no-any-return]
 
 
-def setting_name(config: type[ConfigGroup], declared: option) -> str:
+def setting_name(config: type[ConfigGroup], declared: option[object]) -> str:
     """Return the name that the option has in the settings."""
     if issubclass(config, BackendConfig):
         return f"{config.setting}['{declared.setting_name({})}']"
@@ -114,14 +114,14 @@ def setting_name(config: type[ConfigGroup], declared: option) -> str:
     return declared.setting_name({} if is_of_backend else None)
 
 
-def show_allowed(declared: option) -> str:
+def show_allowed(declared: option[object]) -> str:
     """Return type and bounds."""
     kind: Any = declared.attrtype
     is_group = isinstance(kind, type) and issubclass(kind, ConfigGroup)
     return 'a dict' if is_group else declared.allowed()
 
 
-def show_default(declared: option) -> nodes.Node:
+def show_default(declared: option[object]) -> nodes.Node:
     """Return the default, a dash where there is none."""
     if declared.default is None:
         return nodes.Text('–')

@@ -91,6 +91,23 @@ class Twice(Case):
         time.sleep(stamps.LIFETIME)
 
 
+class Chain(Case):
+    """A child forks and ends, again and again, in a session of its own."""
+
+    def work(self) -> None:
+        """Fork, and sleep."""
+        if os.fork() == 0:
+            os.setsid()
+            ends = stamps.now() + stamps.LIFETIME
+            while stamps.now() < ends:
+                self.marks.mark(stamps.ALIVE, 'child')
+                time.sleep(PAUSE / 4)
+                if os.fork():
+                    os._exit(0)
+            os._exit(0)
+        time.sleep(stamps.LIFETIME)
+
+
 class Pool(Case):
     """The workers of a pool work."""
 
@@ -273,6 +290,36 @@ class LeftFutures(Case):
             process.terminate()
             process.join()
         self.say('left')
+
+
+class Kept(Case):
+    """An executor has done its work, and is never shut down.
+
+    Right: the run is over, as the program would be in plain Python.
+    """
+
+    pools: list[ProcessPoolExecutor] = []
+
+    def work(self) -> None:
+        """Have it work, and keep it."""
+        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('fork'))
+        self.say(pool.submit(pow, 2, 3).result())
+        self.pools.append(pool)
+
+
+class KeptPool(Case):
+    """A pool has done its work, and is never closed.
+
+    Right: the run is over; the pool is ended by its process, and that ends.
+    """
+
+    pools: list[object] = []
+
+    def work(self) -> None:
+        """Have it work, and keep it."""
+        pool = multiprocessing.get_context('fork').Pool(1)
+        self.say(pool.apply(pow, (2, 3)))
+        self.pools.append(pool)
 
 
 # Children that are ended, and waited for

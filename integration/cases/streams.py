@@ -1,6 +1,7 @@
 """Descriptors and standard streams. Right: the outcome of the run is known."""
 
 import os
+import stat
 import sys
 from contextlib import suppress
 
@@ -39,6 +40,17 @@ class ClosesAll(Case):
     def work(self) -> None:
         """Close them."""
         os.closerange(0, LAST)
+
+
+class Scribbles(Case):
+    """Writes to all sockets that it finds among its descriptors."""
+
+    def work(self) -> None:
+        """Write to them."""
+        for number in map(int, os.listdir('/proc/self/fd')):
+            with suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(number).st_mode):
+                    os.write(number, b'.garbage')
 
 
 class ClosesStandard(Case):

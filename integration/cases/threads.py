@@ -4,7 +4,9 @@ Right, for those that go on for ever: no stamp of theirs after the first of the 
 holder's, nor beside another run of the same process.
 """
 
+import _thread
 import asyncio
+import atexit
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,16 @@ class Daemon(Case):
         """Start it, and sleep."""
         threading.Thread(
             target=self.marks.write_on, args=('thread',), daemon=True).start()
+        time.sleep(stamps.LIFETIME)
+
+
+class Unknown(Case):
+    """A thread works that `threading` knows nothing of, and the exit takes a while."""
+
+    def work(self) -> None:
+        """Start it, and sleep."""
+        atexit.register(time.sleep, 0.5)
+        _thread.start_new_thread(self.marks.write_on, ('thread',))
         time.sleep(stamps.LIFETIME)
 
 

@@ -29,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+
 __all__ = ['COMMANDS', 'describe_commands', 'load_command']
 
 #: The commands, and the modules that they are in.

@@ -25,6 +25,7 @@ from jobslib.oneinstance.control import Control
 if TYPE_CHECKING:
     import argparse
 
+
 __all__ = ['Answer', 'add_interrupt', 'add_timeout', 'answer', 'ask', 'stamp',
            'until']
 

@@ -44,6 +44,7 @@ from jobslib.strictness import find_unknown_settings, remarks
 if TYPE_CHECKING:
     import argparse
 
+
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
 DESCRIPTION = ('Show the options that are set and check the lock, '
@@ -208,6 +209,7 @@ def _examine_schedule(
     config: Config,
 ) -> tuple[str, list[datetime.datetime]]:
     """Return when the job is due, and the next runs by the calendar."""
+    from jobslib.schedule.agenda import NEVER
     from jobslib.schedule.rhythms import Slots
     plan = config.make_plan('' if config.task_cls is None else config.task_name)
     rhythm = plan.rhythm
@@ -217,7 +219,8 @@ def _examine_schedule(
     slots = rhythm.between(
         time.time() - plan.jitter, float('inf'), SHOWN_SLOTS)
     return rhythm.words() + late, [
-        config.local_time(slot + plan.jitter) for slot in slots]
+        config.local_time(slot + plan.jitter) for slot in slots
+        if slot + plan.jitter < NEVER]
 
 
 def _show_findings(findings: list[Finding], everything: bool) -> None:

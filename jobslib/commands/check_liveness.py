@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from typing import Any
 
 from jobslib.commands.common import add_json, require_task
 from jobslib.commands.output import print_json, printable
@@ -14,6 +13,10 @@ from jobslib.context import Context
 from jobslib.exceptions import ConfigError, LivenessError
 from jobslib.exitcodes import ExitCode
 from jobslib.liveness import BaseLiveness, age_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
@@ -62,7 +65,7 @@ def run(config: Config) -> ExitCode:
     return ExitCode.DONE if report['passed'] else ExitCode.TASK_FAILED
 
 
-def _check(liveness: BaseLiveness, max_age: float) -> dict[str, Any]:
+def _check(liveness: BaseLiveness, max_age: float) -> dict[str, object]:
     record = liveness.read()
     return {
         'passed': liveness.judge(record, max_age), 'max_age': max_age,
@@ -70,7 +73,7 @@ def _check(liveness: BaseLiveness, max_age: float) -> dict[str, Any]:
         'last': record}
 
 
-def _describe(report: dict[str, Any]) -> str:
+def _describe(report: Document) -> str:
     word = 'PASS' if report['passed'] else 'FAIL'
     last, age = report['last'], report['age']
     if last is None:

@@ -44,8 +44,10 @@ def is_default_lock(config: Config) -> bool:
     """Return whether the lock is that of this machine only because nothing
     says otherwise."""
     one_instance = config.one_instance
-    return bool(one_instance.source('backend') == 'default'
-                and not one_instance.disabled)
+    if one_instance.source('backend') != 'default' or one_instance.disabled:
+        return False
+    # Who says which folder means a lock in a file.
+    return bool(one_instance.options.source('folder') == 'default')
 
 
 def warn_of_default_lock(config: Config) -> None:

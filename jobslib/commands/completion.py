@@ -13,18 +13,24 @@ from jobslib.exitcodes import ExitCode
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ['DESCRIPTION', 'add_arguments', 'run']
+__all__ = ['DESCRIPTION', 'TAKES_TASK', 'add_arguments', 'run']
 
 DESCRIPTION = ('Print a script for the shell, so that the Tab key '
                'completes commands and options.')
 SHELLS = ('bash', 'zsh')
+#: It is about runjob itself.
+TAKES_TASK = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    import argparse
     parser.add_argument(
         '--shell', choices=SHELLS, default=_own_shell(),
         help='the shell that it is for (default: yours, as $SHELL has it)')
+    # As other programs have it: runjob completion bash.
+    parser.add_argument('plain_shell', nargs='?', choices=SHELLS,
+                        metavar='SHELL', help=argparse.SUPPRESS)
 
 
 def run(config: Config) -> ExitCode:
@@ -38,7 +44,8 @@ def run(config: Config) -> ExitCode:
         raise ConfigError(
             "completion: the library shtab is needed, which is installed by: "
             "pip install 'jobslib[completion]'") from None
-    print(shtab.complete(_make_parser(type(config)), config.args.shell))
+    shell = config.args.plain_shell or config.args.shell
+    print(shtab.complete(_make_parser(type(config)), shell))
     return ExitCode.DONE
 
 
@@ -61,6 +68,7 @@ def _make_parser(config_class: type[Config]) -> argparse.ArgumentParser:
         made = build_command_parser(name, command, config_class=config_class)
         _without(made, 'task_cls')
         _without(made, 'runjob_command')
+        _without(made, 'plain_shell')
         commands.add_parser(name, help=command.DESCRIPTION, parents=[made],
                             add_help=False)
     return parser

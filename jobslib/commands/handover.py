@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import (
     Answer,
@@ -23,6 +23,8 @@ from jobslib.oneinstance.requests import PATIENCE, Request
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
@@ -91,5 +93,5 @@ def _refusal(state: LockState, to: str | None) -> str | None:
     return None
 
 
-def _fits(process: dict[str, Any], to: str | None) -> bool:
+def _fits(process: Mapping[str, object], to: str | None) -> bool:
     return to is None or process.get('fqdn') == to

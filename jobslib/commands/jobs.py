@@ -10,7 +10,7 @@ from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import MAX_SKIPS
 from jobslib.owner import OwnerRecord
 from jobslib.reading import number
-from jobslib.schedule.agenda import read_ledger
+from jobslib.schedule.agenda import NEVER, read_ledger
 from jobslib.schedule.belief import Memory, Situation
 from jobslib.schedule.decisions import decide, upcoming
 from jobslib.schedule.ledger import Ledger, Records, State
@@ -154,7 +154,7 @@ def _next_runs(state: LockState, now: float,
         return None
     slots = [slot for slot in upcoming(
         plan, ledger, now - plan.jitter, SHOWN_SLOTS + MAX_SKIPS)
-        if slot not in state.control.skipped]
+        if slot not in state.control.skipped and slot < NEVER]
     return [{'slot': slot, 'slot_utc': iso(slot),
              'due': round(slot + plan.jitter, 3),
              'due_utc': iso(slot + plan.jitter)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jobslib.keeper.timings import Timings
 
@@ -59,7 +59,7 @@ def handovers(timings: Timings) -> list[Handover]:
     ]
 
 
-def figures(timings: Timings) -> dict[str, Any]:
+def figures(timings: Timings) -> dict[str, object]:
     """Return all figures by name, in seconds."""
     return vars(timings) | {
         'slack': timings.slack, 'dead_machine': timings.dead_machine,

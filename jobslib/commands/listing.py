@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jobslib.config import ConfigGroup, option
 from jobslib.masking import MASK, is_secret, mask
@@ -21,7 +21,7 @@ class Shown(NamedTuple):
     """
 
     name: str
-    value: Any
+    value: object
     source: str
     allowed: str
 
@@ -40,7 +40,7 @@ def list_options(group: ConfigGroup, prefix: str = '') -> Iterator[Shown]:
         yield from list_options(value, f'{prefix}{name}.')
 
 
-def _value(declared: option, value: Any) -> Any:
+def _value(declared: option[object], value: object) -> object:
     if value and (declared.secret or is_secret(declared.name)):
         return MASK
     return mask(value)

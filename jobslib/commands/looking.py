@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from jobslib.commands.common import is_default_lock, make_lock
 from jobslib.commands.jobs import describe
@@ -17,6 +16,10 @@ from jobslib.commands.jobtables import (
 from jobslib.config import Config
 from jobslib.context import Context
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
+
 __all__ = ['Look', 'tables']
 
 
@@ -28,7 +31,7 @@ class Look:
 
     def __init__(self, config: Config) -> None:
         self.time = time.time()
-        self.jobs: list[dict[str, Any]] = []
+        self.jobs: list[Document] = []
         #: What a person has to know beside the jobs, a line for each.
         self.notes: list[str] = []
         #: What may be left out because it may not be read.
@@ -69,7 +72,7 @@ class Look:
             self.notes.append(self.missing)
 
 
-def tables(config: Config, jobs: list[dict[str, Any]]) -> list[JobTable]:
+def tables(config: Config, jobs: list[dict[str, object]]) -> list[JobTable]:
     """Return the tables to show."""
     if config.task_cls is None:
         return [overview(jobs)] if jobs else []

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from jobslib.folding import folded
 
@@ -78,11 +78,11 @@ def is_coloured() -> bool:
     return is_terminal() or bool(os.environ.get('FORCE_COLOR'))
 
 
-def print_json(value: Any, indent: int | None = 2) -> None:
+def print_json(value: object, indent: int | None = 2) -> None:
     """Print *value*, one JSON document; what JSON lacks becomes a text."""
     import json
 
-    def dump(value: Any, ascii_only: bool = False) -> str:
+    def dump(value: object, ascii_only: bool = False) -> str:
         return json.dumps(value, indent=indent, ensure_ascii=ascii_only,
                           default=str, allow_nan=False)
 

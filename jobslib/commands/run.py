@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import PAUSE, Answer, answer, ask, holder, stamp
 from jobslib.commands.common import add_json
@@ -21,6 +21,8 @@ from jobslib.runs import Outcome
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
+
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
@@ -129,7 +131,7 @@ def _is_wanted(state: LockState, extra: Extra) -> bool:
     return found is not None and found.id == extra.id
 
 
-def _tell(run: dict[str, Any]) -> Answer:
+def _tell(run: Mapping[str, object]) -> Answer:
     outcome, error = run.get('outcome'), run.get('error')
     done = outcome == Outcome.SUCCEEDED.value
     return (ExitCode.DONE if done else ExitCode.TASK_FAILED), (

@@ -10,7 +10,6 @@ Standard library only, see :mod:`jobslib.keeper.keeper`.
 
 from __future__ import annotations
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import io

@@ -13,64 +13,20 @@ import os
 import threading
 
 from jobslib.consul.package import import_api
-from jobslib.consul.transport import LIMIT, Response, Transport, TransportError
+from jobslib.consul.refusals import Refused
+from jobslib.consul.transport import Transport, TransportError
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from typing import Any
 
-__all__ = ['FAILURES', 'Refused', 'duration', 'make_consul']
+__all__ = ['FAILURES', 'duration', 'make_consul']
 
 _failure, _make_client = import_api()
 
 CREATE_SESSION = '/v1/session/create'
 UNKNOWN_FIELD = ('unknown field', 'invalid keys')
-
-
-class Refused(Exception):
-    """An answer that is not the one hoped for.
-
-    A read that found nothing because the token may not see it is refused with
-    403: it does not tell whether there is a key.
-    """
-
-    def __init__(self, response: Response) -> None:
-        self.status = 403 if _is_hidden(response) else response.status
-        super().__init__(self.status)
-        self.index = response.index
-        self.text = ' '.join(_reason(response).split())
-        self.origin = response.origin
-
-    def says(self, phrases: Sequence[str]) -> bool:
-        """Whether any of *phrases*, in lower case, is among Consul's words."""
-        return any(phrase in self.text.lower() for phrase in phrases)
-
-    def __str__(self) -> str:
-        text = f'{self.origin}: {self.status} {self.text[:200]}'
-        # So newer agents refuse a connection; older ones just end it.
-        too_many = self.status == 429 and self.says(('concurrent connections',))
-        return f'{text}; {LIMIT}' if too_many else text
-
-
-def _is_hidden(response: Response) -> bool:
-    """Whether nothing was found and something was left out.
-
-    From 1.11 on Consul says so; before, the two look the same.
-    """
-    return (response.status == 404
-            and response.header('X-Consul-Results-Filtered-By-ACLs') == 'true')
-
-
-def _reason(response: Response) -> str:
-    """Why, in Consul's words."""
-    if _is_hidden(response):
-        return 'Permission denied: the token may not read it'
-    if response.status == 409:
-        with contextlib.suppress(TransportError, LookupError, TypeError):
-            return '; '.join(error['What'] for error in response.json()['Errors'])
-    return response.text
 
 
 #: What a call can raise; the last five are what the package makes of an answer
@@ -98,18 +54,18 @@ class _Http:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def get(self, callback: Any, path: str, params: Any = None, **_: Any) -> Any:
+    def get(self, callback: object, path: str, params: object = None, **_: Any) -> Any:
         return self._send('GET', callback, path, params)
 
     def put(
-        self, callback: Any, path: str, params: Any = None, data: Any = '', **_: Any,
-    ) -> Any:
+        self, callback: object, path: str, params: Any = None, data: Any = '', **_: Any,
+    ) -> object:
         if path == CREATE_SESSION:
             return self._create_session(callback, path, params, data)
         return self._send('PUT', callback, path, params, data)
 
     def _create_session(
-        self, callback: Any, path: str, params: Any, data: Any,
+        self, callback: object, path: str, params: object, data: Any,
     ) -> Any:
         """Name the checks as Consul does from 1.7 on, which the package does not.
 
@@ -129,7 +85,7 @@ class _Http:
                 raise
             return self._send('PUT', callback, path, params, data)
 
-    def post(self, *_: Any, **__: Any) -> Any:
+    def post(self, *_: object, **__: object) -> object:
         raise NotImplementedError('a lock needs GET and PUT only')
 
     delete = post

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from jobslib.consul import transactions
-from jobslib.consul.api import FAILURES, Refused, duration, make_consul
+from jobslib.consul.api import FAILURES, duration, make_consul
+from jobslib.consul.refusals import Refused
 from jobslib.consul.transactions import (
     CHANGED,
     HELD,
@@ -19,6 +20,10 @@ from jobslib.consul.transactions import (
 )
 from jobslib.consul.transport import Endpoint, Transport, TransportError
 from jobslib.exceptions import ConfigError, LockError, LockUnavailableError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
            'Entry', 'SessionLostError', 'control_key', 'handed_in_key', 'handed_in_of',
@@ -343,7 +348,7 @@ class ConsulClient:
                 _, found = self._consul.kv.get(
                     prefix, keys=True, consistency='consistent')
             except Refused as exc:
-                if exc.status == 404 and exc.index:
+                if exc.is_missing:
                     return []
                 raise
             return [_expect(str, key) for key in found or ()]
@@ -361,7 +366,7 @@ class ConsulClient:
             try:
                 self._consul.kv.get(key, consistency='consistent')
             except Refused as exc:
-                if exc.status != 404 or not exc.index:
+                if not exc.is_missing:
                     raise
         self._call(f'read {key}', call)
 
@@ -424,8 +429,7 @@ class ConsulClient:
                 key, index=index, wait=duration(wait), recurse=True,
                 consistency='consistent')
         except Refused as exc:
-            # A 404 without an index is not Consul's.
-            if exc.status != 404 or not exc.index:
+            if not exc.is_missing:
                 raise
             return KeyState(exc.index, None, None, 0)
         found = {_expect(str, item['Key']): item for item in items}
@@ -464,7 +468,7 @@ class ConsulClient:
         return state.modify_index if unchanged else None
 
     def _transact(
-        self, operations: Sequence[dict[str, Any]], session: str | None = None,
+        self, operations: Sequence[Mapping[str, object]], session: str | None = None,
     ) -> list[Any]:
         """Do all *operations* on keys or none; returns the keys that result.
 
@@ -556,7 +560,7 @@ class ConsulClient:
         return self._call('update the check', call)
 
 
-def _key_state(index: int, key: str, found: dict[str, Any]) -> KeyState:
+def _key_state(index: int, key: str, found: Document) -> KeyState:
     """The state of *key*, of the entries *found* under its prefix."""
     item, control = found.get(key), found.get(control_key(key))
     asked = {} if control is None else {
@@ -577,7 +581,7 @@ def handed_in_of(key: str, values: Mapping[str, T]) -> dict[str, T]:
             if name.startswith(prefix)}
 
 
-def _decode(entry: dict[str, Any]) -> bytes:
+def _decode(entry: Document) -> bytes:
     return base64.b64decode(entry['Value'] or '')
 
 
@@ -626,7 +630,7 @@ def _is_settled(exc: BaseException) -> bool:
 def _translated(what: str, exc: Exception) -> LockError:
     message = f'cannot {what}: {exc}'
     if isinstance(exc, Refused):
-        if exc.status in (401, 403) or exc.says(MAY_NOT):
+        if exc.is_denied:
             return PermissionDeniedError(message)
         if exc.says(SESSION_LOST):
             return SessionLostError(message)

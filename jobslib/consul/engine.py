@@ -25,12 +25,13 @@ from jobslib.keeper.engine import (
     Sight,
 )
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from jobslib.consul.transport import Response
+    from jobslib.documents import Document
 
 __all__ = ['Connections', 'ConsulEngine', 'make']
 
@@ -43,7 +44,7 @@ _NOT_CONSULS = (TransportError, LookupError, TypeError, ValueError,
                 AttributeError)
 
 
-def make(options: dict[str, Any]) -> ConsulEngine:
+def make(options: Document) -> ConsulEngine:
     """Return the engine that *options*, the arguments of it, describe."""
     return ConsulEngine(Endpoint(**options.pop('endpoint')), **options)
 
@@ -181,7 +182,7 @@ class ConsulEngine(Engine):
         return Sight(holder)
 
     def _holder(self, response: Response,
-                entry: dict[str, Any] | None) -> str:
+                entry: Mapping[str, object] | None) -> str:
         if response.status not in (200, 404) or not response.index:
             return UNKNOWN
         if entry is None:
@@ -207,7 +208,7 @@ class ConsulEngine(Engine):
             self._indexes[key, token] = index
         return done
 
-    def release(self, record: dict[str, Any], notes: dict[str, str],
+    def release(self, record: Mapping[str, object], notes: dict[str, str],
                 token: int | None) -> bool:
         return free(self._connections, self.key, self.session, token,
                     json.dumps(record), notes)
@@ -236,13 +237,13 @@ class ConsulEngine(Engine):
             return False
 
 
-def _entries_of(response: Response) -> dict[str, dict[str, Any]]:
+def _entries_of(response: Response) -> dict[str, dict[str, object]]:
     """Return the keys that were read, by name."""
     if response.status != 200:
         return {}
     return {entry['Key']: entry for entry in response.json()}
 
 
-def _control_of(entry: dict[str, Any] | None) -> bytes:
+def _control_of(entry: Document | None) -> bytes:
     """Return the value of a control key, read as *entry*."""
     return binascii.a2b_base64((entry or {}).get('Value') or '')

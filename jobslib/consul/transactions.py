@@ -13,11 +13,12 @@ from __future__ import annotations
 import binascii
 import json
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
+
+    from jobslib.documents import Document
 
 __all__ = ['CHANGED', 'HELD', 'MAY_NOT', 'NOT_HELD', 'SESSION_LOST', 'STALE',
            'body', 'compare_and_set', 'delete', 'get_tree', 'lock', 'modify_index',
@@ -39,46 +40,46 @@ SESSION_LOST = ('invalid session "',)
 MAY_NOT = ('permission denied', 'acl not found')
 
 
-def lock(key: str, value: bytes, session: str) -> dict[str, Any]:
+def lock(key: str, value: bytes, session: str) -> dict[str, object]:
     """Take *key* for *session*, with *value* in it."""
     return {'Verb': 'lock', 'Key': key, 'Value': _encode(value),
             'Session': session}
 
 
-def unlock(key: str, value: bytes, session: str) -> dict[str, Any]:
+def unlock(key: str, value: bytes, session: str) -> dict[str, object]:
     """Free *key*, which *session* holds, and leave *value* in it."""
     return {'Verb': 'unlock', 'Key': key, 'Value': _encode(value),
             'Session': session}
 
 
-def put(key: str, value: bytes) -> dict[str, Any]:
+def put(key: str, value: bytes) -> dict[str, object]:
     """Write *value* to *key*, whoever else writes to it."""
     return {'Verb': 'set', 'Key': key, 'Value': _encode(value)}
 
 
-def compare_and_set(key: str, value: bytes, index: int) -> dict[str, Any]:
+def delete(key: str) -> dict[str, object]:
+    """Delete *key*."""
+    return {'Verb': 'delete', 'Key': key}
+
+
+def compare_and_set(key: str, value: bytes, index: int) -> dict[str, object]:
     """Write *value* to *key* if that is as at *index*, 0: missing."""
     return {'Verb': 'cas', 'Key': key, 'Value': _encode(value), 'Index': index}
 
 
-def delete(key: str) -> dict[str, Any]:
-    """Remove *key*, if it is there."""
-    return {'Verb': 'delete', 'Key': key}
-
-
-def unchanged(key: str, index: int) -> dict[str, Any]:
+def unchanged(key: str, index: int) -> dict[str, object]:
     """Fail unless *key* is as at *index*, 0: missing."""
     if not index:
         return {'Verb': 'check-not-exists', 'Key': key}
     return {'Verb': 'check-index', 'Key': key, 'Index': index}
 
 
-def get_tree(prefix: str) -> dict[str, Any]:
+def get_tree(prefix: str) -> dict[str, object]:
     """Read all keys that begin with *prefix*."""
     return {'Verb': 'get-tree', 'Key': prefix}
 
 
-def body(operations: Sequence[dict[str, Any]]) -> bytes:
+def body(operations: Sequence[Mapping[str, object]]) -> bytes:
     """Return what a request for these operations contains."""
     return json.dumps([{'KV': each} for each in operations]).encode()
 
@@ -92,7 +93,7 @@ def reasons(answer: Any) -> str:
     return '; '.join(str(error['What']) for error in answer['Errors'])
 
 
-def modify_index(results: Sequence[dict[str, Any]], key: str) -> int:
+def modify_index(results: Sequence[Document], key: str) -> int:
     """Return the index at which a transaction wrote to *key*.
 
     :param results: the entries that it returned.  A check of a key returns

@@ -14,12 +14,12 @@ import time
 
 from jobslib.consul.answers import read_answer
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Sequence
     from typing import Any
+
 
 __all__ = ['LIMIT', 'Endpoint', 'Response', 'Transport', 'TransportError']
 
@@ -125,7 +125,7 @@ class Endpoint:
         host = f'[{self.host}]' if ':' in self.host else self.host
         return f'{host}:{self.port}'
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The constructor's arguments, the token among them, fit for JSON."""
         return {name: getattr(self, name) for name in self.__slots__}
 
@@ -406,7 +406,7 @@ def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
         raise
 
 
-def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, Any]]:
+def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, object]]:
     """(family, address) of each place where the agent may listen."""
     if endpoint.socket_path:
         return [(socket.AF_UNIX, endpoint.socket_path)]

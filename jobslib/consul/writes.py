@@ -12,14 +12,13 @@ from __future__ import annotations
 from jobslib.consul import transactions
 from jobslib.consul.transport import TransportError
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Mapping, Sequence
 
     from jobslib.consul.engine import Connections
     from jobslib.consul.transport import Response
+    from jobslib.documents import Document
 
 __all__ = ['free', 'write_note']
 
@@ -98,7 +97,7 @@ def write_note(transport: Connections, lock: str, token: int, key: str,
         return False, index
 
 
-def _read(transport: Connections, key: str) -> dict[str, Any] | None:
+def _read(transport: Connections, key: str) -> Document | None:
     """Return *key* as the leader of a quorum knows it, ``None``: missing.
 
     :raises ValueError: the answer does not tell.
@@ -107,13 +106,13 @@ def _read(transport: Connections, key: str) -> dict[str, Any] | None:
     # A 404 without an index is not Consul's.
     if response.status not in (200, 404) or not response.index:
         raise ValueError('the answer does not tell')
-    entry: dict[str, Any] | None = (
+    entry: dict[str, object] | None = (
         response.json()[0] if response.status == 200 else None)
     return entry
 
 
 def _transact(transport: Connections,
-              operations: Sequence[dict[str, Any]]) -> Response:
+              operations: Sequence[Mapping[str, object]]) -> Response:
     return transport.request(
         'PUT', '/v1/txn', body=transactions.body(operations))
 

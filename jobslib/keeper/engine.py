@@ -20,11 +20,9 @@ RENEWED, ENDED = 'renewed', 'ended'
 #: does; there is no such lock any more.
 OURS, NOBODYS, ANOTHERS, GONE = 'ours', "nobody's", "another's", 'gone'
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 
 class Sight:
@@ -96,7 +94,7 @@ class Engine:
         """
         raise NotImplementedError
 
-    def release(self, record: dict[str, Any], notes: dict[str, str],
+    def release(self, record: dict[str, object], notes: dict[str, str],
                 token: int | None) -> bool:
         """Release the lock if our session holds it.
 

@@ -11,8 +11,8 @@ import signal
 import time
 
 __all__ = ['GUARD_NAME', 'KEEPER_NAME', 'KEEPER_VARIABLE', 'children', 'end',
-           'end_gently', 'find', 'leftovers', 'mark', 'rename', 'start_time',
-           'still_there', 'unmark']
+           'end_gently', 'find', 'is_marked', 'leftovers', 'mark', 'rename',
+           'start_time', 'still_there', 'unmark']
 
 #: Marks keepers, in their environment: they leave last, on their own.
 KEEPER_VARIABLE = 'JOBSLIB_KEEPER'
@@ -40,16 +40,16 @@ SAY_AGAIN = 60.0
 TRACKER_PATIENCE = 0.2
 
 # How many of the youngest processes are looked at for one that forks and ends
-# again and again, and how often.
+# again and again, and how often: where something was found, and where not.
 YOUNGEST = 16
 CATCHES = 20
+FEW = 3
 
 # What multiprocessing starts beside the processes of a program, on the command
 # line.  They end by themselves when the program does.
 TRACKER = b'multiprocessing.resource_tracker'
 HELPERS = (TRACKER, b'multiprocessing.forkserver')
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -93,7 +93,7 @@ def find(root: int, marker: str, known: set[tuple[int, int]],
     below, starts = _scan()
     seeds = {pid for pid, start in starts.items()
              if (pid, start) in known
-             or start >= since and _is_marked(pid, marker)}
+             or start >= since and is_marked(pid, marker)}
     helpers = {pid for parent in spared for pid in below.get(parent, ())
                if _is_helper(pid)}
     found: set[int] = set()
@@ -180,8 +180,9 @@ def end(root: int, pidfd: int | None, marker: str,
         killed |= pidfds.keys()
         if pidfds:
             continue
-        # What was found, if anything, ended meanwhile, and may have forked.
-        caught = _catch(root, marker, since, spared)
+        # What was found, if anything, has ended meanwhile, and may have forked.
+        caught = _catch(root, marker, since, spared,
+                        CATCHES if found or killed else FEW)
         killed |= caught
         if not found and not caught and not trackers and (
                 pidfd is None or _has_ended(pidfd)):
@@ -228,25 +229,28 @@ def end_gently(root: int, marker: str, known: set[tuple[int, int]],
     return sorted((pid, name) for (pid, _), name in told.items())
 
 
-def _catch(root: int, marker: str, since: int,
-           spared: frozenset[int]) -> set[tuple[int, int]]:
+def _catch(root: int, marker: str, since: int, spared: frozenset[int],
+           tries: int) -> set[tuple[int, int]]:
     """Kill what forks and ends again and again, and return it.
 
     Such a process is gone, and its child is somewhere else, by the time that
     all processes have been looked at.  So only a few are looked at here, and
     each is killed at once: what is below *root*, as leftovers() sees it, and
     the youngest of all.
+
+    :param tries: after so many looks in vain there is none.
     """
     caught: set[tuple[int, int]] = set()
-    for _ in range(CATCHES):
-        before = len(caught)
+    vain = 0
+    while vain < tries:
+        vain += 1
         for each in _youngest(root, marker, since, spared):
             if (fd := _open(*each)) is not None:
                 _send(fd, signal.SIGKILL)
                 os.close(fd)
-                caught.add(each)
-        if len(caught) == before:
-            break
+                if each not in caught:
+                    caught.add(each)
+                    vain = 0
     return caught
 
 
@@ -256,13 +260,21 @@ def _youngest(root: int, marker: str, since: int,
         if pid not in spared and not _is_helper(pid):
             yield pid, start
     number = b' %d ' % _number(marker)
-    pids = sorted(map(int, filter(str.isdigit, os.listdir('/proc'))))
-    for pid in reversed(pids[-YOUNGEST:]):
+    for pid in _by_age()[:YOUNGEST]:
         status = _status(pid)
         if (status and status[1] >= since and pid not in spared | {root}
                 and number in _read(pid, 'limits')
                 and not (_is_keeper(pid) or _is_helper(pid))):
             yield pid, status[1]
+
+
+def _by_age() -> list[int]:
+    """Return the ids of all processes, of the youngest first."""
+    # The numbers go up, and then begin anew; this is the last one.
+    with open('/proc/loadavg', 'rb') as file:
+        last = int(file.read().split()[-1])
+    return sorted(map(int, filter(str.isdigit, os.listdir('/proc'))),
+                  key=lambda pid: (pid > last, -pid))
 
 
 class _Waiting:
@@ -350,7 +362,8 @@ def _limit_locks(number: int | None) -> None:
         pass
 
 
-def _is_marked(pid: int, marker: str) -> bool:
+def is_marked(pid: int, marker: str) -> bool:
+    """Return whether *pid* was started by what has *marker*, or forked."""
     # Environment and memory map are for where the limits are not shown.
     return (b' %d ' % _number(marker) in _read(pid, 'limits')
             or any(marker.encode() in _read(pid, name)

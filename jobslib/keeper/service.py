@@ -24,14 +24,12 @@ from jobslib.keeper.engine import (
 )
 from jobslib.keeper.notes import RETRY, Notes
 
-# Not typing.TYPE_CHECKING: importing typing costs the keeper milliseconds.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from jobslib.keeper.engine import Chore, Engine
-    from jobslib.keeper.page import Page
+    from jobslib.keeper.memory import LeaseMemory
 
 __all__ = ['Hold', 'Service']
 
@@ -64,7 +62,7 @@ class Service:
     """Keeps one session of a lock service.
 
     :param engine: speaks with the service.
-    :param page: where it stands until when the lease is ours.
+    :param memory: where it stands until when the lease is ours.
     :param ttl: how long the session lives without a renewal.
     :param window: for how long a renewal proves that the lease is ours.
     :param renew_interval: from one renewal to the next, while held.
@@ -72,11 +70,11 @@ class Service:
     :param wake: called when the lease was lost.
     """
 
-    def __init__(self, engine: Engine, page: Page, ttl: float, window: float,
+    def __init__(self, engine: Engine, memory: LeaseMemory, ttl: float, window: float,
                  renew_interval: float, renewed: float,
                  wake: Callable[[], None]) -> None:
         self.engine = engine
-        self.page = page
+        self.memory = memory
         self.ttl = ttl
         self.window = window
         self.renew_interval = renew_interval
@@ -84,7 +82,7 @@ class Service:
         self._wake = wake
         # Written by main alone.
         self.hold: Hold | None = None
-        # Of the two that follow, and of page.until: written by main, _renew
+        # Of the two that follow, and of memory.until: written by main, _renew
         # and _renew_overdue; of the loss: by _watch as well.
         self._lock = threading.Lock()
         self._renewed = renewed
@@ -138,7 +136,7 @@ class Service:
         loss = self.loss
         return loss if loss and loss.hold in (None, self.hold) else None
 
-    def give_up(self, record: Callable[[], dict[str, Any]] | None,
+    def give_up(self, record: Callable[[], dict[str, object]] | None,
                 notes: dict[str, str], token: int | None,
                 ends: float) -> None:
         """Release the lock and end the session, if the service lets us.
@@ -174,7 +172,7 @@ class Service:
     def _prove(self, sent: float) -> None:
         """The session lived at *sent*, or later."""
         with self._lock:
-            self.page.until = max(self.page.until, sent + self.window)
+            self.memory.until = max(self.memory.until, sent + self.window)
 
     def _lose(self, loss: Loss) -> None:
         with self._lock:
@@ -203,7 +201,7 @@ class Service:
         at = self._renewed + self.ttl * IDLE_SHARE
         if self.hold is not None:
             # Whoever took the lock has proven that the session lives.
-            at = min(at, self.page.until - self.window + self.renew_interval)
+            at = min(at, self.memory.until - self.window + self.renew_interval)
         return at
 
     def _renew_overdue(self) -> None:
@@ -217,7 +215,7 @@ class Service:
             if self._over.is_set():
                 return
             began = now()
-            due = (self.page.until - self.window + self.renew_interval
+            due = (self.memory.until - self.window + self.renew_interval
                    + PROBE_TIMEOUT)
             if began >= due:
                 self.renew(PROBE_TIMEOUT)
@@ -243,7 +241,7 @@ class Service:
         if self.hold is not hold:
             return 0
         if sight.control is not None:
-            self.page.write_control(sight.control)
+            self.memory.write_control(sight.control)
         if sight.holder in REASONS:
             self._lose(Loss(
                 REASONS[sight.holder], hold, sight.holder == NOBODYS

@@ -12,7 +12,6 @@ from functools import cached_property
 from jobslib.clock import shown
 from jobslib.config import ConfigGroup
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

@@ -9,7 +9,6 @@ from jobslib.clock import shown
 from jobslib.liveness.observer import CLOSE_TIMEOUT, PAUSE, LivenessObserver
 from jobslib.runs import Outcome
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobslib.liveness.consul_check import ConsulCheckLiveness

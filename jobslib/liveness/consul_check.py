@@ -11,7 +11,6 @@ from jobslib.liveness.consul import ENV, ConsulLiveness, parse
 from jobslib.options import option
 from jobslib.runs import encodable
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

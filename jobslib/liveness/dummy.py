@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from jobslib.liveness import BaseLiveness
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
 
 __all__ = ['DummyLiveness']
 

@@ -6,7 +6,6 @@ from jobslib.background import Background
 from jobslib.observers import Observer
 from jobslib.runs import Outcome
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobslib.liveness import BaseLiveness

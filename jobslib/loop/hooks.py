@@ -12,11 +12,9 @@ from jobslib.logs import with_traceback
 from jobslib.observers import Observer
 from jobslib.runs import Outcome
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from typing import Any
 
     from jobslib.interrupts import Interrupts
     from jobslib.oneinstance import BaseLock
@@ -37,8 +35,8 @@ class TaskHooks(Observer):
     :param lock: the lock of the task.
     :param interrupts: the signals of the supervisor.
     :param logger: reports what a hook raised.
-    :param limit: how long a hook may take while the lock is held, in
-        seconds.
+    :param limit: how long a hook may take while the lock is held, or the job
+        is told to end, in seconds.
     """
 
     def __init__(self, process: RunHandle, lock: BaseLock,
@@ -64,7 +62,7 @@ class TaskHooks(Observer):
     def lost(self, reason: str) -> None:
         self._call_free('on_lost', reason)
 
-    def _call_held(self, name: str, *args: Any) -> None:
+    def _call_held(self, name: str, *args: object) -> None:
         """Call a hook that may have the lock, and for so long only."""
         if not self._can_be_called(name):
             return
@@ -72,7 +70,7 @@ class TaskHooks(Observer):
         # The hook is no run, and need not give signs of life.
         heartbeat, watchdog.heartbeat = watchdog.heartbeat, None
         try:
-            with self._interrupts.guard(self._deliver):
+            with self._interrupts.interruptible(self._deliver):
                 watchdog.start(self._limit)
                 result = self._process.call_hook(name, args, self._lock)
         except LockError as exc:
@@ -84,11 +82,14 @@ class TaskHooks(Observer):
             watchdog.heartbeat = heartbeat
             self._settle()
 
-    def _call_free(self, name: str, *args: Any) -> None:
-        """Call a hook that keeps nobody from the lock, however long."""
+    def _call_free(self, name: str, *args: object) -> None:
+        """Call a hook that keeps nobody from the lock, however long.
+
+        It may keep a job from its end, and for so long only.
+        """
         if not self._can_be_called(name):
             return
-        with self._interrupts.guard(_put_off):
+        with self._interrupts.interruptible(self._hurry):
             result = self._process.call_hook(
                 name, args, self._lock, with_lock=False)
         self._report(name, result)
@@ -113,6 +114,11 @@ class TaskHooks(Observer):
             return
         self._lock.watchdog.stopping()
         self._process.interrupt(interrupt)
+
+    def _hurry(self, interrupt: Interrupt) -> None:
+        """Called in a signal handler while a hook runs without the lock."""
+        if isinstance(interrupt, Terminate):
+            self._process.limit(self._limit)
 
     def _settle(self) -> None:
         """Leave to the loop what came while a hook ran."""
@@ -142,7 +148,3 @@ class TaskHooks(Observer):
         else:
             with_traceback(self._logger, result.traceback,
                            'hook %s failed', name)
-
-
-def _put_off(interrupt: Interrupt) -> None:
-    """Leave *interrupt* pending."""

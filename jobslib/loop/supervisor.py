@@ -13,23 +13,24 @@ import sys
 
 from jobslib import __version__, needs
 from jobslib.config import Config
+from jobslib.environment import NOTIFY_SOCKET
 from jobslib.exceptions import ConfigError, LockError, Terminate
 from jobslib.exitcodes import ExitCode
 from jobslib.folding import folded
 from jobslib.interrupts import Interrupts
+from jobslib.logs import protect
 from jobslib.run.channel import fill_standard
 from jobslib.run.handle import RunHandle, describe_end
 from jobslib.run.prctl import adopt_orphans
 from jobslib.schedule.ledger import Records
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
-    from typing import Any
 
     from jobslib.context import Context
+    from jobslib.documents import Document
     from jobslib.observers import Observer
     from jobslib.oneinstance import BaseLock
     from jobslib.run.handle import Body
@@ -50,14 +51,14 @@ class ResolvedConfig(Config):
     Options of a class of the user are here as well, as attributes.
     """
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         values = self.__dict__.get('_values', {})
         if name in values:
             return values[name]
         raise AttributeError(f'{type(self).__name__} has no option {name!r}; '
                              f'the supervisor has those that fit into JSON')
 
-    def _restore_group(self, name: str, exported: dict[str, Any]) -> Any:
+    def _restore_group(self, name: str, exported: dict[str, object]) -> object:
         declared = self.declared().get(name)
         if declared is None or declared.attrtype is None:
             # Of the user: its class stays in the run's process.
@@ -65,7 +66,7 @@ class ResolvedConfig(Config):
         return super()._restore_group(name, exported)
 
 
-def export_config(config: Config) -> dict[str, Any]:
+def export_config(config: Config) -> dict[str, object]:
     """Return *config* for the supervisor, fit for JSON."""
     exported = config.export()
     # It may have classes and functions in it, which JSON has not.
@@ -103,7 +104,7 @@ def supervise(body: Body) -> int:
         try:
             adopt_orphans()
             process = RunHandle(body, interrupts)
-            with interrupts.guard():
+            with interrupts.interruptible():
                 process.start()
                 told = process.first_word()
                 if 'leaves' in told:
@@ -136,7 +137,7 @@ def _report_death(code: int) -> int:
     return ExitCode.USAGE if code == ExitCode.USAGE else ExitCode.TASK_FAILED
 
 
-def _supervise(process: RunHandle, exported: dict[str, Any],
+def _supervise(process: RunHandle, exported: Document,
                interrupts: Interrupts) -> int:
     if lack := needs.missing():
         # Better no lock than one whose run nobody could end.
@@ -148,6 +149,7 @@ def _supervise(process: RunHandle, exported: dict[str, Any],
         process.begin_making()
     try:
         logger = configure_logging(config)
+        protect()
         for remark in exported['remarks']:
             logger.warning('%s', remark)
         config.hide_secrets()
@@ -162,7 +164,7 @@ def _supervise(process: RunHandle, exported: dict[str, Any],
     process.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace
     if not config.cold_standby:
-        with interrupts.guard(process.interrupt):
+        with interrupts.interruptible(process.interrupt):
             made = process.end_making()
         if interrupts.pending is not None:
             logger.info('ended by %s', interrupts.pending)
@@ -177,7 +179,7 @@ def _supervise(process: RunHandle, exported: dict[str, Any],
     return _run(process, lock, context, config, interrupts, logger)
 
 
-def _restore(exported: dict[str, Any]) -> ResolvedConfig:
+def _restore(exported: Document) -> ResolvedConfig:
     config = ResolvedConfig.restore(exported)
     logging = exported['logging']
     if logging is not None:
@@ -200,10 +202,10 @@ def _refuse(message: str) -> int:
     return ExitCode.USAGE
 
 
-def answers_of(lock: BaseLock, context: Context) -> dict[str, Any]:
+def answers_of(lock: BaseLock, context: Context) -> Document:
     """Return what the run's process may ask, by name."""
-    def patiently(call: Callable[..., Any]) -> Callable[..., Any]:
-        def answer(*args: Any) -> Any:
+    def patiently(call: Callable[..., object]) -> Callable[..., object]:
+        def answer(*args: object) -> object:
             # A service may be slow to answer, or a class of the user.  A
             # supervisor that waits for it does not stand still.
             lock.sign_of_life(LONGEST_ANSWER)
@@ -213,7 +215,7 @@ def answers_of(lock: BaseLock, context: Context) -> dict[str, Any]:
                 lock.sign_of_life()
         return answer
 
-    answers: dict[str, Callable[..., Any]] = {
+    answers: dict[str, Callable[..., object]] = {
         'own_record': lambda: lock.own_record,
         'control': lambda: lock.control.export(),
         'refresh': lock.refresh,
@@ -278,7 +280,7 @@ def _make_observers(process: RunHandle, lock: BaseLock, context: Context,
     from jobslib.loop.hooks import TaskHooks
     # The fields first, so that what the others log has them.
     observers: list[Observer] = [RunFields(config.task_name)]
-    if 'NOTIFY_SOCKET' in os.environ:
+    if NOTIFY_SOCKET in os.environ:
         # Next, so that the end is told before slow last pushes.
         from jobslib.notify import NotifyObserver
         notify = NotifyObserver.from_environment(logger)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from jobslib.history import HandIn
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,6 @@ from jobslib.exceptions import ConfigError, ImportNameError
 from jobslib.imports import import_module
 from jobslib.runs import encodable
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jobslib.metrics import BaseMetrics
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobslib.metrics import Metrics

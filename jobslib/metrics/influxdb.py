@@ -9,7 +9,6 @@ from jobslib.exceptions import ConfigError
 from jobslib.legacy import aliased, superseded
 from jobslib.metrics import BaseMetrics, check_url, require, samples_of
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -135,7 +134,7 @@ class InfluxDBMetrics(BaseMetrics):
                         old, f'{name} from {self.source(name)} is given as '
                              f'well; give {name} alone')
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: Context, options: object) -> None:
         super().__init__(context, options)
         # Here, so that they are neither missed nor being imported later on.
         self._client = require('influxdb_client', 'influxdb')
@@ -158,14 +157,14 @@ class InfluxDBMetrics(BaseMetrics):
             self._write_to_database(points)
 
     def _point(self, name: str, tags: tuple[tuple[str, str], ...],
-               value: float) -> Any:
+               value: float) -> object:
         point = self._client.Point(self.options.prefix + name)
         for tag, text in tags:
             point.tag(tag, text)
         # Always a float: a field cannot change its type.
         return point.field('value', value)
 
-    def _write_to_bucket(self, points: list[Any]) -> None:
+    def _write_to_bucket(self, points: list[object]) -> None:
         options = self.options
         # A connection for each push: none is shared with forked processes.
         with self._client.InfluxDBClient(

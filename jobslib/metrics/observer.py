@@ -15,10 +15,9 @@ from jobslib.metrics.names import (
 from jobslib.observers import Observer
 from jobslib.runs import Outcome
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from jobslib.history import History
@@ -131,6 +130,6 @@ class MetricsObserver(Observer):
         self._metrics.close()
 
 
-def _metrics(values: dict[str, Any], tags: dict[str, str]) -> Metrics:
+def _metrics(values: Mapping[str, object], tags: dict[str, str]) -> Metrics:
     return {name: {'value': value, 'tags': tags}
             for name, value in values.items() if value is not None}

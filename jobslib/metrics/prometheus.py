@@ -12,7 +12,6 @@ from jobslib.exceptions import ConfigError
 from jobslib.metrics import BaseMetrics, check_url, require, samples_of
 from jobslib.metrics.names import HELP
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -12,13 +12,15 @@ from functools import cached_property
 
 from jobslib.clock import shown
 from jobslib.config import ConfigGroup, option
-from jobslib.exceptions import LockAlreadyHeldError, LockNotHeldError
-from jobslib.exceptions import OneInstanceWatchdogError  # noqa: F401
+from jobslib.exceptions import (  # noqa: F401
+    LockAlreadyHeldError,
+    LockNotHeldError,
+    OneInstanceWatchdogError,
+)
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 from jobslib.owner import OwnerRecord
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging

@@ -7,7 +7,6 @@ import time
 
 from jobslib.oneinstance import BaseLock
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

@@ -6,7 +6,6 @@ import json
 
 from jobslib.reading import mapping
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

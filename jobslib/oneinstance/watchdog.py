@@ -7,10 +7,10 @@ from collections.abc import Callable
 from jobslib.clock import now
 from jobslib.exceptions import Interrupt
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping
+
 
 __all__ = ['LimitsWatchdog', 'Watchdog']
 
@@ -35,7 +35,7 @@ class Watchdog:
         self.interrupt: Callable[[Interrupt], None] = _raise
 
     def start(self, max_run_time: float | None = None,
-              run: dict[str, Any] | None = None) -> None:
+              run: dict[str, object] | None = None) -> None:
         """A run begins, which may take *max_run_time* seconds.
 
         :param run: :meth:`jobslib.runs.Run.export`, for who sees the run end
@@ -84,7 +84,7 @@ class LimitsWatchdog(Watchdog):
         self._max_run_time = INFINITE
 
     def start(self, max_run_time: float | None = None,
-              run: dict[str, Any] | None = None) -> None:
+              run: Mapping[str, object] | None = None) -> None:
         self._max_run_time = (
             INFINITE if max_run_time is None else max_run_time)
         self._beat = self._clock()

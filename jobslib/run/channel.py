@@ -9,13 +9,13 @@ import json
 import os
 import struct
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Container, Mapping, Sequence
 
-__all__ = ['Channel', 'fill_standard', 'pair']
+    from jobslib.documents import Document
+
+__all__ = ['Channel', 'descriptors', 'fill_standard', 'pair', 'shed']
 
 #: The most of one packet, in bytes; a message that is longer takes several.
 PACKET = 32 * 1024
@@ -50,7 +50,7 @@ class Channel:
         except OSError:
             return False
 
-    def send(self, message: dict[str, Any],
+    def send(self, message: Mapping[str, object],
              descriptors: Sequence[int] = ()) -> None:
         """Send *message*, and copies of *descriptors* with it.
 
@@ -70,7 +70,7 @@ class Channel:
         except OSError as exc:
             raise ConnectionError(str(exc)) from exc
 
-    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
+    def receive(self) -> tuple[Document, list[int]] | None:
         """Return the next message and its descriptors; it waits for it.
 
         ``None``: the other end is gone, or this one is; or what came is no
@@ -83,6 +83,10 @@ class Channel:
                 data, ancillary, _, _ = self._socket.recvmsg(
                     PACKET + 1, socket.CMSG_LEN(4 * MAX_DESCRIPTORS),
                     socket.MSG_CMSG_CLOEXEC)
+            except ConnectionResetError:
+                # The other end has left without having read all.  It is said
+                # once; what that had sent is still to be read.
+                continue
             except OSError:
                 return None
             if data[:1] not in (MORE, LAST):
@@ -128,6 +132,34 @@ def fill_standard() -> None:
         except OSError:
             # The lowest number that is free: this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def descriptors() -> list[int]:
+    """Return the descriptors that are open."""
+    found = []
+    for fd in map(int, os.listdir('/proc/self/fd')):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # That of the folder itself.
+            continue
+        found.append(fd)
+    return found
+
+
+def shed(keep: Container[int]) -> None:
+    """Have all descriptors but those to *keep* lead nowhere.
+
+    In the run's process: what the supervisor has open is not for a task to
+    write to, its connections to the keeper and to the lock's service, say.
+    They are not closed, since Python objects have their numbers, and would
+    close whatever got those next.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in descriptors():
+        if fd not in keep and fd != nowhere:
+            os.dup2(nowhere, fd, inheritable=False)
+    os.close(nowhere)
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

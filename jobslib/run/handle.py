@@ -12,18 +12,17 @@ from jobslib.clock import now
 from jobslib.exceptions import LockError, Terminate
 from jobslib.keeper import processes
 from jobslib.run import leftovers
-from jobslib.run.channel import pair
+from jobslib.run.channel import descriptors, pair, shed
 from jobslib.run.memory import Memory
 from jobslib.run.prctl import die_with_parent
 from jobslib.run.signals import INTERRUPT_SIGNAL
 from jobslib.runs import Outcome, describe
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
+    from collections.abc import Callable, Mapping, Sequence
 
+    from jobslib.documents import Document
     from jobslib.exceptions import Interrupt
     from jobslib.interrupts import Interrupts
     from jobslib.oneinstance import BaseLock
@@ -79,7 +78,7 @@ class RunHandle:
         self._body = body
         self._interrupts = interrupts
         #: What a question of the task is answered with, by method.
-        self.answers: dict[str, Callable[..., Any]] = {}
+        self.answers: dict[str, Callable[..., object]] = {}
         #: Called again and again while a request is waited for; returns
         #: after how many seconds it wants to be called again at the latest.
         self.tick: Callable[[], float] = _nothing
@@ -103,6 +102,8 @@ class RunHandle:
         self._interrupt: Interrupt | None = None
         self._marker = os.urandom(16).hex()
         self._since = processes.start_time(os.getpid())
+        # What is not ours: it was open when we were started.
+        self._given = set(descriptors())
         # Wakes the wait when a signal handler has something to do.
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -123,15 +124,11 @@ class RunHandle:
                 warnings.simplefilter('ignore', DeprecationWarning)
                 pid = os.fork()
             if pid == 0:
-                die_with_parent(parent)
-                for each in (channel, questions, self._channel,
-                             self._questions):
-                    if each is not None:
-                        each.close()
-                os.close(self._wake_fd)
-                self._interrupts.leave_all()
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                 try:
+                    die_with_parent(parent)
+                    shed(self._given | {theirs.fileno(), answers.fileno()})
+                    self._interrupts.leave_all()
+                    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                     self._body(theirs, answers, memory)
                 finally:
                     # Whatever was raised, by a hook of the interpreter that
@@ -175,8 +172,8 @@ class RunHandle:
                 self.start()
                 told = self.first_word()
                 if 'exit' in told:
-                    return ('the process of the task has ended with exit '
-                            f'code {told["exit"]}')
+                    return ('there is no process for the task: '
+                            f'{describe_end(told["exit"])}')
             self.begin_making()
             told = self.end_making()
         except OSError as exc:
@@ -203,7 +200,7 @@ class RunHandle:
             # It has ended meanwhile, as will be seen.
             pass
 
-    def end_making(self) -> dict[str, Any]:
+    def end_making(self) -> Document:
         """Wait until the task is made; return what is said of it.
 
         ``made`` is whether it is, ``refused`` and ``error`` say why not,
@@ -222,12 +219,12 @@ class RunHandle:
         self.hooks = told.get('hooks', [])
         return told
 
-    def first_word(self) -> dict[str, Any]:
+    def first_word(self) -> Document:
         """Wait for what the process says of itself; ``exit`` is how it ended
         instead, as an exit code."""
-        told: dict[str, Any] = {}
+        told: dict[str, object] = {}
 
-        def heard(message: dict[str, Any]) -> bool:
+        def heard(message: Mapping[str, object]) -> bool:
             told.update(message)
             return True
 
@@ -250,7 +247,7 @@ class RunHandle:
                 pass
         self._kill_at = (self.deadline if self.deadline is not None
                          else None if limit is None else now() + limit)
-        with self._interrupts.guard(self._hurry):
+        with self._interrupts.interruptible(self._hurry):
             status = self._listen(lambda message: False)
         assert status is not None
         return os.waitstatus_to_exitcode(status)
@@ -258,8 +255,7 @@ class RunHandle:
     def _hurry(self, interrupt: Interrupt) -> None:
         """Called in a signal handler while the process ends."""
         if self._kill_at is None:
-            self._kill_at = now() + self.grace
-            os.eventfd_write(self._wake_fd, 1)
+            self.limit(self.grace)
 
     def kill(self) -> None:
         """Kill the process, and everything that it has started."""
@@ -327,7 +323,7 @@ class RunHandle:
             'run': run.export(), 'marker': self._marker},
             lock.handles())
 
-    def call_hook(self, name: str, args: Sequence[Any], lock: BaseLock,
+    def call_hook(self, name: str, args: Sequence[object], lock: BaseLock,
                   with_lock: bool = True) -> Result:
         """Call a hook of the task, and wait until it has returned.
 
@@ -357,6 +353,12 @@ class RunHandle:
             pass
         os.eventfd_write(self._wake_fd, 1)
 
+    def limit(self, seconds: float) -> None:
+        """Kill the process if what it does, or is about to be asked, is not
+        over within *seconds*; may be called by a handler."""
+        self._limit(now() + seconds)
+        os.eventfd_write(self._wake_fd, 1)
+
     def ask_to_stop(self, reason: str) -> None:
         """Ask the run to return by itself."""
         if self._memory.stop_reason != reason:
@@ -371,12 +373,14 @@ class RunHandle:
         """Let the task see the state of *lock*."""
         self._memory.set_lock(lock.held, lock.fencing_token)
 
-    def _ask(self, do: str, lock: BaseLock, message: dict[str, Any],
+    def _ask(self, do: str, lock: BaseLock, message: dict[str, object],
              descriptors: Sequence[int] = ()) -> Result:
         assert self._channel is not None
         self._numbers += 1
         number = self._numbers
-        self._kill_at, self._interrupt = self.deadline, None
+        self._interrupt = None
+        if self.deadline is not None:
+            self._limit(self.deadline)
         self._memory.forget()
         self._memory.beat = now()
         self.show_lock(lock)
@@ -446,7 +450,7 @@ class RunHandle:
         self.kill()
         return Result(Outcome.KILLED.value, _describe(status, self._interrupt))
 
-    def _listen(self, heard: Callable[[dict[str, Any]], bool],
+    def _listen(self, heard: Callable[[Mapping[str, object]], bool],
                 seen: Callable[[], bool] = bool) -> int | None:
         """Deal with what the process says, until *heard* or *seen*.
 
@@ -528,7 +532,7 @@ class RunHandle:
             except ConnectionError:
                 pass
 
-    def _find_answer(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _find_answer(self, question: Document) -> Document:
         """Return the ``value`` that was asked for, or the ``error``."""
         try:
             value = self.answers[question['method']](*question['args'])

@@ -7,7 +7,6 @@ import time
 from jobslib.clock import now
 from jobslib.keeper import processes
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

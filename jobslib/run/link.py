@@ -15,12 +15,12 @@ from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.watchdog import Watchdog
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
 
+    from jobslib.documents import Document
     from jobslib.metrics import Metrics
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
@@ -49,7 +49,7 @@ class Link:
         self.lock: BaseLock | None = None
         #: The run that is under way, or the last one, as
         #: :meth:`jobslib.runs.Run.export` describes it.
-        self.run: dict[str, Any] = {}
+        self.run: Mapping[str, object] = {}
         # Copies of the descriptors of the lock, each with its inode: the
         # task may close them, and open others with their numbers.
         self._handles: list[tuple[int, int]] = []
@@ -61,29 +61,34 @@ class Link:
         """Whether this is the run's process, and not a forked child of it."""
         return os.getpid() == self.pid
 
-    def make_lock(self, lock_class: type[BaseLock], context: Any,
-                  options: Any) -> BaseLock:
+    def make_lock(self, lock_class: type[BaseLock], context: object,
+                  options: object) -> BaseLock:
         """Return the lock of class *lock_class* as a task sees it."""
         view = type(lock_class.__name__, (SupervisedLock, lock_class), {
             '__module__': lock_class.__module__,
             '__doc__': lock_class.__doc__, '_link': self,
             '_knows': _knows_refresh(lock_class)})
-        make: Callable[[Any, Any], BaseLock] = view
+        make: Callable[[object, object], BaseLock] = view
         self.lock = make(context, options)
         self._show_handles()
         return self.lock
 
-    def make_metrics(self, context: Any, options: Any) -> BaseMetrics:
+    def make_metrics(self, context: object, options: object) -> BaseMetrics:
         """Return the metrics as a task sees them."""
         return SupervisedMetrics(self, context, options)
 
     def adopt(self, descriptors: Sequence[int]) -> None:
         """Keep copies of the descriptors of the lock during this run."""
+        self.close_handles()
+        self._handles = [(fd, _inode(fd)) for fd in descriptors]
+        self._show_handles()
+
+    def close_handles(self) -> None:
+        """Close what this process has of the lock."""
         for fd, inode in self._handles:
             if _inode(fd) == inode:
                 os.close(fd)
-        self._handles = [(fd, _inode(fd)) for fd in descriptors]
-        self._show_handles()
+        self._handles = []
 
     def _show_handles(self) -> None:
         if self.lock is None or not self._handles:
@@ -95,7 +100,7 @@ class Link:
             # nothing by itself then.
             self.lock.__dict__['_knows'] = False
 
-    def ask(self, method: str, *args: Any) -> Any:
+    def ask(self, method: str, *args: object) -> Any:
         """Have the supervisor call *method* of the lock.
 
         :raises LockUnavailableError: it does not answer, or the lock's
@@ -163,8 +168,8 @@ class SupervisedLock(BaseLock):
         return self._link.memory.token
 
     @property
-    def own_record(self) -> dict[str, Any]:
-        record: dict[str, Any] = self._link.ask('own_record')
+    def own_record(self) -> Document:
+        record: Document = self._link.ask('own_record')
         return record
 
     @property
@@ -195,11 +200,11 @@ class SupervisedLock(BaseLock):
         left: float | None = self._link.ask('lease_left')
         return left
 
-    def get_lock_owner_info(self) -> dict[str, Any] | None:
-        owner: dict[str, Any] | None = self._link.ask('get_lock_owner_info')
+    def get_lock_owner_info(self) -> Document | None:
+        owner: Document | None = self._link.ask('get_lock_owner_info')
         return owner
 
-    def report_progress(self, progress: dict[str, Any]) -> None:
+    def report_progress(self, progress: Mapping[str, object]) -> None:
         self._link.tell('report_progress', progress)
 
     def acquire(self) -> bool:
@@ -229,7 +234,7 @@ class _RunWatchdog(Watchdog):
         self._link = link
 
     def start(self, max_run_time: float | None = None,
-              run: dict[str, Any] | None = None) -> None:
+              run: Mapping[str, object] | None = None) -> None:
         raise SupervisedLockError(SUPERVISED.format('limit its runs'))
 
     def beat(self) -> None:

@@ -10,7 +10,6 @@ import json
 import mmap
 import struct
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -53,7 +52,7 @@ class Memory:
     def beat(self, time: float) -> None:
         DOUBLE.pack_into(self._memory, BEAT, time)
 
-    def finish(self, number: int, result: Any) -> None:
+    def finish(self, number: int, result: object) -> None:
         """Leave the *result* of the request *number*.
 
         :raises ValueError: it takes more than :attr:`MAX_RESULT`.

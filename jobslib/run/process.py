@@ -19,13 +19,13 @@ from jobslib.run.threads import wait_for
 from jobslib.runs import Outcome, Run, describe
 from jobslib.tasks import BaseTask
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
+    from jobslib.documents import Document
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
 
@@ -75,7 +75,7 @@ class RunProcess:
             after_in_parent=self._signals.let_through)
         self._signals.install()
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def tell(self, message: Mapping[str, object]) -> None:
         """Tell the supervisor something; it may be gone."""
         try:
             self._channel.send(message)
@@ -128,11 +128,11 @@ class RunProcess:
             self._expect_ours(None)
 
     def _make(self, make_task: Callable[[], BaseTask],
-              logger: logging.Logger) -> dict[str, Any]:
+              logger: logging.Logger) -> dict[str, object]:
         """Make the task; say whether that succeeded."""
         error: BaseException | None = None
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 self._task = make_task()
         except BaseException as exc:
             error = exc
@@ -162,7 +162,7 @@ class RunProcess:
             getattr(self._task, name), '__func__', None)
             is not getattr(BaseTask, name)]
 
-    def _serve(self, do: str, message: dict[str, Any],
+    def _serve(self, do: str, message: Document,
                descriptors: list[int]) -> None:
         number = message.pop('number')
         self._interrupts.clear_all()
@@ -170,9 +170,9 @@ class RunProcess:
         self._signals.catch_up()
         before = set(threading.enumerate())
         error: BaseException | None = None
-        result: dict[str, Any] = {}
+        result: Mapping[str, object] = {}
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 if do == 'run':
                     self._run(descriptors=descriptors, before=before,
                               **message)
@@ -185,15 +185,15 @@ class RunProcess:
             self._task.end_progress()
         self._signals.install()
         result = self._describe(error)
-        if do == 'run' and isinstance(error, TaskError):
-            # The message explains it.
-            del result['traceback']
+        # The messages of these explain all, and who takes over waits for us.
+        if do != 'run' or not isinstance(error, TaskError | Interrupt):
+            result['traceback'] = _traceback(error)
         result['closed'] = not self._channel.is_intact
         _flush()
         self._memory.finish(number, result)
         self.tell({'finished': number})
 
-    def _run(self, run: dict[str, Any], marker: str | None,
+    def _run(self, run: dict[str, object], marker: str | None,
              descriptors: list[int], before: set[threading.Thread]) -> None:
         """Call the task, and wait until what it started in here is over."""
         self.link.adopt(descriptors)
@@ -207,7 +207,7 @@ class RunProcess:
                     or isinstance(sys.exception(), Interrupt)):
                 wait_for(before)
 
-    def _begin(self, run: dict[str, Any], marker: str | None) -> None:
+    def _begin(self, run: Document, marker: str | None) -> None:
         from jobslib import logs
         from jobslib.keeper import processes
         token = run['token']
@@ -241,7 +241,7 @@ class RunProcess:
             if exc.code not in (None, 0):
                 raise TaskError(f'exit with {exc.code}') from exc
 
-    def _call_hook(self, name: str, args: list[Any], token: int | None) -> None:
+    def _call_hook(self, name: str, args: list[object], token: int | None) -> None:
         from jobslib import logs
         values = [Run.load(each) if isinstance(each, dict) else each
                   for each in args]
@@ -263,24 +263,19 @@ class RunProcess:
             def cancel(interrupt: Interrupt) -> None:
                 loop.call_soon_threadsafe(current.cancel, str(interrupt))
 
-            with self._interrupts.guard(cancel):
+            with self._interrupts.interruptible(cancel):
                 await coroutine
 
         asyncio.run(run())
 
-    def _describe(self, error: BaseException | None) -> dict[str, Any]:
+    def _describe(self, error: BaseException | None) -> dict[str, object]:
         """Return how a request ended, fit for JSON."""
         if error is None:
             return {'outcome': Outcome.SUCCEEDED.value}
-        result: dict[str, Any] = {
+        return {
             'outcome': (Outcome.INTERRUPTED if isinstance(error, Interrupt)
                         else Outcome.FAILED).value,
             'error': describe(error), 'message': _message(error)}
-        import traceback
-        text = ''.join(_lines(traceback, error)).rstrip('\n')
-        result['traceback'] = text.encode(
-            'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
-        return result
 
     def _expect_ours(self, error: BaseException | None) -> None:
         """End a forked child of the task here, as Python would."""
@@ -298,6 +293,9 @@ class RunProcess:
         # it does not know, must not get into what these two say.
         self._channel.close()
         self.link.channel.close()
+        # It may outlive us and the supervisor, and must not keep the lock:
+        # who takes that next ends what bears the mark of this job.
+        self.link.close_handles()
         self._signals.let_through()
 
 
@@ -350,12 +348,16 @@ def _message(error: BaseException) -> str:
         return '(the message cannot be shown)'
 
 
-def _lines(traceback: Any, error: BaseException) -> list[str]:
+def _traceback(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    import traceback
     try:
-        lines: list[str] = traceback.format_exception(error)
-        return lines
+        lines = traceback.format_exception(error)
     except BaseException:
-        return [describe(error)]
+        lines = [describe(error)]
+    return ''.join(lines).rstrip('\n').encode(
+        'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
 
 
 def _flush() -> None:

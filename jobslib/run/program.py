@@ -14,7 +14,6 @@ from jobslib.keeper import processes
 from jobslib.run.prctl import die_with_parent
 from jobslib.tasks import BaseTask
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -27,7 +27,6 @@ from jobslib.exceptions import (
     Terminate,
 )
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-from jobslib.schedule.belief import Memory, Situation
+from jobslib.schedule.belief import Memory, Situation, retry_at
 from jobslib.schedule.decisions import decide, ended
 from jobslib.schedule.ledger import Ledger, Records, State
 from jobslib.schedule.rhythms import Slots
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +21,14 @@ if TYPE_CHECKING:
     from jobslib.schedule.ledger import Ending
     from jobslib.schedule.plans import Plan
 
-__all__ = ['Agenda', 'read_ledger']
+__all__ = ['NEVER', 'Agenda', 'read_ledger']
 
 #: From so many seconds on, a difference between the clocks of a machine means
 #: that the wall clock was set.
 STEP = 1.0
+#: The year 9999, the last that dates can show, as UNIX time.  Intervals and
+#: pauses can be so long that nothing is due before: never, for people.
+NEVER = 253_370_764_800.0
 #: The clocks are not compared if reading them took longer, in seconds.
 AT_ONCE = 0.1
 
@@ -98,8 +100,10 @@ class Agenda:
 
     @property
     def retries(self) -> bool:
-        """Whether the slot that failed is to be tried again."""
-        return self.ledger.state is State.OPEN
+        """Whether the slot that failed is to be tried again, before a later
+        one is due."""
+        return self.ledger.state is State.OPEN and retry_at(
+            self.plan, self.ledger, self.clock.wall()) <= self.due
 
     @property
     def reason(self) -> str | None:
@@ -130,8 +134,10 @@ class Agenda:
                 f'the slot of {self.shown(ledger.slot)} was run by '
                 f'{ledger.by or "somebody"} at {self.shown(ledger.began)}, '
                 f'{ending}')
-        else:
+        elif not self.decision.given_up:
             parts.append('nothing is due')
+        parts += [f'given up: {slots}; {why}'
+                  for why, slots in self.by_reason(self.decision.given_up)]
         parts.append(f'next at {self.shown(self.due)}')
         return '; '.join(parts)
 
@@ -147,24 +153,25 @@ class Agenda:
             return words
         now = self.clock.wall()
         due = rhythm.after(now - self.plan.jitter) + self.plan.jitter
+        if due >= NEVER:
+            return f'{words}; next never'
         here = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(due))
         there = self.shown(due)
         return f'{words}; next at {there}' + (
             '' if here == there else f', here {here}')
 
     def shown(self, at: float) -> str:
-        """Return the UNIX time *at* by the clocks of the schedule's zone."""
+        """Return the UNIX time *at* by the clocks of the schedule's zone, or
+        that it is never."""
+        if at >= NEVER:
+            return 'never'
         from jobslib.schedule.calendars import Calendar
         rhythm = self.plan.rhythm
         if isinstance(rhythm, Calendar):
             moment = rhythm.zone.shown(at)
         else:
             import datetime
-            try:
-                moment = datetime.datetime.fromtimestamp(at).astimezone()
-            except (OverflowError, ValueError, OSError):
-                # Beyond the calendar: an interval without end.
-                return 'never'
+            moment = datetime.datetime.fromtimestamp(at).astimezone()
         return moment.strftime('%Y-%m-%dT%H:%M:%S%z')
 
     def by_reason(self, given_up: list[GivenUp]) -> list[tuple[str, str]]:
@@ -281,7 +288,7 @@ class Agenda:
         if decision.run or decision.due is None:
             self.due = situation.now
         else:
-            self.due = decision.due
+            self.due = min(decision.due, NEVER)
         return decision
 
     def _accept(self, decision: Decision) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from jobslib.schedule.ledger import Ending, Ledger, Records, State
 from jobslib.schedule.rhythms import Every, Pause, Slots
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +83,12 @@ class Situation:
 
     def paused(self, due: float) -> bool:
         """Return whether the job was paused at the time *due*."""
-        return any(begin <= due < end for begin, end in self.pauses)
+        return self.paused_until(due) is not None
+
+    def paused_until(self, due: float) -> float | None:
+        """Return when the pause ended that the time *due* fell into."""
+        return max((end for begin, end in self.pauses if begin <= due < end),
+                   default=None)
 
     def skipped(self, slot: float) -> bool:
         """Return whether *slot* is not to be run."""

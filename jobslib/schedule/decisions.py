@@ -19,7 +19,6 @@ from jobslib.schedule.ledger import Ending, State
 from jobslib.schedule.plans import CatchUp
 from jobslib.schedule.rhythms import Every
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -283,14 +282,29 @@ class _Chooser:
                 self.give_up(slot, self._refusal(slot) or Why.LATE)
             begin = too_late[-1] if too_late else begin
         while (slot := slots.after(begin)) <= horizon:
-            why = self._refusal(slot)
-            if why is None:
+            if self._refusal(slot) is None:
                 return slot
-            self.give_up(slot, why)
-            begin = slot
+            begin = self._pass(slots, begin, slot, horizon)
         self.ledger = self.ledger.changed(
             settled=max(self.ledger.settled, begin))
         return None
+
+    def _pass(self, slots: Slots, begin: float, slot: float,
+              horizon: float) -> float:
+        """Give up *slot*, the first after *begin*, and what is in the same
+        pause, which may be very many; return the last of them.
+        """
+        end = self.situation.paused_until(slot + self.plan.jitter)
+        passed = [slot]
+        if end is not None:
+            found, more = slots.last(
+                begin, min(end - self.plan.jitter, horizon), MOST)
+            # Not the one at the very end of the pause.
+            passed = [each for each in found if self._refusal(each)] or passed
+            self.more = self.more or more
+        for each in passed:
+            self.give_up(each, self._refusal(each) or Why.PAUSED)
+        return passed[-1]
 
     def _refusal(self, slot: float) -> Why | None:
         if self.situation.skipped(slot):

@@ -7,7 +7,6 @@ import enum
 
 from jobslib.schedule.rhythms import Endless, Every, Grid, Slots
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobslib.schedule.ledger import Ledger

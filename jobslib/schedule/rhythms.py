@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator

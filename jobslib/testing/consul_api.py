@@ -1,5 +1,7 @@
 """The part of Consul's HTTP interface that locks use, on a :class:`State`."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +36,7 @@ class Request:
     body: bytes = b''
 
     @classmethod
-    def parse(cls, method: str, target: str, body: bytes) -> 'Request':
+    def parse(cls, method: str, target: str, body: bytes) -> Request:
         """Return the request for *target*, a path with its query."""
         url = urlsplit(target)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
@@ -234,8 +236,8 @@ class Api:
         # Left out without a word, in every version.
         results = [each for each in results
                    if not each['KV']['Key'].startswith(self.hidden)]
-        content: dict[str, Any] = {'Results': None if errors else results,
-                                   'Errors': errors or None}
+        content: dict[str, object] = {
+            'Results': None if errors else results, 'Errors': errors or None}
         if not any(operation.writes for operation in operations):
             content |= {'Index': 0, 'LastContact': 0, 'KnownLeader': True,
                         'ConsistencyLevel': ''}

@@ -1,5 +1,7 @@
 """The HTTP server of the stand-in for Consul."""
 
+from __future__ import annotations
+
 import contextlib
 import socket
 import socketserver

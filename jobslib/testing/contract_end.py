@@ -1,5 +1,7 @@
 """The contract of locks: waiting, closing, forked and killed processes."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
@@ -15,7 +17,7 @@ from jobslib.testing.fork import Child
 
 __all__ = ['EndContract']
 
-Report = Callable[[Any], None]
+Report = Callable[[object], None]
 CONTENDERS = 4
 
 

@@ -1,5 +1,7 @@
 """The contract of locks: what operators see, and what they ask for."""
 
+from __future__ import annotations
+
 import os
 import threading
 from typing import Any

@@ -1,12 +1,14 @@
 """A child process of a test."""
 
+from __future__ import annotations
+
 import json
 import os
 import select
 import signal
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 __all__ = ['Child']
@@ -22,7 +24,7 @@ class Child:
     """
 
     def __init__(
-        self, function: Callable[[Callable[[Any], None]], object],
+        self, function: Callable[[Callable[[object], None]], object],
     ) -> None:
         self._reader, writer = os.pipe()
         with warnings.catch_warnings():
@@ -78,7 +80,7 @@ class Child:
 def _run(function: Callable[[Callable[[Any], None]], object],
          writer: int) -> None:
     """Run the function, report, and end the process."""
-    def send(message: dict[str, Any]) -> None:
+    def send(message: Mapping[str, object]) -> None:
         os.write(writer, json.dumps(message).encode() + b'\n')
 
     try:

@@ -16,18 +16,22 @@ import contextlib
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any
 
-from jobslib.consul.transport import Endpoint, TransportError
-from jobslib.keeper.timings import Timings
-from jobslib.oneinstance.asking import (
-    Asker,
-    RefusedError,
+from jobslib.consul import transactions
+from jobslib.consul.attempts import (
+    Attempts,
     SkippedError,
     denial,
     undisturbed,
 )
-from jobslib.oneinstance.diagnosis import NOT_TRIED, Finding
+from jobslib.consul.refusals import Refused
+from jobslib.consul.transport import Endpoint, TransportError
+from jobslib.findings import NOT_TRIED, Finding
+from jobslib.keeper.timings import Timings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['TTL', 'examine']
 
@@ -38,8 +42,10 @@ CHECK_NAME = 'jobslib check (scratch)'
 # Nobody's session.
 NOBODY = '00000000-0000-0000-0000-000000000000'
 
-_NOT_HELD = "lock isn't held"
-_BAD_TTL = 'invalid session ttl'
+# What a key holds that is written for an examination.
+_EMPTY = b'{}'
+
+_BAD_TTL = ('invalid session ttl',)
 # What the agent's own node in another datacenter can lead to.
 _ELSEWHERE = ('missing node registration', 'permission denied')
 
@@ -66,7 +72,7 @@ def examine(endpoint: Endpoint, timings: Timings, key: str | None,
     return examination.findings
 
 
-class _Examination(Asker):
+class _Examination(Attempts):
     """The requests, each of which leads to one finding."""
 
     def __init__(self, endpoint: Endpoint, timings: Timings,
@@ -93,7 +99,7 @@ class _Examination(Asker):
         # In another datacenter it is the node of a server that counts.
         if not self.away and not self.endpoint.dc:
             with contextlib.suppress(
-                    RefusedError, TransportError, LookupError, TypeError):
+                    Refused, TransportError, LookupError, TypeError):
                 about = self.ask('GET', 'agent/self').json()
                 self._own_node = str(about['Config']['NodeName'])
 
@@ -163,15 +169,15 @@ class _Examination(Asker):
             self.ask('PUT', 'agent/check/register', {
                 'ID': self._check, 'Name': CHECK_NAME, 'Status': 'passing',
                 'TTL': f'{round((self._timings.check_ttl or 0) * 1000)}ms'})
-        except RefusedError:
+        except Refused:
             self._check_made = False
             raise
 
     def _create(self) -> str:
         try:
             return self._create_on(None)
-        except RefusedError as exc:
-            if not self.endpoint.dc or not exc.says(*_ELSEWHERE):
+        except Refused as exc:
+            if not self.endpoint.dc or not exc.says(_ELSEWHERE):
                 raise
         # Another datacenter does not know the agent's own node.
         self.attempt(f'look up a server of datacenter {self.endpoint.dc}',
@@ -182,7 +188,7 @@ class _Examination(Asker):
         return self._create_on(self._node)
 
     def _create_on(self, node: str | None) -> str:
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             'Name': 'jobslib check', 'LockDelay': '0s', 'TTL': f'{TTL}s',
             # The scratch key goes with it.
             'Behavior': 'delete',
@@ -194,7 +200,7 @@ class _Examination(Asker):
         with undisturbed():
             try:
                 answer = self.ask('PUT', 'session/create', fields)
-            except RefusedError as exc:
+            except Refused as exc:
                 if not exc.says(_BAD_TTL):
                     raise
                 fields['TTL'] = f'{round(self._timings.ttl * 1000)}ms'
@@ -207,7 +213,7 @@ class _Examination(Asker):
             'GET', 'catalog/service/consul').json())
         if not nodes:
             # What the token may not read, Consul leaves out.
-            raise RefusedError(denial('no server is there to be read'))
+            raise denial('no server is there to be read')
         self._node = nodes[0]
         return self._node
 
@@ -222,18 +228,18 @@ class _Examination(Asker):
 
     def _read_session(self, session: str) -> None:
         if not self.ask('GET', f'session/info/{session}').json():
-            raise RefusedError(denial('Consul leaves it out'))
+            raise denial('Consul leaves it out')
 
     def _list_sessions(self, session: str) -> None:
         listed = self.ask('GET', 'session/list').json()
         if session not in [each['ID'] for each in listed]:
-            raise RefusedError(denial('Consul leaves it out'))
+            raise denial('Consul leaves it out')
 
     def _read(self, key: str) -> str:
         try:
             [entry] = self.ask('GET', f'kv/{key}', consistent='').json()
-        except RefusedError as exc:
-            if exc.denied or str(exc):
+        except Refused as exc:
+            if not exc.is_missing:
                 raise
             return 'nobody has held it yet'
         self._key_exists = True
@@ -253,9 +259,10 @@ class _Examination(Asker):
     def _probe(self, key: str) -> None:
         """Ask for the right to write *key*, by a request that is refused."""
         try:
-            self.transact(('unlock', key, self._session or NOBODY))
-        except RefusedError as exc:
-            if not exc.says(_NOT_HELD):
+            self.transact(transactions.unlock(
+                key, _EMPTY, self._session or NOBODY))
+        except Refused as exc:
+            if not exc.says(transactions.NOT_HELD):
                 raise
 
     def _lock(self) -> str:
@@ -263,29 +270,31 @@ class _Examination(Asker):
             raise SkippedError('there is no session')
         self._scratch_made = True
         try:
-            self.transact(('lock', self._scratch, self._session))
-        except RefusedError as exc:
+            self.transact(transactions.lock(
+                self._scratch, _EMPTY, self._session))
+        except Refused as exc:
             self._scratch_made = False
-            if exc.denied and self._key_writable:
+            if exc.is_denied and self._key_writable:
                 raise SkippedError('the token may write the key of the lock '
                                    'and not beside it') from None
             raise
         return self._scratch
 
     def _delete_scratch(self) -> None:
-        unlock = ('unlock', self._scratch, self._session or NOBODY)
-        delete = ('delete', self._scratch, None)
+        unlock = transactions.unlock(
+            self._scratch, _EMPTY, self._session or NOBODY)
+        delete = transactions.delete(self._scratch)
         try:
             self.transact(unlock, delete)
-        except RefusedError:
+        except Refused:
             self.transact(delete)
 
     def _list(self, prefix: str, key: str) -> None:
         try:
             listed = self.ask('GET', f'kv/{prefix}', keys='',
                               separator='/').json()
-        except RefusedError as exc:
-            if exc.denied or str(exc):
+        except Refused as exc:
+            if not exc.is_missing:
                 raise
             listed = []
         expected = {self._scratch} if self._scratch_made else set()
@@ -293,7 +302,7 @@ class _Examination(Asker):
         if not expected:
             raise SkippedError('there is nothing in it that is known of')
         if not expected <= set(listed):
-            raise RefusedError(denial('Consul leaves keys out'))
+            raise denial('Consul leaves keys out')
 
     def _rule(self, resource: str, policy: str) -> str:
         """Return the rule for the agent's node, as far as it is known."""
@@ -307,7 +316,7 @@ def _key_rule(key: str, policy: str = 'write', prefix: bool = False) -> str:
     return f'{resource} "{key}" {{ policy = "{policy}" }}'
 
 
-def _holder(entry: dict[str, Any]) -> str:
+def _holder(entry: Document) -> str:
     """Return who holds a key, from its record."""
     if not entry.get('Session'):
         return 'free'

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
-import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+from jobslib.consul.refusals import Refused
 from jobslib.consul.transport import (
     Endpoint,
     Response,
     Transport,
     TransportError,
 )
-from jobslib.oneinstance.diagnosis import (
-    DENIED,
-    FAILED,
-    NOT_TRIED,
-    OK,
-    Finding,
-)
+from jobslib.findings import DENIED, FAILED, NOT_TRIED, OK, Finding
 
-__all__ = ['Asker', 'RefusedError', 'SkippedError', 'denial', 'undisturbed']
-
-_DENIED = ('permission denied', 'acl not found')
-
-
-class RefusedError(Exception):
-    """An answer that is not the one hoped for; the message is Consul's."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(_reason(response))
-        self.denied = response.status in (401, 403) or self.says(*_DENIED)
-
-    def says(self, *phrases: str) -> bool:
-        """Return whether it says one of these, in lower case."""
-        return any(phrase in str(self).lower() for phrase in phrases)
+__all__ = ['Attempts', 'SkippedError', 'denial', 'undisturbed']
 
 
 class SkippedError(Exception):
     """It cannot be told, or is not needed; the message says why."""
 
 
-class Asker:
+class Attempts:
     """Requests to one agent, each of which may lead to a finding."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -69,12 +48,11 @@ class Asker:
             detail = call()
         except SkippedError as exc:
             finding = Finding(what, NOT_TRIED, str(exc))
-        except RefusedError as exc:
-            result = DENIED if exc.denied else FAILED
-            if exc.says('acl not found'):
+        except Refused as exc:
+            if exc.says(('acl not found',)):
                 grant = 'a token that Consul knows'
-            finding = Finding(what, result, str(exc),
-                              grant if exc.denied else '')
+            finding = (Finding(what, DENIED, exc.reason, grant)
+                       if exc.is_denied else Finding(what, FAILED, exc.reason))
         except TransportError as exc:
             self.away = True
             finding = Finding(what, FAILED, str(exc))
@@ -96,42 +74,24 @@ class Asker:
             **params: object) -> Response:
         """Send a request and return the answer, if its status is 200.
 
-        :raises RefusedError: it has another.
+        :raises Refused: it has another.
         :raises TransportError: there is none.
         """
         data = b'' if body is None else json.dumps(body).encode()
         response = self._transport.request(
             method, f'/v1/{path}', list(params.items()), data)
         if response.status != 200:
-            raise RefusedError(response)
+            raise Refused(response)
         return response
 
-    def transact(self, *operations: tuple[str, str, str | None]) -> None:
-        """Do the operations, each a verb, a key and a session, or none."""
-        self.ask('PUT', 'txn', [
-            {'KV': {'Verb': verb, 'Key': key,
-                    'Value': base64.b64encode(b'{}').decode()}
-             | ({'Session': session} if session else {})}
-            for verb, key, session in operations])
+    def transact(self, *operations: Mapping[str, object]) -> None:
+        """Do the *operations*, see :mod:`jobslib.consul.transactions`."""
+        self.ask('PUT', 'txn', [{'KV': each} for each in operations])
 
 
-def _reason(response: Response) -> str:
-    """Return why a request was refused, in Consul's words."""
-    text = response.text
-    if response.status == 409:
-        with contextlib.suppress(TransportError, LookupError, TypeError):
-            text = '; '.join(
-                str(error['What']) for error in response.json()['Errors'])
-    text = re.sub(r'\s+', ' ', text).strip()[:200]
-    # A 404 without an index is not Consul's.
-    if response.status == 404 and response.index:
-        return text
-    return text or f'{response.origin}: status {response.status}'
-
-
-def denial(text: str) -> Response:
-    """Return what Consul would answer if it did not just leave things out."""
-    return Response(403, {}, text.encode())
+def denial(text: str) -> Refused:
+    """Return how Consul would refuse if it did not just leave things out."""
+    return Refused(Response(403, {}, text.encode()))
 
 
 @contextlib.contextmanager

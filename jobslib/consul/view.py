@@ -1,0 +1,204 @@
+"""What Consul has of jobs, read from outside, and what it can be told.
+
+Of several keys Consul leaves out those that the token may not read, so that a
+lock that is held looks like one that nobody has.  So whatever is not there is
+asked for by itself, which Consul refuses aloud.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from jobslib.consul.client import (
+    ConsulClient,
+    Entry,
+    PermissionDeniedError,
+    control_key,
+    handed_in_key,
+    handed_in_of,
+    history_key,
+    progress_key,
+)
+
+__all__ = ['KeysOfJob', 'find_jobs', 'hand_in', 'read_handed_in', 'read_job',
+           'write_control']
+
+# In keys.  Consul takes 64 operations at once, and a history has up to 64 KB
+# as it is sent, where an answer may have 8 MB.
+BATCH = 32
+# How often a hand-in is tried while the key changes from one look to the next.
+TRIES = 5
+
+
+class KeysOfJob(NamedTuple):
+    """What the keys of one job have in them; ``None`` where there is none."""
+
+    #: The lock's own: the owner record.
+    record: bytes | None
+    #: The session that holds it.
+    session: str | None
+    #: The fencing token of the holder: the index of a key that is held.
+    token: int | None
+    history: bytes | None
+    control: bytes | None
+    progress: bytes | None
+    #: The names of the sessions of those who wait for it; ``None`` if the
+    #: token does not let us know.
+    waiting: list[str] | None
+    #: What was handed in for the history, by name.
+    handed_in: dict[str, bytes]
+
+
+def read_job(client: ConsulClient, key: str) -> KeysOfJob:
+    """Return what the keys of the job have whose lock is *key*.
+
+    :raises PermissionDeniedError: the token may not read all of it.
+    """
+    beside = _beside(key)
+    with _granting(key, 'read'):
+        entries = client.read_all([key, *beside[1:]])
+        for name in [key, *beside]:
+            if name not in entries:
+                client.prove_readable(name)
+        sessions = client.sessions()
+    return _keys_of(key, entries, sessions)
+
+
+def find_jobs(
+    client: ConsulClient, prefix: str,
+    is_lock: Callable[[bytes], bool],
+) -> tuple[dict[str, KeysOfJob], str]:
+    """Return the jobs whose locks begin with *prefix*, by the keys of these,
+    and which of them are missing, a sentence or nothing.
+
+    :param is_lock: whether a value is that of a lock, not of a key beside one.
+    :raises PermissionDeniedError: the token may read none of them.
+    """
+    missing = ''
+    rule = f'key_prefix "{prefix}" {{ policy = "read" }}'
+    names = set(client.list_keys(prefix))
+    try:
+        # A rule for the prefix holds for a key in it that nobody has.
+        client.prove_readable(f'{prefix}.jobslib')
+    except PermissionDeniedError as exc:
+        if not names:
+            raise PermissionDeniedError(
+                f'cannot list the keys that begin with {prefix!r}: {exc}; '
+                f'grant the token: {rule}') from exc
+        missing = (f'only the jobs that the token may read are shown; '
+                   f'to see all, grant it: {rule}')
+    # What ends with a slash is a folder that a person made, and all that is
+    # in it would be read.
+    names = {name for name in names if not name.endswith('/')}
+    beside = {name for key in names for name in _beside(key)}
+    locks: dict[str, Entry] = {}
+    for batch in _batches(sorted(names - beside), BATCH):
+        entries = client.read_all(batch)
+        locks |= {key: entries[key] for key in batch
+                  if key in entries and is_lock(entries[key].value)}
+    sessions = client.sessions()
+    found = {}
+    for batch in _batches(sorted(locks), BATCH // len(_beside(''))):
+        wanted = names & {name for key in batch for name in _beside(key)}
+        entries = client.read_all(sorted(wanted)) if wanted else {}
+        for key in batch:
+            found[key] = _keys_of(key, {**entries, key: locks[key]}, sessions)
+    return found, missing
+
+
+def write_control(client: ConsulClient, key: str, value: bytes,
+                  is_expected: Callable[[bytes | None], bool]) -> bool:
+    """Write what operators ask of the job whose lock is *key*.
+
+    :param is_expected: whether what is asked by now is what *value* was made
+        from; otherwise nothing is written.
+    :returns: whether it was written.
+    :raises PermissionDeniedError: the token may not.
+    """
+    name = control_key(key)
+    with _granting(key, 'write'):
+        entry = client.read_all([name]).get(name)
+        if not is_expected(entry.value if entry else None):
+            return False
+        return client.write_if(
+            name, value, entry.modify_index if entry else 0)
+
+
+def read_handed_in(client: ConsulClient, key: str) -> dict[str, bytes]:
+    """Return what was handed in for the history of the job, by name."""
+    entries = client.read_all([handed_in_key(key)])
+    return _handed_in(key, entries)
+
+
+def hand_in(client: ConsulClient, key: str, name: str, value: bytes,
+            tell: Callable[[bytes | None], bytes | None]) -> bool:
+    """Leave *value* by *name* for who has the lock next, or for its holder.
+
+    :param tell: called with what operators ask, and returns what they have to
+        ask so that the holder looks for it, ``None`` if that is there.
+    :returns: false if it could not be done just now.
+    :raises PermissionDeniedError: the token may not.
+    """
+    with _granting(key, 'write'):
+        for _ in range(TRIES):
+            state = client.read(key)
+            # Who takes the lock next finds it in any case.
+            control = None if state.session is None else tell(state.control)
+            if client.hand_in(key, name, value, state, control):
+                return True
+    return False
+
+
+def _beside(key: str) -> list[str]:
+    return [control_key(key), history_key(key), progress_key(key)]
+
+
+def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), size):
+        yield keys[start:start + size]
+
+
+@contextlib.contextmanager
+def _granting(key: str, policy: str) -> Iterator[None]:
+    """Say what to grant when something is denied."""
+    try:
+        yield
+    except PermissionDeniedError as exc:
+        if 'ACL not found' in str(exc):
+            # No rights help a token that there is not.
+            raise PermissionDeniedError(
+                f'{exc}: Consul does not know the token; give one that it '
+                f'knows') from exc
+        folder = key.rpartition('/')[0]
+        prefix = f'{folder}/' if folder else key
+        raise PermissionDeniedError(
+            f'{exc}; grant the token: key_prefix "{prefix}" {{ policy = '
+            f'"{policy}" }}, session_prefix "" {{ policy = "read" }}'
+        ) from exc
+
+
+def _keys_of(key: str, entries: Mapping[str, Entry],
+             sessions: Mapping[str, str]) -> KeysOfJob:
+    def value(name: str) -> bytes | None:
+        entry = entries.get(name)
+        return entry.value if entry else None
+
+    lock = entries.get(key)
+    holder = lock.session if lock else None
+    waiting = [name for session, name in sessions.items()
+               if session != holder
+               and name.rsplit(' ', 2)[0] == f'jobslib {key}']
+    # A token may be allowed to read the sessions of some nodes only.
+    known = holder is None or holder in sessions
+    return KeysOfJob(
+        value(key), holder, lock.modify_index if lock and holder else None,
+        value(history_key(key)), value(control_key(key)),
+        value(progress_key(key)), waiting if known else None,
+        _handed_in(key, entries))
+
+
+def _handed_in(key: str, entries: Mapping[str, Entry]) -> dict[str, bytes]:
+    return {name: entry.value
+            for name, entry in handed_in_of(key, entries).items()}
