@@ -338,11 +338,11 @@ def test_lock_that_is_lost_within_reach() -> None:
     job = Job(RUN_INTERVAL=86400)
     job.task.script = [lose(job)]
     beside = Beside(job)
-    handed_in = beside.hand_in
+    hand_in = beside.hand_in
 
-    def at_once(each: HandIn) -> bool:
+    def at_once(handed_in: HandIn) -> bool:
         assert job.clock.time == 1000
-        return handed_in(each)
+        return hand_in(handed_in)
     job.lock.hand_in = at_once  # type: ignore[method-assign]
     job.clock.ends = 1005
     job.run()
