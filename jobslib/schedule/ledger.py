@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
+    from jobslib.documents import Document
+
 __all__ = ['Ending', 'Ledger', 'Records', 'State']
 
 
@@ -132,14 +134,14 @@ class Ledger:
             cuts=self.cuts if tried else 0,
             began=now, ended=None, by=by, presumed=False)
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         """Return the ledger, fit for JSON."""
         return {
             name: value.value if isinstance(value, enum.Enum) else value
             for name, value in vars(self).items()}
 
     @classmethod
-    def parse(cls, found: Any) -> Ledger | None:
+    def parse(cls, found: object) -> Ledger | None:
         """Return the ledger that :meth:`export` returned, or ``None`` if
         *found* is anything else.
         """
