@@ -9,6 +9,7 @@ from jobslib.history import History
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import MAX_SKIPS
 from jobslib.owner import OwnerRecord
+from jobslib.reading import number
 from jobslib.schedule.agenda import NEVER, read_ledger
 from jobslib.schedule.belief import Memory, Situation
 from jobslib.schedule.decisions import decide, upcoming
@@ -169,8 +170,8 @@ def _progress(state: LockState, run: Document | None) -> object:
     if run is None or not progress or (
             progress.get('token') not in (None, state.token)):
         return None
-    said, started = progress.get('time'), run['started']
-    if isinstance(said, int | float) and started is not None and said < started:
+    said, started = number(progress.get('time')), run['started']
+    if said is not None and started is not None and said < started:
         # It is of the run before, of a holder that keeps the lock.
         return None
     return _dated(progress, 'time')

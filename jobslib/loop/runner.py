@@ -251,6 +251,11 @@ class Runner:
             self._prepare()
         if self.agenda.seconds_left > 0 and self.interrupts.pending is None:
             self.observers.waiting(self.agenda.due)
+        if self._unrecorded and not (
+                self.lock.held or self._outage.lasts or self._ends):
+            # The lock may be lost, and its service within reach.
+            self._peeked = float('-inf')
+            self._peek()
         self._peeked = self.clock.now()
         while True:
             with self.interrupts.interruptible():

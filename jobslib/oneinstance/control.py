@@ -17,6 +17,10 @@ from jobslib.reading import mapping, mappings, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from jobslib.documents import Document
     from jobslib.owner import OwnerRecord
 
 __all__ = ['Control', 'Restraint']
@@ -72,7 +76,7 @@ class Control:
         return cls.load(parse(data))
 
     @classmethod
-    def load(cls, exported: Mapping[str, object] | None) -> Control:
+    def load(cls, exported: Document | None) -> Control:
         """Return what :meth:`export` described."""
         asked = mapping(exported)
         skips = [Skip.parse(each) for each in mappings(asked.get('skips'))]
@@ -84,7 +88,7 @@ class Control:
             [each for each in skips if each is not None][-MAX_SKIPS:],
             Extra.parse(asked.get('extra')), asked.get('handed_in') is True)
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         """Return it, fit for JSON."""
         rare = {
             'pauses': self.pauses, 'stop': self.stop and self.stop.export(),

@@ -6,10 +6,14 @@ import json
 
 from jobslib.reading import mapping
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
+
 __all__ = ['parse']
 
 
-def parse(data: bytes | None) -> dict[str, object] | None:
+def parse(data: bytes | None) -> Document | None:
     """Return the JSON object in *data*, ``None`` if there is none."""
     try:
         found = json.loads(data or b'')

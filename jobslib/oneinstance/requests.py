@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from jobslib.documents import Document
 
 __all__ = ['PATIENCE', 'Extra', 'Pause', 'Request', 'Skip', 'Stop']
 
@@ -47,7 +48,7 @@ class Asked:
         """Who asks; somebody, if that is not known."""
         return self.by or 'somebody'
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         """Return it, fit for JSON."""
         found: dict[str, object] = {}
         if self.by is not None:
@@ -80,7 +81,7 @@ class Pause(Asked):
             text(known.get('by')), number(known.get('timestamp')),
             text(known.get('reason')) or '', bool(known.get('interrupt')))
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         return {**super().export(), **_if_true(interrupt=self.interrupt),
                 'reason': self.reason}
 
@@ -114,7 +115,7 @@ class Request(Asked):
             number(known.get('timestamp')), text(known.get('to')),
             bool(known.get('interrupt')))
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         return {**super().export(), **_if_true(interrupt=self.interrupt),
                 'do': self.do, 'token': self.token, 'to': self.to}
 
@@ -138,7 +139,7 @@ class Stop(Asked):
         return None if token is None else cls(
             token, text(known.get('by')), number(known.get('timestamp')))
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         return {**super().export(), 'token': self.token}
 
 
@@ -178,7 +179,7 @@ class Extra(Asked):
         return type(self)(self.id, self.by, self.timestamp, self.slot,
                           self.tries + 1, token, began)
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         began = {} if self.began is None else {'began': self.began}
         return {'id': self.id, **super().export(), 'slot': self.slot,
                 'tries': self.tries, 'token': self.token, **began}
@@ -203,7 +204,7 @@ class Skip(Asked):
         return None if slot is None else cls(
             slot, text(known.get('by')), number(known.get('timestamp')))
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         return {'slot': self.slot, **super().export()}
 
 

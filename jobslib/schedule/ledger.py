@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from jobslib.documents import Document
+
 __all__ = ['Ending', 'Ledger', 'Records', 'State']
 
 
@@ -132,7 +134,7 @@ class Ledger:
             cuts=self.cuts if tried else 0,
             began=now, ended=None, by=by, presumed=False)
 
-    def export(self) -> dict[str, object]:
+    def export(self) -> Document:
         """Return the ledger, fit for JSON."""
         return {
             name: value.value if isinstance(value, enum.Enum) else value
