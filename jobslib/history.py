@@ -111,7 +111,7 @@ class History:
         self._token: int | None = None
 
     @classmethod
-    def read(cls, document: Document | None,
+    def read(cls, document: Mapping[str, object] | None,
              record: OwnerRecord | None, now: float, limit: int = 1000, *,
              held: bool = False,
              handed_in: Mapping[str, HandIn] | None = None) -> History:
