@@ -165,21 +165,19 @@ class Agenda:
         here = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(due))
         there = self.shown(due)
         return f'{words}; next at {there}' + (
-            '' if here == there else f', here {here}')
+            '' if due == NEVER or here == there else f', here {here}')
 
     def shown(self, at: float) -> str:
         """Return the UNIX time *at* by the clocks of the schedule's zone."""
+        if at >= NEVER:
+            return 'never'
         from jobslib.schedule.calendars import Calendar
         rhythm = self.plan.rhythm
         if isinstance(rhythm, Calendar):
             moment = rhythm.zone.shown(at)
         else:
             import datetime
-            try:
-                moment = datetime.datetime.fromtimestamp(at).astimezone()
-            except (OverflowError, ValueError, OSError):
-                # Beyond the calendar: an interval without end.
-                return 'never'
+            moment = datetime.datetime.fromtimestamp(at).astimezone()
         return moment.strftime('%Y-%m-%dT%H:%M:%S%z')
 
     def by_reason(self, given_up: list[GivenUp]) -> list[tuple[str, str]]:
