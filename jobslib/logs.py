@@ -206,6 +206,7 @@ def _protected(
         except (Exception, SystemExit):
             with contextlib.suppress(Exception):
                 logging.Handler.handleError(handler, record)
+            return False
     return protected
 
 

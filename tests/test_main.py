@@ -21,6 +21,7 @@ from support import (
 
 from jobslib import __version__
 from jobslib.exitcodes import ExitCode
+from jobslib.testing import ConsulStandIn
 
 JOBS = '''
 import os, sys
@@ -624,15 +625,31 @@ def test_logging(shared: pathlib.Path) -> None:
     assert done.stdout.endswith(' s: no disk>\n')
 
 
+def loaded(folder: pathlib.Path, names: set[str], **env: str) -> set[str]:
+    """Return those of the modules *names* that a run loads in its supervisor."""
+    code = ('import sys; before = set(sys.modules); from jobslib.main import main; '
+            'assert main(["--run-once", "jobs.Hello"]) == 0; '
+            'print(*set(sys.modules) - before, sep=",")')
+    with Process(folder, '-c', code, **env) as process:
+        assert process.wait() == 0, process.output
+        return names & set(process.output.splitlines()[-1].split(','))
+
+
 def test_library_only(shared: pathlib.Path) -> None:
     """A run under the embedded lock loads no more than it needs."""
-    code = ('import sys; from jobslib.main import main; '
-            'main(["--run-once", "jobs.Hello"]); '
-            'print(*sorted({"asyncio", "consul", "http.client", "requests", '
-            '"ssl"} & set(sys.modules)), sep=",")')
-    with Process(shared, '-c', code) as process:
-        assert process.wait() == 0
-        assert process.output.splitlines()[-1] == ''
+    assert loaded(shared, {
+        'asyncio', 'consul', 'ctypes', 'email', 'http', 'requests', 'socket', 'ssl',
+        'typing', 'urllib.parse'}) == set()
+
+
+def test_library_under_consul(shared: pathlib.Path) -> None:
+    """A run under Consul loads no library that speaks HTTP, or TLS."""
+    with ConsulStandIn() as consul:
+        options = consul.options()
+        assert loaded(
+            shared, {'consul', 'email', 'http', 'requests', 'ssl', 'urllib.parse'},
+            JOBSLIB_ONE_INSTANCE_BACKEND='jobslib.oneinstance.consul.ConsulLock',
+            CONSUL_HTTP_ADDR=f'{options["host"]}:{options["port"]}') == set()
 
 
 def test_exit_codes() -> None:

@@ -454,7 +454,7 @@ def test_standard_streams_that_cannot_be_flushed() -> None:
             class Stream:
                 def flush(self) -> None:
                     raise RuntimeError('no stream')
-            sys.stdout = sys.stderr = Stream()  # type: ignore[assignment]
+            sys.stdout = sys.stderr = Stream()
 
     with Forked(Task) as forked:
         assert forked.run().outcome is Outcome.SUCCEEDED

@@ -2,7 +2,7 @@
 
 That layer is not used here, and ``requests``, which it loads, would take
 longer than all the rest of a start.  Of py-consul only those parts are loaded
-that are used; of what is made differently, as python-consul is, all of it.
+that are used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from importlib.util import find_spec, module_from_spec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
     from typing import Any
 
     #: What the package raises, and what makes a client of an HTTP layer.
@@ -29,39 +28,44 @@ PARTS = {'agent': 'Agent', 'catalog': 'Catalog', 'kv': 'KV',
 
 
 def import_api() -> Api:
-    """Import the package, by parts if possible.
+    """Import the package: its parts, else its base, else all of it.
 
-    By parts means that the package's ``__init__``, which loads the HTTP
-    layer, does not run, and that nothing is left in ``sys.modules``: who
+    Where parts or the base will do, the package's ``__init__``, which loads the
+    HTTP layer, does not run, and nothing is left in ``sys.modules``: who
     imports the package later gets all of it, and with it classes of its own.
 
     :raises ImportError: there is no such package.
     """
     # Another thread that imports the package meanwhile would get it empty.
-    if 'consul' in sys.modules or threading.active_count() > 1:
-        return _whole(import_module('consul.base'))
-    try:
-        return _import_parts()
-    except (ImportError, AttributeError):
-        # One that is made differently.
-        return _whole(import_module('consul.base'))
+    if 'consul' not in sys.modules and threading.active_count() == 1:
+        for load in _load_parts, _load_base:
+            try:
+                return _alone(load)
+            except (ImportError, AttributeError):
+                # A version that is made differently.
+                continue
+    return _load_base()
 
 
-def _import_parts() -> Api:
+def _alone(load: Callable[[], Api]) -> Api:
     spec = find_spec('consul')
     if spec is None:
         raise ModuleNotFoundError("No module named 'consul'", name='consul')
-    package = sys.modules['consul'] = module_from_spec(spec)
+    sys.modules['consul'] = module_from_spec(spec)
     try:
-        # A part asks the package for it.
-        vars(package)['Check'] = import_module('consul.check').Check
-        parts = {name: getattr(import_module(f'consul.api.{name}'), part)
-                 for name, part in PARTS.items()}
-        failure = import_module('consul.exceptions').ConsulException
+        return load()
     finally:
         for name in list(sys.modules):
             if name == 'consul' or name.startswith('consul.'):
                 del sys.modules[name]
+
+
+def _load_parts() -> Api:
+    # A part asks the package for it.
+    vars(sys.modules['consul'])['Check'] = import_module('consul.check').Check
+    parts = {name: getattr(import_module(f'consul.api.{name}'), part)
+             for name, part in PARTS.items()}
+    failure: type[Exception] = import_module('consul.exceptions').ConsulException
     return failure, lambda http: _Client(http, parts)
 
 
@@ -81,8 +85,10 @@ class _Client:
         return {}
 
 
-def _whole(base: ModuleType) -> Api:
-    class Client(base.Consul):  # type: ignore[name-defined, misc]
+def _load_base() -> Api:
+    base: Any = import_module('consul.base')
+
+    class Client(base.Consul):  # type: ignore[misc]
         """The client of the package, with another HTTP layer."""
 
         def __init__(self, http: Any) -> None:

@@ -10,7 +10,6 @@ import time
 
 from jobslib.reading import count, mapping, number, text
 
-# Not typing.TYPE_CHECKING: importing typing takes a tenth of the start-up.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self

@@ -132,7 +132,7 @@ class RunProcess:
         """Make the task; say whether that succeeded."""
         error: BaseException | None = None
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 self._task = make_task()
         except BaseException as exc:
             error = exc
@@ -172,7 +172,7 @@ class RunProcess:
         error: BaseException | None = None
         result: Mapping[str, object] = {}
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 if do == 'run':
                     self._run(descriptors=descriptors, before=before,
                               **message)
@@ -185,9 +185,9 @@ class RunProcess:
             self._task.end_progress()
         self._signals.install()
         result = self._describe(error)
-        if do == 'run' and isinstance(error, TaskError):
-            # The message explains it.
-            del result['traceback']
+        # The messages of these explain all, and who takes over waits for us.
+        if do != 'run' or not isinstance(error, TaskError | Interrupt):
+            result['traceback'] = _traceback(error)
         result['closed'] = not self._channel.is_intact
         _flush()
         self._memory.finish(number, result)
@@ -263,7 +263,7 @@ class RunProcess:
             def cancel(interrupt: Interrupt) -> None:
                 loop.call_soon_threadsafe(current.cancel, str(interrupt))
 
-            with self._interrupts.guard(cancel):
+            with self._interrupts.interruptible(cancel):
                 await coroutine
 
         asyncio.run(run())
@@ -272,15 +272,10 @@ class RunProcess:
         """Return how a request ended, fit for JSON."""
         if error is None:
             return {'outcome': Outcome.SUCCEEDED.value}
-        result: dict[str, object] = {
+        return {
             'outcome': (Outcome.INTERRUPTED if isinstance(error, Interrupt)
                         else Outcome.FAILED).value,
             'error': describe(error), 'message': _message(error)}
-        import traceback
-        text = ''.join(_lines(traceback, error)).rstrip('\n')
-        result['traceback'] = text.encode(
-            'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
-        return result
 
     def _expect_ours(self, error: BaseException | None) -> None:
         """End a forked child of the task here, as Python would."""
@@ -298,6 +293,9 @@ class RunProcess:
         # it does not know, must not get into what these two say.
         self._channel.close()
         self.link.channel.close()
+        # It may outlive us and the supervisor, and must not keep the lock:
+        # who takes that next ends what bears the mark of this job.
+        self.link.close_handles()
         self._signals.let_through()
 
 
@@ -350,12 +348,16 @@ def _message(error: BaseException) -> str:
         return '(the message cannot be shown)'
 
 
-def _lines(traceback: Any, error: BaseException) -> list[str]:
+def _traceback(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    import traceback
     try:
-        lines: list[str] = traceback.format_exception(error)
-        return lines
+        lines = traceback.format_exception(error)
     except BaseException:
-        return [describe(error)]
+        lines = [describe(error)]
+    return ''.join(lines).rstrip('\n').encode(
+        'utf-8', 'backslashreplace').decode()[-MAX_TRACEBACK:]
 
 
 def _flush() -> None:
