@@ -461,6 +461,10 @@ def test_own_names_are_let_be(tmp_path: pathlib.Path) -> None:
      'effect with run_once: there is one run'),
     ('--time-zone Europe/Prague', 'time_zone (from command line, --time-zone) '
      'has no effect without schedule'),
+    ('--jitter 5 --sleep-interval 5', 'jitter (from command line, --jitter) '
+     'has no effect without schedule or run_interval'),
+    ('--retries 5', 'retries (from command line, --retries) has no effect '
+     'without schedule, run_interval or sleep_interval'),
 ])
 def test_without_effect(tmp_path: pathlib.Path, args: str,
                         remark: str) -> None:
