@@ -42,6 +42,10 @@ def run(config: Config) -> ExitCode:
     :raises LockUnavailableError: the lock's service did not answer.
     """
     warn_of_default_lock(config)
+    if config.one_instance.backend_class.__name__ == 'DummyLock' and (
+            sys.stderr is not None):
+        print_line('runjob: warning: the job has no lock, so nothing is known '
+                   'of who runs it', sys.stderr)
     hasten(config)
     try:
         if config.args.watch:

@@ -120,18 +120,19 @@ def _has_ssl() -> bool:
         ) from None
 
 
-def refuse_key(key: str) -> None:
+def refuse_key(key: str, source: str = '') -> None:
     """Refuse a key that Consul has no URL for.
 
     Its server takes the parts ``.`` and ``..`` of a path for folders, and no
     character that is not printable.
 
+    :param source: where it is from, if it was given.
     :raises ConfigError: it is such a one.
     """
-    if (key.startswith('/') or key.endswith('/') or '//' in key or not key.isprintable()
-            or {'.', '..'} & set(key.split('/'))):
+    shown = f'{key!r} from {source}' if source else repr(key)
+    if not key.isprintable() or {'', '.', '..'} & set(key.split('/')):
         raise ConfigError(
-            f'key: {key!r} is not allowed; allowed: a path of printable '
+            f'key: {shown} is not allowed; allowed: a path of printable '
             f'characters, without a slash at its beginning or end, or parts '
             f'that are empty, "." or ".."')
     # Since 1.21.6, also for what is one of these only after "%2e" and its
@@ -142,7 +143,7 @@ def refuse_key(key: str) -> None:
         resolved = unquote(key)
     if resolved != resolved.strip() or '..' in resolved.split('/'):
         raise ConfigError(
-            f'key: {key!r} is not allowed; allowed: no space at its beginning '
+            f'key: {shown} is not allowed; allowed: no space at its beginning '
             f'or end and no part "..", written with % or not (Consul before '
             f'1.21.5 would take it, later versions refuse to read it)')
 

@@ -23,17 +23,19 @@ FOLDERS = ('history', 'progress')
 BESIDE = re.compile(r'(?P<lock>.+)\.(control|check-[0-9a-f]{32})')
 
 
-def refuse_lock_key(key: str) -> None:
+def refuse_lock_key(key: str, source: str = '') -> None:
     """Refuse a key that a lock cannot have.
 
+    :param source: where it is from, if it was given.
     :raises ConfigError: Consul does not take it, or it is a key beside that
         of another lock.
     """
-    refuse_key(key)
+    refuse_key(key, source)
     other = _lock_beside(key)
     if other is not None:
         raise ConfigError(
-            f'key: {key!r} is not allowed: it is a key beside the lock '
+            f'key: {f"{key!r} from {source}" if source else repr(key)} is not '
+            f'allowed: it is a key beside the lock '
             f'{other!r}, and one of the two jobs would never run; choose '
             f'another name for the task, or another key')
 

@@ -51,7 +51,7 @@ class ConsulLiveness(BaseLiveness):
     def __init__(self, context: Context, options: Any) -> None:
         super().__init__(context, options)
         self.key = options.key or f'jobs/{context.config.task_name}/liveness'
-        refuse_key(self.key)
+        refuse_key(self.key, options.source('key') if options.key else '')
         self._endpoint = options.endpoint_like(
             context.config.one_instance.options)
         # A client is for one thread at a time.

@@ -142,7 +142,7 @@ class Runner:
     def _run_once(self) -> ExitCode:
         while True:
             try:
-                with self.interrupts.guard():
+                with self.interrupts.interruptible():
                     acquired = self._take()
             except LockUnavailableError as exc:
                 self.logger.error('no lock: %s; to see why: runjob check', exc)
@@ -252,7 +252,7 @@ class Runner:
             self.observers.waiting(self.agenda.due)
         self._peeked = self.clock.now()
         while True:
-            with self.interrupts.guard():
+            with self.interrupts.interruptible():
                 left = self.agenda.seconds_left
                 if left <= 0:
                     return
@@ -260,7 +260,7 @@ class Runner:
             self.lock.sign_of_life()
             self.process.reap_orphans()
             self.process.answer_questions()
-            # Not under guard: a release is not to be cut short.
+            # Not interruptible: a release is not to be cut short.
             self._obey()
             if not self.lock.held:
                 self._peek()
@@ -274,7 +274,7 @@ class Runner:
         if self._still_held():
             return True
         try:
-            with self.interrupts.guard():
+            with self.interrupts.interruptible():
                 return self._take_or_wait()
         except LockUnavailableError as exc:
             self._wait_for_service(exc)
@@ -295,7 +295,8 @@ class Runner:
         """No run is under way: remove what is done with."""
         control: Control = self.lock.control
         changes: dict[str, Any] = {}
-        if control.handed_in and self._merge_handed_in():
+        if control.handed_in and control.export() != self._cleared and (
+                self._merge_handed_in()):
             changes['handed_in'] = False
         if control.stop_for(self.lock.fencing_token):
             changes['stop'] = None
@@ -369,7 +370,7 @@ class Runner:
             return
         self._peeked = self.clock.now()
         try:
-            with self.interrupts.guard():
+            with self.interrupts.interruptible():
                 self.lock.peek()
                 self._hand_in()
         except LockError:
@@ -494,14 +495,14 @@ class Runner:
         self._retry_pause = min(
             max(FIRST_RETRY, 2 * self._retry_pause), LAST_RETRY)
         self.process.reap_orphans()
-        with self.interrupts.guard():
+        with self.interrupts.interruptible():
             self.clock.sleep(self._retry_pause)
 
     def _prepare(self) -> str | None:
         """Have a process with the task; return why there is none."""
         if self.process.is_ready:
             return None
-        with self.interrupts.guard(self.process.interrupt):
+        with self.interrupts.interruptible(self.process.interrupt):
             return self.process.prepare()
 
     def _report_unfinished(self) -> None:
@@ -596,7 +597,7 @@ class Runner:
 
     def _call_task(self, run: Run) -> Result:
         try:
-            with self.interrupts.guard(self._deliver):
+            with self.interrupts.interruptible(self._deliver):
                 self.lock.watchdog.start(
                     self.config.max_run_time, run.export())
                 return self.process.run(run, self.lock)

@@ -247,7 +247,7 @@ class RunHandle:
                 pass
         self._kill_at = (self.deadline if self.deadline is not None
                          else None if limit is None else now() + limit)
-        with self._interrupts.guard(self._hurry):
+        with self._interrupts.interruptible(self._hurry):
             status = self._listen(lambda message: False)
         assert status is not None
         return os.waitstatus_to_exitcode(status)

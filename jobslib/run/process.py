@@ -132,7 +132,7 @@ class RunProcess:
         """Make the task; say whether that succeeded."""
         error: BaseException | None = None
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 self._task = make_task()
         except BaseException as exc:
             error = exc
@@ -172,7 +172,7 @@ class RunProcess:
         error: BaseException | None = None
         result: Mapping[str, object] = {}
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 if do == 'run':
                     self._run(descriptors=descriptors, before=before,
                               **message)
@@ -263,7 +263,7 @@ class RunProcess:
             def cancel(interrupt: Interrupt) -> None:
                 loop.call_soon_threadsafe(current.cancel, str(interrupt))
 
-            with self._interrupts.guard(cancel):
+            with self._interrupts.interruptible(cancel):
                 await coroutine
 
         asyncio.run(run())

@@ -27,7 +27,7 @@ __all__ = ['NEVER', 'Agenda', 'read_ledger']
 #: that the wall clock was set.
 STEP = 1.0
 #: The year 9999, the last that dates can show, as UNIX time.  Intervals and
-#: pauses can be so long that nothing is due before.
+#: pauses can be so long that nothing is due before: never, for people.
 NEVER = 253_370_764_800.0
 #: The clocks are not compared if reading them took longer, in seconds.
 AT_ONCE = 0.1
@@ -153,25 +153,25 @@ class Agenda:
             return words
         now = self.clock.wall()
         due = rhythm.after(now - self.plan.jitter) + self.plan.jitter
-        due = min(due, NEVER)
+        if due >= NEVER:
+            return f'{words}; next never'
         here = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(due))
         there = self.shown(due)
         return f'{words}; next at {there}' + (
             '' if here == there else f', here {here}')
 
     def shown(self, at: float) -> str:
-        """Return the UNIX time *at* by the clocks of the schedule's zone."""
+        """Return the UNIX time *at* by the clocks of the schedule's zone, or
+        that it is never."""
+        if at >= NEVER:
+            return 'never'
         from jobslib.schedule.calendars import Calendar
         rhythm = self.plan.rhythm
         if isinstance(rhythm, Calendar):
             moment = rhythm.zone.shown(at)
         else:
             import datetime
-            try:
-                moment = datetime.datetime.fromtimestamp(at).astimezone()
-            except (OverflowError, ValueError, OSError):
-                # Beyond the calendar: an interval without end.
-                return 'never'
+            moment = datetime.datetime.fromtimestamp(at).astimezone()
         return moment.strftime('%Y-%m-%dT%H:%M:%S%z')
 
     def by_reason(self, given_up: list[GivenUp]) -> list[tuple[str, str]]:
