@@ -1070,6 +1070,17 @@ def test_task_that_cannot_be_made_again(messages: list[str]) -> None:
         'ERROR run failed after 0.000 s: the task cannot be made: no disk')
 
 
+@pytest.mark.parametrize('overdue', [True, False])
+def test_overdue_run_has_failed(overdue: bool) -> None:
+    """Its slot is not run again, as it is when a run was cut short."""
+    def late() -> None:
+        job.interrupts.interrupt(
+            OneInstanceWatchdogError('late', overdue=overdue))
+    job = Job(late, succeed, RUN_INTERVAL=5, KEEP_LOCK=True)
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == ([0, 5, 10] if overdue else [0, 0, 5])
+
+
 def leaving(job: Job) -> None:
     """Have runs of *job* leave a process, and note when it is ended."""
     end_leftovers = job.process.end_leftovers
