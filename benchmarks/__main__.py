@@ -103,27 +103,54 @@ def start_up(agent: Agent, measured: Sequence[Candidate], rounds: int) -> None:
 def cost_of_runs(agent: Agent, measured: Sequence[Candidate],
                  runs: int = 20) -> None:
     """Print requests and Raft entries of one run."""
+    grid, calendar = ('--run-interval', '0.2'), ('--schedule', '* * * * * *')
+    kept = '--keep-lock'
     table: Table = {}
     for name, arguments, history in (
-            ('lock released', [], '100'), ('lock kept', ['--keep-lock'], '100'),
-            ('lock kept, HISTORY=0', ['--keep-lock'], '0')):
+            ('lock released', grid, '100'), ('lock kept', (*grid, kept), '100'),
+            ('lock kept, HISTORY=0', (*grid, kept), '0'),
+            ('by the calendar, lock released', calendar, '100'),
+            ('by the calendar, lock kept', (*calendar, kept), '100'),
+            ('the same, HISTORY=0', (*calendar, kept), '0'),
+            ('the same, RECOVERIES=0', (*calendar, kept, '--recoveries', '0'),
+             '100')):
         for each in measured:
-            with Proxy(agent.http_addr) as proxy, started(
-                    each.runjob(*arguments, '--run-interval', '0.2',
-                                'benchmarks.tasks.Hello'),
-                    each.environment(CONSUL_LOCK, proxy.addr,
-                                     JOBSLIB_HISTORY=history)) as job:
-                job.line()
-                job.line()
-                requests, index = len(proxy.requests), agent.raft_index()
-                for _ in range(runs):
-                    job.line()
-                pause(0.1)
-                entries = agent.raft_index() - index
-                table.setdefault(name, {})[each.name] = (
-                    f'{(len(proxy.requests) - requests) / runs:.2f}, '
-                    f'{entries / runs:.2f}')
+            if all(each.knows(word) for word in arguments if word[:2] == '--'):
+                table.setdefault(name, {})[each.name] = _cost(
+                    agent, each, arguments, history, runs)
+    table['too late for its slot'] = {
+        each.name: _cost_of_coming_late(agent, each) for each in measured
+        if each.knows('--schedule')}
     show(f'Cost of a run to Consul: requests, Raft entries; {runs} runs', table)
+
+
+def _cost(agent: Agent, each: Candidate, arguments: Sequence[str],
+          history: str, runs: int) -> str:
+    with Proxy(agent.http_addr) as proxy, started(
+            each.runjob(*arguments, 'benchmarks.tasks.Hello'),
+            each.environment(CONSUL_LOCK, proxy.addr,
+                             JOBSLIB_HISTORY=history)) as job:
+        job.line()
+        job.line()
+        requests, index = len(proxy.requests), agent.raft_index()
+        for _ in range(runs):
+            job.line()
+        pause(0.1)
+        entries = agent.raft_index() - index
+        return (f'{(len(proxy.requests) - requests) / runs:.2f}, '
+                f'{entries / runs:.2f}')
+
+
+def _cost_of_coming_late(agent: Agent, each: Candidate) -> str:
+    command = each.runjob('--run-once', '--schedule', '@yearly',
+                          'benchmarks.tasks.Hello')
+    with Proxy(agent.http_addr) as proxy:
+        for _ in range(2):
+            requests, index = len(proxy.requests), agent.raft_index()
+            cpu_time(command, each.environment(
+                CONSUL_LOCK, proxy.addr, 'coming-late'))
+        return (f'{len(proxy.requests) - requests}, '
+                f'{agent.raft_index() - index}')
 
 
 def resting(agent: Agent, measured: Sequence[Candidate],

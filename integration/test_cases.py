@@ -85,9 +85,9 @@ def beheaded(lock: str) -> Iterator[Case]:
     """Kinds whose runs end with the process that looks after them."""
     tasks = [('threads.Plain', 'thread'), ('threads.Daemon', 'thread'),
              ('handlers.Blocked', 'main'), ('handlers.Swallows', 'main')]
-    if lock == CONSUL:
-        # With FileLock nobody is left to end what has no parent.
-        tasks += [(f'children.{name}', 'child') for name in CHILDREN[::2]]
+    # With FileLock the next holder ends what has no parent.
+    tasks += [(f'children.{name}', 'child')
+              for name in CHILDREN[LOCKS.index(lock)::2]]
     for task, works in tasks:
         yield Case(hands_over, task, lock, 'killed', works, ('killed',))
 

@@ -171,8 +171,8 @@ def test_blocking_queries_that_are_cut(
         holder.release()
         lock.wait(10)
         assert lock.acquire() and lock.lease is not None
-        page = lock.lease.page
-        wait_until(lambda: page.version, 10, 'a look at the key')
+        memory = lock.lease.memory
+        wait_until(lambda: memory.version, 10, 'a look at the key')
         assert lock.refresh()
     assert [each for each in caplog.records if each.name.startswith('jobslib')] == []
 

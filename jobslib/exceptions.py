@@ -92,4 +92,10 @@ class OneInstanceWatchdogError(Interrupt):
 
     Raised in the main thread of a running task, which has the lock's grace
     time to stop before its process is killed.
+
+    :param overdue: the run took too long, or was silent for too long.
     """
+
+    def __init__(self, *args: object, overdue: bool = False) -> None:
+        super().__init__(*args)
+        self.overdue = overdue

@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interrupts:
     """Takes over SIGTERM and SIGINT while it is entered.
 
-    A signal is recorded; inside :meth:`guard` it is raised as well, as
+    A signal is recorded; inside :meth:`interruptible` it is raised as well, as
     :class:`jobslib.Terminate`.  A second signal ends the process at once,
     as if there were no handler; the lock is then freed by what survives the
     process (the kernel, the lease keeper).
@@ -31,10 +31,10 @@ class Interrupts:
         #: The first signal that came, or ``None``.
         self.signum: int | None = None
         #: The interrupt that has not been raised yet, or that the code
-        #: under guard has been told of; ``None`` when there is none.
+        #: that is interruptible has been told of; ``None`` when there is none.
         self.pending: Interrupt | None = None
         self._deliver: Callable[[Interrupt], None] | None = None
-        # What delivered the interrupt that is on its way out of the guard.
+        # What delivered the interrupt that is on its way out of that code.
         self._raised: Callable[[Interrupt], None] | None = None
         # Whether a signal was passed on that may still come by itself.
         self._expected = False
@@ -57,7 +57,7 @@ class Interrupts:
                 signum, signal.SIG_DFL if handler is None else handler)
 
     def interrupt(self, interrupt: Interrupt) -> None:
-        """Record *interrupt*, and raise it if the code is under guard."""
+        """Record *interrupt*, and raise it if the code is interruptible."""
         if self.pending is not None:
             return
         self.pending = interrupt
@@ -70,7 +70,7 @@ class Interrupts:
         self._tell(interrupt)
 
     def raise_dropped(self, interrupt: Interrupt) -> None:
-        """Raise *interrupt*, which was raised and has left no guard."""
+        """Raise *interrupt*, which was raised and has come out nowhere."""
         self.pending = interrupt
         self._deliver = self._deliver or self._raised
         self._tell(interrupt)
@@ -86,7 +86,7 @@ class Interrupts:
             self._expected = True
             self._terminate(signum)
 
-    def guard(
+    def interruptible(
         self, deliver: Callable[[Interrupt], None] | None = None,
     ) -> AbstractContextManager[None]:
         """Let interrupts reach the code inside.
@@ -94,7 +94,7 @@ class Interrupts:
         :param deliver: called, in a signal handler, with the interrupt; by
             default it is raised.
         """
-        return _Guard(self, deliver or _raise)
+        return _Interruptible(self, deliver or _raise)
 
     def clear(self) -> None:
         """Forget an interrupt that has been dealt with, but no signal."""
@@ -113,14 +113,14 @@ class Interrupts:
             self.__exit__()
 
     def _tell(self, interrupt: Interrupt) -> None:
-        """Deliver *interrupt*, if the code is under guard."""
+        """Deliver *interrupt*, if the code is interruptible."""
         if self._deliver is None:
             return
         try:
             self._deliver(interrupt)
         except BaseException:
-            # What is raised leaves the guard; the end of that may not be
-            # reached, when it is raised in the very instant of it.
+            # What is raised leaves the code that is interruptible, whose end
+            # may not be reached, when it is raised in the very instant of it.
             self._raised, self._deliver = self._deliver, None
             raise
 
@@ -144,11 +144,11 @@ class Interrupts:
         self.interrupt(terminate)
 
 
-class _Guard:
-    """What :meth:`Interrupts.guard` returns.
+class _Interruptible:
+    """What :meth:`Interrupts.interruptible` returns.
 
     No generator: one that an interrupt was raised past would end when it is
-    forgotten, and with it the guard of that time.
+    forgotten, and the code of that time with it.
     """
 
     def __init__(self, interrupts: Interrupts,

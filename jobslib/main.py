@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     line = _read_command(argv)
     if line is None:
         return _run_job(argv)
-    return _guarded(lambda: _answer(line))
+    return _reported(lambda: _answer(line))
 
 
 def _read_command(argv: list[str]) -> CommandLine | None:
@@ -106,7 +106,7 @@ def _answer(line: CommandLine) -> int:
             else _command(command, config))
 
 
-def _guarded(call: Callable[[], int]) -> int:
+def _reported(call: Callable[[], int]) -> int:
     """Return what *call* returns; say what the user has to mend."""
     try:
         return call()
@@ -299,7 +299,7 @@ def _run_job(argv: list[str]) -> int:
         from jobslib.run.process import RunProcess, exit_like_python
         process = RunProcess(channel, questions, memory)
         try:
-            code = _guarded(lambda: _be_run_process(process, CommandLine(argv)))
+            code = _reported(lambda: _be_run_process(process, CommandLine(argv)))
         except BaseException as exc:
             process.leave()
             exit_like_python(exc)

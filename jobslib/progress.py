@@ -104,7 +104,7 @@ class Progress:
         acquired = self._busy.acquire(timeout=1)
         try:
             self._closed = True
-            self._guarded(self._show_last)
+            self._safely(self._show_last)
         finally:
             if acquired:
                 self._busy.release()
@@ -119,11 +119,11 @@ class Progress:
         if self._busy.acquire(blocking=False):
             try:
                 if not self._closed:
-                    self._guarded(lambda: self._show(now))
+                    self._safely(lambda: self._show(now))
             finally:
                 self._busy.release()
 
-    def _guarded(self, call: Callable[[], None]) -> None:
+    def _safely(self, call: Callable[[], None]) -> None:
         """Call what must not fail the run."""
         try:
             call()

@@ -413,13 +413,13 @@ class Forked:
     def run(self) -> Result:
         """Have the task run once."""
         self._runs += 1
-        with self.interrupts.guard(self.handle.interrupt):
+        with self.interrupts.interruptible(self.handle.interrupt):
             return self.handle.run(
                 Run(self._runs, self.lock.fencing_token, 0.0), self.lock)
 
     def call_hook(self, name: str, *args: Any) -> Result:
         """Have a hook called."""
-        with self.interrupts.guard(self.handle.interrupt):
+        with self.interrupts.interruptible(self.handle.interrupt):
             return self.handle.call_hook(name, args, self.lock)
 
     def _body(self, channel: Channel, questions: Channel,

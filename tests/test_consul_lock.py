@@ -28,7 +28,7 @@ from jobslib.exceptions import (
 )
 from jobslib.history import HandIn
 from jobslib.keeper import processes
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
@@ -127,7 +127,7 @@ def test_lost_in_the_instant_of_acquiring(
 
     def lose(lease: Lease, *args: Any) -> None:
         hold(lease, *args)
-        lease.page.set_state(Page.LOST, 'lost at once')
+        lease.memory.set_state(LeaseMemory.LOST, 'lost at once')
 
     lock = make_lock(ConsulLock, 'instant', **consul.options(**STEADY))
     try:
@@ -161,24 +161,24 @@ def test_closed_by_another_thread(consul: ConsulStandIn) -> None:
 
 def test_control_of_a_new_hold(tmp_path: pathlib.Path) -> None:
     """What was asked in an earlier hold is not taken for what is asked now."""
-    with (tmp_path / 'page').open('w+b') as file:
-        file.truncate(Page.SIZE)
-        page = Page(file.fileno())
-        assert page.version == 0
-        page.write_control(b'first')
-        assert page.read_control() == (1, b'first')
-        page.forget_control()
-        assert page.version == 0
-        page.forget_control()
-        page.write_control(b'second')
+    with (tmp_path / 'memory').open('w+b') as file:
+        file.truncate(LeaseMemory.SIZE)
+        memory = LeaseMemory(file.fileno())
+        assert memory.version == 0
+        memory.write_control(b'first')
+        assert memory.read_control() == (1, b'first')
+        memory.forget_control()
+        assert memory.version == 0
+        memory.forget_control()
+        memory.write_control(b'second')
         # Never the version that something else had.
-        assert page.read_control() == (2, b'second')
-        page.write_control(b'second')
-        assert page.version == 2
-        page.write_control(b'x' * 2 * Page.SIZE)
-        assert page.version == 3
-        page.set_state(Page.STOPPING, 'r' * 2 * Page.SIZE)
-        assert page.read_control()[1] == b'x' * (Page.SIZE - 512 - 1)
+        assert memory.read_control() == (2, b'second')
+        memory.write_control(b'second')
+        assert memory.version == 2
+        memory.write_control(b'x' * 2 * LeaseMemory.SIZE)
+        assert memory.version == 3
+        memory.set_state(LeaseMemory.STOPPING, 'r' * 2 * LeaseMemory.SIZE)
+        assert memory.read_control()[1] == b'x' * (LeaseMemory.SIZE - 512 - 1)
 
 
 def test_keeper_without_tls(consul: ConsulStandIn) -> None:
@@ -229,8 +229,8 @@ def test_pause_in_the_instant_after_acquiring(
     try:
         assert lock.acquire()
         assert lock.lease is not None
-        page = lock.lease.page
-        until(lambda: page.version, 'for a first look at the key')
+        memory = lock.lease.memory
+        until(lambda: memory.version, 'for a first look at the key')
         assert lock.control.paused is None
         if closed:
             lock.close()
@@ -253,7 +253,7 @@ def test_pause_while_the_keeper_is_replaced(consul: ConsulStandIn) -> None:
         assert lock.acquire()
         lease = lock.lease
         assert lease is not None
-        until(lambda: lease.page.version, 'for a first look at the key')
+        until(lambda: lease.memory.version, 'for a first look at the key')
         assert lock.control.paused is None
         keeper = lease.keeper_pid
         os.kill(keeper, signal.SIGSTOP)
@@ -571,10 +571,10 @@ def test_killed_with_an_answer_unread(consul: ConsulStandIn) -> None:
     """A process that dies before it has read an answer frees the lock."""
     with start_holder(consul, 'unread', '''
             import json, select
-            lease._control.send(json.dumps({
+            lease._messages.send(json.dumps({
                 'do': 'run', 'number': 0, 'max_run_time': None,
                 'heartbeat': None, 'run': None, 'elapsed': 0.0}).encode())
-            select.select([lease._control], [], [])
+            select.select([lease._messages], [], [])
             os.kill(os.getpid(), signal.SIGKILL)
             ''') as holder:
         assert holder.wait() == -signal.SIGKILL
@@ -799,8 +799,8 @@ def test_frozen_program(consul: ConsulStandIn) -> None:
                 os.kill(keeper, signum)
             print(sorted(os.listdir(f'/proc/{keeper}/fd'))[:3])
             print(processes.children(os.getpid()))
-            until = lease.page.until
-            while lease.page.until == until:
+            until = lease.memory.until
+            while lease.memory.until == until:
                 time.sleep(0.05)
             print('released', lock.release())
             lock.close()

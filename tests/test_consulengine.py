@@ -110,7 +110,7 @@ INDEX = {'X-Consul-Index': '5'}
     ([answer(500)], UNKNOWN),
     ([answer(403)], UNKNOWN),
     ([TransportError('refused', False)], UNKNOWN),
-    ([Response(404, {}, b'no such page')], UNKNOWN),
+    ([Response(404, {}, b'no such memory')], UNKNOWN),
     ([NOT_FOUND, answer(200, [])], ENDED),
     ([NOT_FOUND, answer(200, [{'ID': 'mine'}])], UNKNOWN),
     ([NOT_FOUND, answer(500)], UNKNOWN),
@@ -174,7 +174,7 @@ def test_connections_of_a_keeper(consul: ConsulStandIn) -> None:
         assert lock.acquire()
         assert lock.lease is not None
         keeper = lock.lease.keeper_pid
-        until(lambda: lock.lease and lock.lease.page.version, 'a look')
+        until(lambda: lock.lease and lock.lease.memory.version, 'a look')
         lock.history = {'runs': 5}
         lock.save_history()
         until(lambda: connections_of(keeper) == 2, 'two connections')

@@ -1,10 +1,12 @@
 """The lock of this machine, with real processes and real files."""
 
 import calendar
+import contextlib
 import datetime
 import json
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -20,6 +22,7 @@ from jobslib.exceptions import (
     LockNotHeldError,
     LockUnavailableError,
 )
+from jobslib.keeper import processes
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.requests import Pause
 from jobslib.oneinstance.file import FileLock
@@ -299,7 +302,7 @@ def test_owner_info(folder: pathlib.Path) -> None:
     assert info == {
         'fqdn': os.uname().nodename, 'pid': os.getpid(), 'task': 'plain',
         'schedule': {'origin': 1.5, 'due': 2.5},
-        'token': lock.fencing_token}
+        'token': lock.fencing_token, 'marker': lock.marker}
     lock.close()
 
 
@@ -846,3 +849,46 @@ def test_many_processes(folder: pathlib.Path) -> None:
     finally:
         for process in entered:
             process.__exit__()
+
+
+LEAVING = """
+import subprocess
+from jobslib.keeper import processes
+processes.mark(lock.marker)
+child = subprocess.Popen(['sleep', '3600'], start_new_session=True, env={})
+print(f'left {child.pid}.', flush=True)
+"""
+
+
+@pytest.mark.parametrize('released', [False, True])
+def test_what_the_last_holder_has_left(
+        released: bool, tmp_path: pathlib.Path,
+        caplog: pytest.LogCaptureFixture) -> None:
+    """It is ended by the next one if the holder vanished, and not else."""
+    more = LEAVING + 'lock.release()\n' * released
+    with holder(tmp_path, f'{more}print("done", flush=True)') as process:
+        process.wait_for('done')
+        found = re.search(r'left (\d+)\.', process.output)
+        assert found is not None
+        pid = int(found[1])
+        process.send(signal.SIGKILL)
+        process.wait()
+        try:
+            lock = make_file_lock(tmp_path)
+            assert lock.acquire()
+            assert bool(processes.start_time(pid)) == released
+            assert (('the last holder vanished; ended 1 processes that it left '
+                     'running') in caplog.messages) != released
+            assert lock.release()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize('marker', [None, 5, '', 'x' * 32, '0' * 31])
+def test_record_with_no_marker(marker: Any, tmp_path: pathlib.Path) -> None:
+    """Nothing is ended for what is no mark."""
+    (tmp_path / 'plain.lock').write_text(json.dumps({'marker': marker}))
+    lock = make_file_lock(tmp_path)
+    assert lock.acquire()
+    assert lock.release()

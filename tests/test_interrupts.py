@@ -35,9 +35,9 @@ def send(signum: signal.Signals) -> None:
 
 
 @BOTH
-def test_recorded_outside_of_a_guard(interrupts: Interrupts,
-                                     signum: signal.Signals) -> None:
-    """Outside of a guard a signal is recorded and nothing more."""
+def test_recorded_alone_elsewhere(interrupts: Interrupts,
+                                  signum: signal.Signals) -> None:
+    """Elsewhere a signal is recorded and nothing more."""
     send(signum)
     assert interrupts.signum == signum
     assert isinstance(interrupts.pending, Terminate)
@@ -45,58 +45,58 @@ def test_recorded_outside_of_a_guard(interrupts: Interrupts,
 
 
 @BOTH
-def test_raised_in_a_guard(interrupts: Interrupts,
-                           signum: signal.Signals) -> None:
-    """In a guard a signal is raised, and stays recorded."""
-    with pytest.raises(Terminate) as caught, interrupts.guard():
+def test_raised_where_code_is_interruptible(interrupts: Interrupts,
+                                            signum: signal.Signals) -> None:
+    """Where the code is interruptible a signal is raised, and stays recorded."""
+    with pytest.raises(Terminate) as caught, interrupts.interruptible():
         send(signum)
     assert caught.value is interrupts.pending
     assert interrupts.signum == signum
 
 
 @BOTH
-def test_raised_at_the_next_guard(interrupts: Interrupts,
-                                  signum: signal.Signals) -> None:
-    """A signal outside of a guard is raised where the next begins."""
+def test_raised_at_the_next_chance(interrupts: Interrupts,
+                                   signum: signal.Signals) -> None:
+    """A signal from elsewhere is raised where such code begins."""
     send(signum)
     entered = False
-    with pytest.raises(Terminate), interrupts.guard():
+    with pytest.raises(Terminate), interrupts.interruptible():
         entered = True
     assert not entered
 
 
-def test_raised_at_every_guard(interrupts: Interrupts) -> None:
-    """A signal that was raised once is raised in later guards too."""
+def test_raised_at_every_chance(interrupts: Interrupts) -> None:
+    """A signal that was raised once is raised in later code too."""
     send(signal.SIGTERM)
     for _ in range(2):
-        with pytest.raises(Terminate), interrupts.guard():
+        with pytest.raises(Terminate), interrupts.interruptible():
             pass
 
 
-def test_not_raised_behind_a_guard(interrupts: Interrupts) -> None:
-    """Behind a guard a signal is recorded only, however the guard ended."""
-    with interrupts.guard():
+def test_not_raised_afterwards(interrupts: Interrupts) -> None:
+    """Outside of that code a signal is recorded only, however it ended."""
+    with interrupts.interruptible():
         pass
-    with pytest.raises(KeyError), interrupts.guard():
+    with pytest.raises(KeyError), interrupts.interruptible():
         raise KeyError
     send(signal.SIGTERM)
     assert interrupts.pending is not None
 
 
 def test_delivered(interrupts: Interrupts) -> None:
-    """A guard can have a signal delivered in a way of its own."""
+    """Such code can have a signal delivered in a way of its own."""
     told: list[Interrupt] = []
-    with interrupts.guard(told.append):
+    with interrupts.interruptible(told.append):
         send(signal.SIGTERM)
         assert told == [interrupts.pending]
 
 
-def test_inner_guard_delivers(interrupts: Interrupts) -> None:
-    """Of nested guards the inner one delivers, then the outer one again."""
+def test_inner_one_delivers(interrupts: Interrupts) -> None:
+    """Of two that are nested the inner one delivers, then the outer one again."""
     outer: list[Interrupt] = []
     inner: list[Interrupt] = []
-    with interrupts.guard(outer.append):
-        with interrupts.guard(inner.append):
+    with interrupts.interruptible(outer.append):
+        with interrupts.interruptible(inner.append):
             interrupts.interrupt(OneInstanceWatchdogError('first'))
         assert (len(outer), len(inner)) == (0, 1)
         interrupts.clear()
@@ -105,32 +105,32 @@ def test_inner_guard_delivers(interrupts: Interrupts) -> None:
 
 
 def test_delivered_once(interrupts: Interrupts) -> None:
-    """What the outer guard has delivered is not delivered by the inner."""
+    """What the outer one has delivered is not delivered by the inner."""
     told: list[Interrupt] = []
-    with interrupts.guard(told.append):
+    with interrupts.interruptible(told.append):
         send(signal.SIGTERM)
-        with interrupts.guard(told.append):
+        with interrupts.interruptible(told.append):
             pass
         interrupts.interrupt(OneInstanceWatchdogError())
     assert len(told) == 1
     assert isinstance(interrupts.pending, Terminate)
 
 
-def test_guard_that_was_left_in_its_last_instant(interrupts: Interrupts) -> None:
-    """An interrupt that is raised where the guard ends, or begins, ends it."""
-    guard = interrupts.guard()
+def test_code_that_was_left_in_its_last_instant(interrupts: Interrupts) -> None:
+    """An interrupt that is raised where the code ends, or begins, ends it."""
+    code = interrupts.interruptible()
     with pytest.raises(Terminate) as caught:
         # Raised when it has begun, and before the block it is for.
-        guard.__enter__()
+        code.__enter__()
         os.kill(os.getpid(), signal.SIGTERM)
-    # It is raised again, as behind any guard; nothing is raised between.
+    # It is raised again, as after any other; nothing is raised between.
     for _ in range(2):
-        with pytest.raises(Terminate), interrupts.guard():
+        with pytest.raises(Terminate), interrupts.interruptible():
             raise AssertionError('not reached')
     told: list[Interrupt] = []
     interrupts.pending = None
-    with interrupts.guard(told.append):
-        del guard, caught
+    with interrupts.interruptible(told.append):
+        del code, caught
         gc.collect()
         interrupts.interrupt(OneInstanceWatchdogError('lost'))
     assert len(told) == 1
@@ -140,7 +140,7 @@ def test_other_interrupt(interrupts: Interrupts) -> None:
     """The watchdog's interrupt is raised as a signal is."""
     error = OneInstanceWatchdogError('too long')
     with pytest.raises(OneInstanceWatchdogError) as caught:
-        with interrupts.guard():
+        with interrupts.interruptible():
             interrupts.interrupt(error)
     assert caught.value is error
     assert interrupts.signum is None
@@ -159,7 +159,7 @@ def test_clear(interrupts: Interrupts) -> None:
 def test_signal_while_stopping(interrupts: Interrupts) -> None:
     """A run that stops already is not interrupted again by a signal."""
     told: list[Interrupt] = []
-    with interrupts.guard(told.append):
+    with interrupts.interruptible(told.append):
         interrupts.interrupt(OneInstanceWatchdogError())
         send(signal.SIGTERM)
     assert [type(interrupt) for interrupt in told] == [

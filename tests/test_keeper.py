@@ -32,7 +32,7 @@ from jobslib.keeper.engine import (
     Sight,
 )
 from jobslib.keeper.keeper import Keeper
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 from jobslib.keeper.processes import start_time
 from jobslib.logs import make_handler
 from jobslib.machine import fqdn
@@ -131,12 +131,12 @@ class Kept:
         self.control, theirs = socket.socketpair(
             socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(15)
-        page_fd = os.memfd_create('page')
-        os.ftruncate(page_fd, Page.SIZE)
-        self.page = Page(page_fd)
-        os.close(page_fd)
+        memory_fd = os.memfd_create('memory')
+        os.ftruncate(memory_fd, LeaseMemory.SIZE)
+        self.memory = LeaseMemory(memory_fd)
+        os.close(memory_fd)
         self.hears('ready')
-        self.keeper = Keeper(theirs, self.page, {
+        self.keeper = Keeper(theirs, self.memory, {
             'pid': self.ward.pid, 'marker': secrets.token_hex(16),
             'since': start_time(self.ward.pid), 'supervised': False,
             'renewed': now(), 'record': None, **TIMES, **config,
@@ -153,7 +153,7 @@ class Kept:
         self.ward.communicate()
         self.thread.join()
         self.control.close()
-        self.keeper.control.close()
+        self.keeper.messages.close()
         os.close(self.pidfd)
 
     def hears(self, word: str) -> None:
@@ -210,9 +210,9 @@ def kept(engine: Memory) -> Iterator[Kept]:
 def test_held_for_longer_than_the_window(kept: Kept) -> None:
     """A lease that is renewed lasts."""
     proof = kept.hold()
-    until(lambda: kept.page.until > proof + TIMES['window'] + 1, 'renewals')
-    assert kept.page.state == Page.FINE
-    assert kept.page.is_valid()
+    until(lambda: kept.memory.until > proof + TIMES['window'] + 1, 'renewals')
+    assert kept.memory.state == LeaseMemory.FINE
+    assert kept.memory.is_valid()
     assert kept.ward.poll() is None
     assert not kept.engine.resting
 
@@ -257,7 +257,7 @@ def test_taken_slowly(kept: Kept) -> None:
     """A proof that leaves no time is renewed before the hold begins."""
     kept.hold(now() - TIMES['window'])
     assert kept.engine.calls[0] == 'renew'
-    assert kept.page.is_valid()
+    assert kept.memory.is_valid()
 
 
 def test_renewals_fail(kept: Kept) -> None:
@@ -266,7 +266,7 @@ def test_renewals_fail(kept: Kept) -> None:
     proof = kept.hold()
     kept.run()
     kept.hears('told')
-    assert kept.page.state == Page.LOST
+    assert kept.memory.state == LeaseMemory.LOST
     stop_at = proof + TIMES['window'] - TIMES['grace'] - TIMES['kill']
     assert now() >= stop_at
     killed = kept.is_killed()
@@ -292,9 +292,9 @@ def test_renewal_hangs(kept: Kept) -> None:
     kept.engine.answer = hang
     try:
         proof = kept.hold()
-        until(lambda: kept.page.until > proof + TIMES['window'] + 1,
+        until(lambda: kept.memory.until > proof + TIMES['window'] + 1,
               'short renewals')
-        assert kept.page.state == Page.FINE
+        assert kept.memory.state == LeaseMemory.FINE
     finally:
         over.set()
 
@@ -305,10 +305,10 @@ def test_session_ends_while_held(kept: Kept) -> None:
     kept.run()
     kept.engine.answer = lambda timeout: ENDED
     kept.hears('told')
-    assert kept.page.reason == 'the session has ended'
+    assert kept.memory.reason == 'the session has ended'
     kept.ask('end', stopped=True, spared=[])
-    assert not kept.page.held
-    assert not kept.page.is_valid()
+    assert not kept.memory.held
+    assert not kept.memory.is_valid()
     kept.tell('quit')
     kept.is_over()
     assert kept.ward.poll() is None
@@ -319,8 +319,8 @@ def test_session_ends_while_idle(engine: Memory) -> None:
     """The process sees that it needs another session."""
     engine.answer = lambda timeout: ENDED
     with Kept(engine, renewed=0.0) as kept:
-        until(lambda: kept.page.state == Page.LOST, 'the loss')
-        assert kept.page.reason == 'the session has ended'
+        until(lambda: kept.memory.state == LeaseMemory.LOST, 'the loss')
+        assert kept.memory.reason == 'the session has ended'
         kept.tell('quit')
         kept.is_over()
         assert not engine.released
@@ -339,7 +339,7 @@ def test_lock_is_seen_to_be_lost(
     seen = now()
     kept.engine.see(holder)
     kept.hears('told')
-    assert kept.page.reason == reason
+    assert kept.memory.reason == reason
     assert kept.is_killed() - seen >= grace
 
 
@@ -360,7 +360,7 @@ def test_unknown_sight_is_no_loss(kept: Kept) -> None:
     kept.hold()
     kept.engine.see(UNKNOWN)
     until(lambda: kept.engine.calls.count('watch') >= 3, 'looks')
-    assert kept.page.state == Page.FINE
+    assert kept.memory.state == LeaseMemory.FINE
 
 
 def test_run_takes_too_long(kept: Kept) -> None:
@@ -368,11 +368,11 @@ def test_run_takes_too_long(kept: Kept) -> None:
     kept.hold()
     kept.run(0.2)
     kept.hears('told')
-    assert kept.page.state == Page.STOPPING
-    assert kept.page.reason == 'the run took longer than 0.2 s'
+    assert kept.memory.state == LeaseMemory.STOPPING
+    assert kept.memory.reason == 'the run took longer than 0.2 s'
     kept.ask('end', stopped=True, spared=[])
-    assert kept.page.state == Page.FINE
-    assert kept.page.is_valid()
+    assert kept.memory.state == LeaseMemory.FINE
+    assert kept.memory.is_valid()
 
 
 def test_told_and_does_not_stop(kept: Kept) -> None:
@@ -415,11 +415,11 @@ def test_quit_with_nothing_held(kept: Kept) -> None:
 
 
 def test_what_operators_ask(kept: Kept) -> None:
-    """What was seen of it stands in the page."""
+    """What was seen of it stands in the memory."""
     kept.engine.control = b'{"paused": {}}'
     kept.hold()
-    until(lambda: kept.page.version, 'a look')
-    assert kept.page.read_control()[1] == b'{"paused": {}}'
+    until(lambda: kept.memory.version, 'a look')
+    assert kept.memory.read_control()[1] == b'{"paused": {}}'
 
 
 def test_looks_end_with_the_hold(kept: Kept) -> None:
@@ -441,6 +441,24 @@ def test_notes(kept: Kept) -> None:
     kept.tell('quit')
     kept.is_over()
     assert kept.engine.notes == {'history': 'two'}
+
+
+def test_process_that_does_not_wait_for_the_reply(kept: Kept) -> None:
+    """What a process said last is heard, although it has closed the line and a
+    reply cannot be sent any more."""
+    kept.hold()
+    closed = threading.Event()
+
+    def heard() -> None:
+        closed.wait(15)
+    kept.keeper.decisions.heard = heard  # type: ignore[method-assign]
+    kept.tell('claim', record={'pid': 8})
+    kept.tell('quit')
+    kept.control.close()
+    closed.set()
+    kept.is_over()
+    [record] = kept.engine.released
+    assert record['pid'] == 8
 
 
 def test_ends_in_the_middle_of_a_release(kept: Kept) -> None:

@@ -17,7 +17,7 @@ from jobslib.commands.jobs import ago, describe
 from jobslib.commands.jobtables import details, runs
 from jobslib.commands.output import fit
 from jobslib.exitcodes import ExitCode
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
@@ -211,15 +211,15 @@ def test_reason_of_a_pause(folder: pathlib.Path) -> None:
     ask(folder, 'pause', 'jobs.Quick', '--reason', longest)
     [control] = lock_folder(folder).glob('*.control')
     with tempfile.TemporaryFile() as file:
-        file.truncate(Page.SIZE)
-        page = Page(file.fileno())
+        file.truncate(LeaseMemory.SIZE)
+        memory = LeaseMemory(file.fileno())
         # Room for a request beside it is left.
-        page.write_control(control.read_bytes() + 500 * b' ')
-        paused = Control.parse(page.read_control()[1]).paused
+        memory.write_control(control.read_bytes() + 500 * b' ')
+        paused = Control.parse(memory.read_control()[1]).paused
     assert paused is not None and paused.reason == longest
 
 
-def test_all_that_is_asked_fits_on_the_page() -> None:
+def test_all_that_is_asked_fits_into_the_memory() -> None:
     """The holder sees all that can be asked at once."""
     at, token = 1795969000.123, 12345678
     by = 40 * 'x' + '@' + 40 * 'y', 1795969000.1234567
@@ -229,10 +229,10 @@ def test_all_that_is_asked_fits_on_the_page() -> None:
         10 * [(at, at)], Stop(token, *by), 5 * [Skip(at, *by)],
         Extra(16 * 'a', *by, slot=at, tries=1, token=token, began=at), True)
     with tempfile.TemporaryFile() as file:
-        file.truncate(Page.SIZE)
-        page = Page(file.fileno())
-        page.write_control(control.encode())
-        found = Control.parse(page.read_control()[1])
+        file.truncate(LeaseMemory.SIZE)
+        memory = LeaseMemory(file.fileno())
+        memory.write_control(control.encode())
+        found = Control.parse(memory.read_control()[1])
     assert found.export() == control.export()
     odd = Control(Pause(reason='\udcff'))
     assert Control.parse(odd.encode()).export() == odd.export()

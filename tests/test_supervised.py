@@ -22,7 +22,7 @@ HEAD = '''
 import ctypes, os, signal, sys, time
 from jobslib.keeper import processes
 from jobslib.oneinstance.consul import ConsulLock
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 from jobslib.testing import make_lock
 PR_SET_CHILD_SUBREAPER = 36
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -100,9 +100,9 @@ def test_supervisor_survives_the_kill_of_its_run(
         run = fork(leave_orphan)
         wait_for_children(2)
         lock.watchdog.start(0.2)
-        say('cleared', lease.page.cleared)
+        say('cleared', lease.memory.cleared)
         wait_for(run)
-        while not lease.page.cleared:
+        while not lease.memory.cleared:
             time.sleep(0.01)
         lock.watchdog.stop()
         say('left', len(processes.children(os.getpid())))
@@ -111,7 +111,7 @@ def test_supervisor_survives_the_kill_of_its_run(
         keeper = lease.keeper_pid
         run = fork(sleep)
         lock.watchdog.start(0.2)
-        say('cleared', lease.page.cleared)
+        say('cleared', lease.memory.cleared)
         wait_for(run)
         lock.watchdog.stop()
         say('held', lock.refresh(), keeper == lease.keeper_pid)
@@ -203,26 +203,26 @@ def test_supervisor_with_signs_of_life(consul: ConsulStandIn) -> None:
 
 
 def test_run_reads_and_beats_by_the_page(consul: ConsulStandIn) -> None:
-    """A process with the page's descriptor sees the lease, and keeps going."""
-    supervisor = start(consul, 'page', '''
-        os.set_inheritable(lease.page_fd, True)
+    """A process with the memory's descriptor sees the lease, and keeps going."""
+    supervisor = start(consul, 'memory', '''
+        os.set_inheritable(lease.memory_fd, True)
         program = """if True:
             import sys, time
             from jobslib.clock import now
-            from jobslib.keeper.page import Page
-            page = Page(int(sys.argv[1]))
+            from jobslib.keeper.memory import LeaseMemory
+            memory = LeaseMemory(int(sys.argv[1]))
             for _ in range(30):
-                page.beat = now()
+                memory.beat = now()
                 time.sleep(0.1)
-            print('valid', page.is_valid(), flush=True)
+            print('valid', memory.is_valid(), flush=True)
             time.sleep(60)
         """
         lock.watchdog.heartbeat = 1.5
         lock.watchdog.start()
         run = os.spawnv(os.P_NOWAIT, sys.executable, [
-            sys.executable, '-c', program, str(lease.page_fd)])
+            sys.executable, '-c', program, str(lease.memory_fd)])
         wait_for(run)
-        say('reason', lease.page.reason)
+        say('reason', lease.memory.reason)
         lock.watchdog.stop()
         say('released', lock.release())
         lock.close()

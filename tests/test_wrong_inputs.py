@@ -365,6 +365,9 @@ WRONG = [
            "settings, ONE_INSTANCE['options']['host']: it has a scheme in it; "
            "allowed: the name or address alone, 'there', and the option "
            "scheme, 'http'"),
+    option("'host': 'unix://'", "host: 'unix://' from "
+           "settings, ONE_INSTANCE['options']['host']: it is not allowed; "
+           "allowed: the name or address alone, or unix:///PATH"),
     option("'key': 'jobs/'", "key: 'jobs/' from settings, "
            "ONE_INSTANCE['options']['key'] is not allowed; allowed: a path of "
            "printable characters, without a slash at its beginning or end, or "

@@ -69,7 +69,7 @@ def plain_host(host: str) -> str:
 
     :raises AddressError: it is not the name or address of a host alone.
     """
-    if host.startswith('unix://'):
+    if host.removeprefix('unix://') not in ('', host):
         return host
     scheme, separator, rest = host.partition('://')
     if separator and scheme in SCHEMES:

@@ -53,31 +53,31 @@ def has_interpreter() -> bool:
         'python' in name or 'pypy' in name)
 
 
-def start(control_fd: int, page_fd: int, supervised: bool = False) -> int:
+def start(messages_fd: int, memory_fd: int, supervised: bool = False) -> int:
     """Start a keeper; return its process id.
 
     :param supervised: this process is a supervisor.
-    :param control_fd: its end of the socket for messages.
-    :param page_fd: of the page that it shares.
+    :param messages_fd: its end of the socket for messages.
+    :param memory_fd: of the memory that it shares.
     :raises OSError: that is impossible.
     """
     if has_interpreter() and not supervised:
-        return _spawn(control_fd, page_fd)
-    return _fork(control_fd, page_fd)
+        return _spawn(messages_fd, memory_fd)
+    return _fork(messages_fd, memory_fd)
 
 
-def _spawn(control_fd: int, page_fd: int) -> int:
+def _spawn(messages_fd: int, memory_fd: int) -> int:
     environment = {processes.KEEPER_VARIABLE: '1'} | {
         name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return os.posix_spawn(
         sys.executable,
         [sys.executable, '-I', '-S', '-c', BOOT, ROOT, ENGINES], environment,
-        file_actions=[(os.POSIX_SPAWN_DUP2, control_fd, 0),
-                      (os.POSIX_SPAWN_DUP2, page_fd, 1)],
+        file_actions=[(os.POSIX_SPAWN_DUP2, messages_fd, 0),
+                      (os.POSIX_SPAWN_DUP2, memory_fd, 1)],
         setsigmask=[])
 
 
-def _fork(control_fd: int, page_fd: int) -> int:
+def _fork(messages_fd: int, memory_fd: int) -> int:
     # Imported before the fork: whoever has the lock of the imports then has
     # it for ever in the child.
     from jobslib.consul import engine as consulengine
@@ -92,8 +92,8 @@ def _fork(control_fd: int, page_fd: int) -> int:
             return pid
         # Whatever happens, this must never go on as a copy of the program.
         try:
-            os.dup2(control_fd, 0)
-            os.dup2(page_fd, 1)
+            os.dup2(messages_fd, 0)
+            os.dup2(memory_fd, 1)
             _shed(every, keeper.IGNORED)
             keeper.main(consulengine)
         except BaseException:

@@ -16,15 +16,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from jobslib.clock import now
 from jobslib.consul import launch
 from jobslib.consul.transport import Endpoint
 from jobslib.exceptions import LockUnavailableError
 from jobslib.keeper import processes
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 from jobslib.keeper.timings import Timings
 
 __all__ = ['Lease']
@@ -90,9 +89,9 @@ class Lease:
         self._renewed = made
         self._kill = timings.kill
         # What a new keeper has to be told, newest last.
-        self._claim: dict[str, Any] | None = None
-        self._hold: dict[str, Any] | None = None
-        self._run: dict[str, Any] | None = None
+        self._claim: dict[str, object] | None = None
+        self._hold: dict[str, object] | None = None
+        self._run: dict[str, object] | None = None
         self._run_begins = 0.0
         self._stopping = False
         self._restarts: list[float] = []
@@ -105,16 +104,16 @@ class Lease:
         # Reentrant: a signal handler may have something to tell, too.
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        #: Of the file that :class:`Page` maps, for the processes of the runs.
-        self.page_fd = _above_standard(
+        #: Of the file that :class:`LeaseMemory` maps, for the processes of the runs.
+        self.memory_fd = _above_standard(
             os.memfd_create(f'jobslib-{self.marker}'))
-        os.ftruncate(self.page_fd, Page.SIZE)
-        self.page = Page(self.page_fd)
+        os.ftruncate(self.memory_fd, LeaseMemory.SIZE)
+        self.memory = LeaseMemory(self.memory_fd)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         try:
             self._start_keeper()
         except BaseException:
-            os.close(self.page_fd)
+            os.close(self.memory_fd)
             os.close(self._wake_fd)
             raise
         if not supervised:
@@ -128,18 +127,18 @@ class Lease:
 
     def is_valid(self) -> bool:
         """Return whether the lease is certainly ours at this moment."""
-        return self.page.is_valid()
+        return self.memory.is_valid()
 
     @property
     def has_ended(self) -> bool:
         """Whether it is known to be of no use, while nothing is held: its
         session has ended, or nobody keeps it."""
         return self._hold is None and (
-            self._abandoned or self.page.state == Page.LOST)
+            self._abandoned or self.memory.state == LeaseMemory.LOST)
 
     def beat(self) -> None:
         """The run makes progress."""
-        self.page.beat = now()
+        self.memory.beat = now()
 
     def sign_of_life(self, seconds: float = 0.0) -> None:
         """This process is at work; a supervisor says so twice a second.
@@ -148,11 +147,11 @@ class Lease:
 
         :param seconds: for so long it may be silent.
         """
-        self.page.ward_alive = now() + seconds
+        self.memory.ward_alive = now() + seconds
         if self._supervised and not self._closed and os.getpid() == self.pid:
             self._look_after_keeper()
 
-    def claim(self, record: dict[str, Any]) -> None:
+    def claim(self, record: Mapping[str, object]) -> None:
         """This process is about to take the key.
 
         :raises LockUnavailableError: there is no keeper to keep it.
@@ -161,13 +160,13 @@ class Lease:
         self._need_keeper()
         self._ask(self._claim)
 
-    def keep_claim(self, record: dict[str, Any]) -> None:
+    def keep_claim(self, record: Mapping[str, object]) -> None:
         """The key may still be this process's: the keeper is to release it
         when the lease is closed, and to leave *record*."""
         self._claim = {'do': 'claim', 'record': record}
         self._tell(self._claim)
 
-    def hold(self, proof: float, record: dict[str, Any], token: int,
+    def hold(self, proof: float, record: Mapping[str, object], token: int,
              signum: int) -> None:
         """This process took the key, in a request that it sent at *proof*.
 
@@ -177,7 +176,7 @@ class Lease:
         """
         # For the processes that the task starts from here on.
         processes.mark(self.marker)
-        self.page.set_state(Page.FINE)
+        self.memory.set_state(LeaseMemory.FINE)
         self.sign_of_life()
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
                       'token': token, 'signum': signum}
@@ -193,7 +192,7 @@ class Lease:
                 os.eventfd_write(self._wake_fd, 1)
 
     def start_run(self, max_run_time: float | None, heartbeat: float | None,
-                  run: dict[str, Any] | None = None) -> None:
+                  run: Mapping[str, object] | None = None) -> None:
         """A *run* begins."""
         self._run_begins = now()
         self._run = {'do': 'run', 'max_run_time': max_run_time,
@@ -218,7 +217,7 @@ class Lease:
         if self._abandoned:
             # The run, and all that it started, is gone already.
             return
-        stopped = self._stopping or self.page.state != Page.FINE
+        stopped = self._stopping or self.memory.state != LeaseMemory.FINE
         # Killing and waiting for processes takes as long as it takes.
         self._ask({'do': 'end', 'stopped': stopped,
                    'spared': sorted(spared)}, timeout=None)
@@ -232,7 +231,7 @@ class Lease:
             {'do': 'note', 'key': key, 'value': value, 'token': token},
             reply=False, timeout=0)
 
-    def release(self, record: dict[str, Any],
+    def release(self, record: Mapping[str, object],
                 notes: dict[str, str]) -> None:
         """This process is about to release the key.
 
@@ -263,7 +262,7 @@ class Lease:
         # The thread waits for the end of the keeper, and ends with it; it may
         # have closed everything when this returns.
         told = self._exchange({'do': 'quit'}, reply=False, timeout=None)
-        if self._supervised and self.page_fd >= 0:
+        if self._supervised and self.memory_fd >= 0:
             self._leave_keeper()
         return told
 
@@ -274,7 +273,7 @@ class Lease:
             socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs_fd = _above_standard(theirs.detach())
         _reap_left()
-        # Not page.alive: to write that is up to the keeper.  As long as none
+        # Not memory.alive: to write that is up to the keeper.  As long as none
         # is at work, the guard of the last one stays.
         self._awaited = now()
         record = self._claim['record'] if self._claim else None
@@ -285,7 +284,7 @@ class Lease:
                 **self._config, 'record': record,
                 'renewed': renewed}).encode())
             keeper = launch.start(
-                theirs_fd, self.page_fd, self._supervised)
+                theirs_fd, self.memory_fd, self._supervised)
         except (OSError, ValueError, TypeError) as exc:
             ours.close()
             how = '' if self._supervised else f' with {sys.executable!r}'
@@ -295,13 +294,13 @@ class Lease:
             os.close(theirs_fd)
         self._keeper_fd = os.pidfd_open(keeper)
         self._keeper = keeper
-        self._control = ours
+        self._messages = ours
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _tell(self, message: dict[str, object]) -> None:
         """Send a message that has no reply."""
         self._exchange(message, reply=False, timeout=None)
 
-    def _ask(self, message: dict[str, Any],
+    def _ask(self, message: dict[str, object],
              timeout: float | None = REPLY_TIMEOUT) -> None:
         """Send a message and wait until it was dealt with.
 
@@ -323,22 +322,22 @@ class Lease:
             time.sleep(PAUSE)
             tries += 1
 
-    def _exchange(self, message: dict[str, Any], reply: bool,
+    def _exchange(self, message: Mapping[str, object], reply: bool,
                   timeout: float | None) -> bool:
         if os.getpid() != self.pid:
             return True
         number = next(self._numbers)
         try:
             with self._lock:
-                self._control.settimeout(timeout)
-                self._control.send(
+                self._messages.settimeout(timeout)
+                self._messages.send(
                     json.dumps({**message, 'number': number}).encode())
                 # A reply that was not waited for to the end, because an
                 # interrupt was raised, may still be there.
                 while reply:
                     if self._supervised:
                         self._wait_for_reply(timeout)
-                    answer = self._control.recv(1 << 12)
+                    answer = self._messages.recv(1 << 12)
                     if not answer:
                         return False
                     if json.loads(answer)['number'] == number:
@@ -354,7 +353,7 @@ class Lease:
         """
         ends = None if timeout is None else now() + timeout
         poller = select.poll()
-        poller.register(self._control, select.POLLIN)
+        poller.register(self._messages, select.POLLIN)
         while not poller.poll(CHECK_INTERVAL * 500):
             self._replace_if_stalled()
             if ends is not None and now() >= ends:
@@ -374,10 +373,10 @@ class Lease:
         if self._keeper_fd >= 0:
             _LEFT.append((self._keeper, self._keeper_fd))
             self._keeper_fd = -1
-            self._control.close()
-        os.close(self.page_fd)
+            self._messages.close()
+        os.close(self.memory_fd)
         os.close(self._wake_fd)
-        self.page_fd = -1
+        self.memory_fd = -1
 
     def _supervise(self) -> None:
         """See that there is a keeper at work; runs in a thread."""
@@ -396,7 +395,7 @@ class Lease:
             elif self._is_needed():
                 self._replace_if_stalled()
         self._reap()
-        os.close(self.page_fd)
+        os.close(self.memory_fd)
         os.close(self._wake_fd)
 
     def _is_needed(self) -> bool:
@@ -406,7 +405,7 @@ class Lease:
         # Looked at twice: after a freeze of the whole machine the keeper is
         # as late as this thread.
         for _ in range(2):
-            seen = max(self.page.alive, self._awaited)
+            seen = max(self.memory.alive, self._awaited)
             if not self._is_needed() or now() - seen < STALLED:
                 return
             time.sleep(CHECK_INTERVAL / 2)
@@ -430,7 +429,7 @@ class Lease:
                 if message is not None:
                     self._exchange(message, True, REPLY_TIMEOUT)
 
-    def _current_run(self) -> dict[str, Any] | None:
+    def _current_run(self) -> Mapping[str, object] | None:
         run = self._run
         return run and {**run, 'elapsed': now() - self._run_begins}
 
@@ -453,8 +452,8 @@ class Lease:
             if not (self._supervised and ended):
                 os.kill(self.pid, signal.SIGKILL)
             # There is no keeper whose part this would be.
-            self.page.set_state(Page.LOST, reason)
-            self.page.held = False
+            self.memory.set_state(LeaseMemory.LOST, reason)
+            self.memory.held = False
         self._reason = reason
         self._abandoned = self._closed = True
 
@@ -467,7 +466,7 @@ class Lease:
             target=processes.end, args=(self.pid, None, self.marker, set()),
             daemon=True)
         ending.start()
-        ending.join(max(self.page.until - self._kill - now(), 0))
+        ending.join(max(self.memory.until - self._kill - now(), 0))
         return not ending.is_alive()
 
     def _reap(self) -> None:
@@ -481,7 +480,7 @@ class Lease:
             pass
         os.close(self._keeper_fd)
         self._keeper_fd = -1
-        self._control.close()
+        self._messages.close()
 
 
 def _reap_left() -> None:

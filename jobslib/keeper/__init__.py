@@ -23,7 +23,7 @@ Who does what:
 - :mod:`~jobslib.keeper.service` has the threads that speak with the lock service,
   through an :mod:`~jobslib.keeper.engine`; which one it is, the keeper does not
   know.  :mod:`~jobslib.keeper.notes` writes what stands beside the lock.
-- :mod:`~jobslib.keeper.page` is the memory that keeper, ward and run share.
+- :mod:`~jobslib.keeper.memory` is the memory that keeper, ward and run share.
 - :mod:`~jobslib.keeper.guard` is a fork of the keeper that does nothing but wait. It
   ends the run when the keeper is stopped and nobody replaces it.
 - :mod:`~jobslib.keeper.processes` finds and ends what a run has started.

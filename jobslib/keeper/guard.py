@@ -4,7 +4,7 @@ A ward whose keeper dies starts another one.  It cannot while a C call keeps its
 interpreter, or when it is stopped; the lease would end, and somebody else take
 the lock, while the run may go on at any moment.  Nobody but a third process
 can see that.  So the keeper forks a guard before it begins, when it has no
-thread yet.  The guard asks nobody for anything: it reads in the shared page
+thread yet.  The guard asks nobody for anything: it reads in the shared memory
 until when the lease is ours, and ends the ward, and what it started, shortly
 before.  It does so only when there is no keeper who would have done it
 earlier, and leaves as soon as another keeper has shown that it is at work.
@@ -18,7 +18,7 @@ import select
 
 from jobslib.clock import now
 from jobslib.keeper import processes
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ LOOK = 0.5
 class Guard:
     """Watches one keeper, and the process that it keeps the lease of.
 
-    :param page: shared by all three.
+    :param memory: shared by all three.
     :param keeper_fd: a pidfd of the keeper.
     :param pidfd: one of the holder.
     :param pid: process id of the holder.
@@ -42,10 +42,10 @@ class Guard:
     :param report: see :func:`.processes.end`.
     """
 
-    def __init__(self, page: Page, keeper_fd: int, pidfd: int, pid: int,
+    def __init__(self, memory: LeaseMemory, keeper_fd: int, pidfd: int, pid: int,
                  marker: str, since: int, kill: float,
                  report: Callable[[str], None] | None = None) -> None:
-        self.page = page
+        self.memory = memory
         self.keeper_fd = keeper_fd
         self.pidfd = pidfd
         self.pid = pid
@@ -60,11 +60,11 @@ class Guard:
             # The keeper would have acted before: it is stopped.
             if self._end_if_due():
                 return
-        alive = self.page.alive
-        while self.page.held and not self._has_ended(self.pidfd):
-            if self.page.alive != alive or self._end_if_due():
+        alive = self.memory.alive
+        while self.memory.held and not self._has_ended(self.pidfd):
+            if self.memory.alive != alive or self._end_if_due():
                 return
-        if self.page.held:
+        if self.memory.held:
             # The process is gone as well, and left something running.
             self._end_processes(None)
 
@@ -77,14 +77,14 @@ class Guard:
     def _has_something_to_end(self) -> bool:
         # A supervisor whose run the keeper has killed works beside nobody: it
         # is given the time to notice.
-        return self.page.held and not self.page.cleared
+        return self.memory.held and not self.memory.cleared
 
     def _end_processes(self, pidfd: int | None) -> None:
         processes.end(self.pid, pidfd, self.marker, set(), since=self.since,
                       report=self.report)
 
     def _left(self) -> float:
-        return self.page.until - self.kill / 2 - now()
+        return self.memory.until - self.kill / 2 - now()
 
     def _has_ended(self, pidfd: int) -> bool:
         timeout = (min(max(self._left(), 0), LOOK)

@@ -53,7 +53,7 @@ from jobslib.clock import now
 from jobslib.keeper import processes
 from jobslib.keeper.decisions import Decisions, Interrupt, Kill
 from jobslib.keeper.guard import Guard
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 from jobslib.keeper.service import Service
 
 TYPE_CHECKING = False
@@ -88,22 +88,22 @@ class Keeper:
     threads that speak with the lock service are in :class:`Service`; what
     has to be done when is up to :class:`Decisions`.
 
-    :param control: where the process sends its messages.
-    :param page: shared with the process.
+    :param messages: where the process sends its messages.
+    :param memory: shared with the process.
     :param config: ``pid, marker, since, supervised, ttl, window,
         renew_interval, grace, kill, renewed, record``.
     :param engine: speaks with the lock service.
     :param pidfd: of the process; -1: it is gone already.
     """
 
-    # All fields are written by the main thread alone.  Of the page the main
+    # All fields are written by the main thread alone.  Of the memory the main
     # thread writes all that is the keeper's, but for `until` and what
     # operators ask: these are up to the service, see there.
 
-    def __init__(self, control: socket.socket, page: Page,
+    def __init__(self, messages: socket.socket, memory: LeaseMemory,
                  config: Document, engine: Engine, pidfd: int) -> None:
-        self.control = control
-        self.page = page
+        self.messages = messages
+        self.memory = memory
         self.pid: int = config['pid']
         self.marker: str = config['marker']
         self.since: int = config['since']
@@ -115,7 +115,7 @@ class Keeper:
             config['grace'], self.kill, config['supervised'])
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self.service = Service(
-            engine, page, self.ttl, self.window, config['renew_interval'],
+            engine, memory, self.ttl, self.window, config['renew_interval'],
             config['renewed'], lambda: os.eventfd_write(self.wake_fd, 1))
         # The process may have the key: what to write on its release.
         self.record: Mapping[str, object] | None = config['record']
@@ -139,7 +139,7 @@ class Keeper:
             return self._process_is_gone()
         self.service.start()
         poller = select.poll()
-        for fd in (self.pidfd, self.control.fileno(), self.wake_fd):
+        for fd in (self.pidfd, self.messages.fileno(), self.wake_fd):
             poller.register(fd, select.POLLIN)
         while not self.quit:
             self._be_alive()
@@ -150,9 +150,9 @@ class Keeper:
                 return self._process_is_gone()
             if self.wake_fd in ready:
                 os.eventfd_read(self.wake_fd)
-            if self.control.fileno() in ready and not self._receive():
+            if self.messages.fileno() in ready and not self._receive():
                 # Closed by exec(); the process itself goes on.
-                poller.unregister(self.control.fileno())
+                poller.unregister(self.messages.fileno())
             self._enforce()
         self._give_up()
 
@@ -160,7 +160,7 @@ class Keeper:
 
     def _receive(self) -> bool:
         try:
-            data = self.control.recv(MAX_MESSAGE)
+            data = self.messages.recv(MAX_MESSAGE)
         except ConnectionResetError:
             # The process ended before it had read an answer.  It is said
             # once; what the process had sent is still to be read.
@@ -173,9 +173,12 @@ class Keeper:
         replies = getattr(self, f'do_{message.pop("do")}')(**message)
         if replies:
             try:
-                self.control.send(json.dumps({'number': number}).encode())
+                self.messages.send(json.dumps({'number': number}).encode())
             except OSError:
-                return False
+                # The process has closed the line and waits for no reply; what
+                # it had sent before, that it quits for instance, is still to
+                # be read.
+                pass
         return True
 
     def do_claim(self, record: Mapping[str, object]) -> bool:
@@ -191,12 +194,12 @@ class Keeper:
         self.token = token
         self.signal = signum
         # The state is what the keeper before has begun.
-        self.decisions.hold_begins(now(), self.page.state, self.page.reason)
-        self.page.forget_control()
+        self.decisions.hold_begins(now(), self.memory.state, self.memory.reason)
+        self.memory.forget_control()
         self.service.hold_begins(
-            proof, lambda: now() >= self.decisions.stop_at(self.page.until))
-        self.page.cleared = False
-        self.page.held = True
+            proof, lambda: now() >= self.decisions.stop_at(self.memory.until))
+        self.memory.cleared = False
+        self.memory.held = True
         return True
 
     def do_run(self, max_run_time: float | None, heartbeat: float | None,
@@ -204,8 +207,8 @@ class Keeper:
         """A *run* begins, or began *elapsed* seconds ago."""
         self.run_begun = run
         self.run_begins = now() - elapsed
-        self.page.cleared = False
-        self.page.beat = max(self.page.beat, self.run_begins)
+        self.memory.cleared = False
+        self.memory.beat = max(self.memory.beat, self.run_begins)
         self.decisions.run_begins(self.run_begins, max_run_time, heartbeat)
         return True
 
@@ -223,13 +226,13 @@ class Keeper:
         if self.decisions.run_ends(stopped):
             self._end_processes(None, frozenset(spared))
             state = self.decisions.is_cleared(
-                now(), self.page.until,
+                now(), self.memory.until,
                 self.service.loss_of_hold() is not None)
-            if state == Page.FINE:
-                self.page.set_state(Page.FINE)
+            if state == LeaseMemory.FINE:
+                self.memory.set_state(LeaseMemory.FINE)
             else:
-                self.page.set_state(Page.LOST, self.decisions.reason)
-                self.page.held = False
+                self.memory.set_state(LeaseMemory.LOST, self.decisions.reason)
+                self.memory.held = False
         return True
 
     def do_note(self, key: str, value: str, token: int) -> None:
@@ -249,7 +252,7 @@ class Keeper:
         self.record, self.last_notes = None, {}
 
     def _hold_ends(self) -> None:
-        self.page.held = False
+        self.memory.held = False
         self.decisions.hold_ends()
         self.service.hold_ends()
 
@@ -264,22 +267,22 @@ class Keeper:
         if not self.decisions.held:
             if loss is not None:
                 # Nothing is lost with it, but the process needs another one.
-                self.page.set_state(Page.LOST, loss.reason)
+                self.memory.set_state(LeaseMemory.LOST, loss.reason)
             return
         if now() >= self.look_at:
             self.look_at = now() + LOOK
             self.known = processes.still_there(self.known)
             self.known |= processes.children(self.pid)
-        page = self.page
+        memory = self.memory
         for action in self.decisions.decide(
-                now(), page.until, page.beat, page.ward_alive, loss):
+                now(), memory.until, memory.beat, memory.ward_alive, loss):
             if isinstance(action, Interrupt):
                 self._interrupt(action)
             else:
                 self._kill(action)
 
     def _interrupt(self, interrupt: Interrupt) -> None:
-        self.page.set_state(interrupt.state, interrupt.reason)
+        self.memory.set_state(interrupt.state, interrupt.reason)
         if self.signal and interrupt.signal:
             try:
                 signal.pidfd_send_signal(self.pidfd, self.signal)
@@ -295,12 +298,12 @@ class Keeper:
         else:
             _log(f'killing the run of process {self.pid}: {kill.reason}')
             self._end_processes(None)
-            self.page.cleared = True
+            self.memory.cleared = True
             self.decisions.run_is_killed(now())
 
     def _process_is_gone(self) -> None:
         # What it said last: that it is about to take the key, for instance.
-        while (select.select([self.control], [], [], 0)[0]
+        while (select.select([self.messages], [], [], 0)[0]
                and self._receive()):
             pass
         if self.record is not None:
@@ -316,15 +319,15 @@ class Keeper:
                              self._be_alive, self.since, spared, _log)
 
     def _be_alive(self) -> None:
-        self.page.alive = now()
+        self.memory.alive = now()
 
     def _give_up(self) -> None:
         """Release the lock and end the session, if the service lets us."""
-        self.page.held = False
+        self.memory.held = False
         self.service.give_up(
             None if self.record is None else self._last_record,
             self.last_notes, self.token,
-            max(now(), self.page.until) + self.window)
+            max(now(), self.memory.until) + self.window)
         self.service.stop()
 
     def _last_record(self) -> dict[str, object]:
@@ -376,7 +379,7 @@ def _format(text: str, at: float) -> str:
 
 
 def main(engines: ModuleType) -> None:
-    """Keep a lease: control socket on 0, shared page on 1.
+    """Keep a lease: a socket for messages on 0, shared memory on 1.
 
     :param engines: what makes the engine, by its function ``make``.
     """
@@ -384,9 +387,9 @@ def main(engines: ModuleType) -> None:
         signal.signal(signum, signal.SIG_IGN)
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
     os.chdir('/')
-    control = socket.socket(fileno=0)
-    page = Page(1)
-    data = control.recv(MAX_MESSAGE)
+    messages = socket.socket(fileno=0)
+    memory = LeaseMemory(1)
+    data = messages.recv(MAX_MESSAGE)
     if data:
         config = json.loads(data)
         _about.update(config.get('about') or {})
@@ -396,7 +399,7 @@ def main(engines: ModuleType) -> None:
             os.close(pidfd)
             pidfd = -1
         engine = engines.make(config['engine'])
-        keeper = Keeper(control, page, config, engine, pidfd)
+        keeper = Keeper(messages, memory, config, engine, pidfd)
         if pidfd >= 0:
             _fork_guard(keeper)
         keeper.run()
@@ -412,8 +415,8 @@ def _fork_guard(keeper: Keeper) -> None:
     if os.fork() == 0:
         # Whatever happens, this must never go on as a keeper.
         try:
-            keeper.control.close()
-            Guard(keeper.page, keeper_fd, keeper.pidfd, keeper.pid,
+            keeper.messages.close()
+            Guard(keeper.memory, keeper_fd, keeper.pidfd, keeper.pid,
                   keeper.marker, keeper.since, keeper.kill, _log).run()
         finally:
             os._exit(0)

@@ -11,8 +11,8 @@ import signal
 import time
 
 __all__ = ['GUARD_NAME', 'KEEPER_NAME', 'KEEPER_VARIABLE', 'children', 'end',
-           'end_gently', 'find', 'leftovers', 'mark', 'rename', 'start_time',
-           'still_there', 'unmark']
+           'end_gently', 'find', 'is_marked', 'leftovers', 'mark', 'rename',
+           'start_time', 'still_there', 'unmark']
 
 #: Marks keepers, in their environment: they leave last, on their own.
 KEEPER_VARIABLE = 'JOBSLIB_KEEPER'
@@ -93,7 +93,7 @@ def find(root: int, marker: str, known: set[tuple[int, int]],
     below, starts = _scan()
     seeds = {pid for pid, start in starts.items()
              if (pid, start) in known
-             or start >= since and _is_marked(pid, marker)}
+             or start >= since and is_marked(pid, marker)}
     helpers = {pid for parent in spared for pid in below.get(parent, ())
                if _is_helper(pid)}
     found: set[int] = set()
@@ -362,7 +362,8 @@ def _limit_locks(number: int | None) -> None:
         pass
 
 
-def _is_marked(pid: int, marker: str) -> bool:
+def is_marked(pid: int, marker: str) -> bool:
+    """Return whether *pid* was started by what has *marker*, or forked."""
     # Environment and memory map are for where the limits are not shown.
     return (b' %d ' % _number(marker) in _read(pid, 'limits')
             or any(marker.encode() in _read(pid, name)

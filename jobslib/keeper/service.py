@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobslib.keeper.engine import Chore, Engine
-    from jobslib.keeper.page import Page
+    from jobslib.keeper.memory import LeaseMemory
 
 __all__ = ['Hold', 'Service']
 
@@ -62,7 +62,7 @@ class Service:
     """Keeps one session of a lock service.
 
     :param engine: speaks with the service.
-    :param page: where it stands until when the lease is ours.
+    :param memory: where it stands until when the lease is ours.
     :param ttl: how long the session lives without a renewal.
     :param window: for how long a renewal proves that the lease is ours.
     :param renew_interval: from one renewal to the next, while held.
@@ -70,11 +70,11 @@ class Service:
     :param wake: called when the lease was lost.
     """
 
-    def __init__(self, engine: Engine, page: Page, ttl: float, window: float,
+    def __init__(self, engine: Engine, memory: LeaseMemory, ttl: float, window: float,
                  renew_interval: float, renewed: float,
                  wake: Callable[[], None]) -> None:
         self.engine = engine
-        self.page = page
+        self.memory = memory
         self.ttl = ttl
         self.window = window
         self.renew_interval = renew_interval
@@ -82,7 +82,7 @@ class Service:
         self._wake = wake
         # Written by main alone.
         self.hold: Hold | None = None
-        # Of the two that follow, and of page.until: written by main, _renew
+        # Of the two that follow, and of memory.until: written by main, _renew
         # and _renew_overdue; of the loss: by _watch as well.
         self._lock = threading.Lock()
         self._renewed = renewed
@@ -172,7 +172,7 @@ class Service:
     def _prove(self, sent: float) -> None:
         """The session lived at *sent*, or later."""
         with self._lock:
-            self.page.until = max(self.page.until, sent + self.window)
+            self.memory.until = max(self.memory.until, sent + self.window)
 
     def _lose(self, loss: Loss) -> None:
         with self._lock:
@@ -201,7 +201,7 @@ class Service:
         at = self._renewed + self.ttl * IDLE_SHARE
         if self.hold is not None:
             # Whoever took the lock has proven that the session lives.
-            at = min(at, self.page.until - self.window + self.renew_interval)
+            at = min(at, self.memory.until - self.window + self.renew_interval)
         return at
 
     def _renew_overdue(self) -> None:
@@ -215,7 +215,7 @@ class Service:
             if self._over.is_set():
                 return
             began = now()
-            due = (self.page.until - self.window + self.renew_interval
+            due = (self.memory.until - self.window + self.renew_interval
                    + PROBE_TIMEOUT)
             if began >= due:
                 self.renew(PROBE_TIMEOUT)
@@ -241,7 +241,7 @@ class Service:
         if self.hold is not hold:
             return 0
         if sight.control is not None:
-            self.page.write_control(sight.control)
+            self.memory.write_control(sight.control)
         if sight.holder in REASONS:
             self._lose(Loss(
                 REASONS[sight.holder], hold, sight.holder == NOBODYS

@@ -70,7 +70,7 @@ class TaskHooks(Observer):
         # The hook is no run, and need not give signs of life.
         heartbeat, watchdog.heartbeat = watchdog.heartbeat, None
         try:
-            with self._interrupts.guard(self._deliver):
+            with self._interrupts.interruptible(self._deliver):
                 watchdog.start(self._limit)
                 result = self._process.call_hook(name, args, self._lock)
         except LockError as exc:
@@ -89,7 +89,7 @@ class TaskHooks(Observer):
         """
         if not self._can_be_called(name):
             return
-        with self._interrupts.guard(self._hurry):
+        with self._interrupts.interruptible(self._hurry):
             result = self._process.call_hook(
                 name, args, self._lock, with_lock=False)
         self._report(name, result)

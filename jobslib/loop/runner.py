@@ -50,8 +50,6 @@ BELATED = 2.0
 PEEK = 10.0
 # How long the service of the lock may take to note that one is obeyed.
 LONGEST_NOTE = 10.0
-# What a run is interrupted with that has failed, and was not cut short.
-TOO_LONG = 'the run took longer than', 'the run was silent for'
 
 
 class Runner:
@@ -108,6 +106,9 @@ class Runner:
         self._stop: Stop | None = None
         self._stopped = False
         self._began = 0.0, 0.0
+        # Whether the last run was interrupted for its length or its silence:
+        # it has failed then, and was not cut short.
+        self._overdue = False
         # What was asked when something of it was last removed.
         self._cleared: dict[str, Any] | None = None
         # The request that is obeyed by a run beside the schedule, the last
@@ -141,7 +142,7 @@ class Runner:
     def _run_once(self) -> ExitCode:
         while True:
             try:
-                with self.interrupts.guard():
+                with self.interrupts.interruptible():
                     acquired = self._take()
             except LockUnavailableError as exc:
                 self.logger.error('no lock: %s; to see why: runjob check', exc)
@@ -251,7 +252,7 @@ class Runner:
             self.observers.waiting(self.agenda.due)
         self._peeked = self.clock.now()
         while True:
-            with self.interrupts.guard():
+            with self.interrupts.interruptible():
                 left = self.agenda.seconds_left
                 if left <= 0:
                     return
@@ -259,7 +260,7 @@ class Runner:
             self.lock.sign_of_life()
             self.process.reap_orphans()
             self.process.answer_questions()
-            # Not under guard: a release is not to be cut short.
+            # Not interruptible: a release is not to be cut short.
             self._obey()
             if not self.lock.held:
                 self._peek()
@@ -273,7 +274,7 @@ class Runner:
         if self._still_held():
             return True
         try:
-            with self.interrupts.guard():
+            with self.interrupts.interruptible():
                 return self._take_or_wait()
         except LockUnavailableError as exc:
             self._wait_for_service(exc)
@@ -294,7 +295,8 @@ class Runner:
         """No run is under way: remove what is done with."""
         control: Control = self.lock.control
         changes: dict[str, Any] = {}
-        if control.handed_in and self._merge_handed_in():
+        if control.handed_in and control.export() != self._cleared and (
+                self._merge_handed_in()):
             changes['handed_in'] = False
         if control.stop_for(self.lock.fencing_token):
             changes['stop'] = None
@@ -368,7 +370,7 @@ class Runner:
             return
         self._peeked = self.clock.now()
         try:
-            with self.interrupts.guard():
+            with self.interrupts.interruptible():
                 self.lock.peek()
                 self._hand_in()
         except LockError:
@@ -493,14 +495,14 @@ class Runner:
         self._retry_pause = min(
             max(FIRST_RETRY, 2 * self._retry_pause), LAST_RETRY)
         self.process.reap_orphans()
-        with self.interrupts.guard():
+        with self.interrupts.interruptible():
             self.clock.sleep(self._retry_pause)
 
     def _prepare(self) -> str | None:
         """Have a process with the task; return why there is none."""
         if self.process.is_ready:
             return None
-        with self.interrupts.guard(self.process.interrupt):
+        with self.interrupts.interruptible(self.process.interrupt):
             return self.process.prepare()
 
     def _report_unfinished(self) -> None:
@@ -590,14 +592,12 @@ class Runner:
         # Where runs follow one another, the next one makes up for this one;
         # after a pause, since it may end in the same way.
         endless = not self.agenda.plan.has_slots and not self._ends
-        # What stops a run for its length may be another process.
-        too_long = any(each in (run.error or '') for each in TOO_LONG)
-        failed = run.outcome is Outcome.FAILED or too_long or endless
+        failed = run.outcome is Outcome.FAILED or self._overdue or endless
         return Ending.FAILED if failed else Ending.CUT_SHORT
 
     def _call_task(self, run: Run) -> Result:
         try:
-            with self.interrupts.guard(self._deliver):
+            with self.interrupts.interruptible(self._deliver):
                 self.lock.watchdog.start(
                     self.config.max_run_time, run.export())
                 return self.process.run(run, self.lock)
@@ -609,6 +609,7 @@ class Runner:
         interrupted."""
         interrupt = self.interrupts.pending
         self.interrupts.clear()
+        self._overdue = getattr(interrupt, 'overdue', False)
 
         def log(outcome: Outcome, error: str | None) -> dict[str, Any]:
             run.end(outcome, duration, error)
@@ -656,7 +657,8 @@ class Runner:
             self._beat = self.process.beat
             watchdog.beat()
         if (overdue := watchdog.overdue()) is not None:
-            self.interrupts.interrupt(OneInstanceWatchdogError(overdue))
+            self.interrupts.interrupt(
+                OneInstanceWatchdogError(overdue, overdue=True))
         if self.lock.held:
             self._pass_on_demand()
             self._stop_on_demand()

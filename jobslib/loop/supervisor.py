@@ -104,7 +104,7 @@ def supervise(body: Body) -> int:
         try:
             adopt_orphans()
             process = RunHandle(body, interrupts)
-            with interrupts.guard():
+            with interrupts.interruptible():
                 process.start()
                 told = process.first_word()
                 if 'leaves' in told:
@@ -164,7 +164,7 @@ def _supervise(process: RunHandle, exported: Document,
     process.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace
     if not config.cold_standby:
-        with interrupts.guard(process.interrupt):
+        with interrupts.interruptible(process.interrupt):
             made = process.end_making()
         if interrupts.pending is not None:
             logger.info('ended by %s', interrupts.pending)

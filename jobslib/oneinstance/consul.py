@@ -19,7 +19,7 @@ from jobslib.exceptions import (
     OneInstanceWatchdogError,
 )
 from jobslib.history import HandIn, encode
-from jobslib.keeper.page import Page
+from jobslib.keeper.memory import LeaseMemory
 from jobslib.keeper.timings import Timings
 from jobslib.oneinstance import BaseLock, FoundLocks, LockState
 from jobslib.oneinstance.consuloptions import MAX_LOCK_DELAY, ConsulOptions
@@ -100,7 +100,7 @@ class ConsulLock(BaseLock):
         # The record that was seen last with a holder, and its fencing token.
         self._seen: tuple[bytes | None, int] = None, 0
         # What the keeper knows of the lease, in the run's process.
-        self._run_page: Page | None = None
+        self._run_memory: LeaseMemory | None = None
         # What was read last of what operators ask, and its version.
         self._control = 0, Control()
 
@@ -143,9 +143,9 @@ class ConsulLock(BaseLock):
     @property
     def control(self) -> Control:
         if self.held and self._lease is not None and (
-                version := self._lease.page.version):
+                version := self._lease.memory.version):
             if version != self._control[0]:
-                version, value = self._lease.page.read_control()
+                version, value = self._lease.memory.read_control()
                 self._control = version, Control.parse(value)
             return self._control[1]
         return Control.parse(self._state.control if self._state else None)
@@ -281,7 +281,7 @@ class ConsulLock(BaseLock):
             self.on_released()
         else:
             self._drop_lease()
-            self.on_lost(lease.page.reason or 'the lease ran out')
+            self.on_lost(lease.memory.reason or 'the lease ran out')
         return released
 
     def refresh(self) -> bool:
@@ -299,17 +299,17 @@ class ConsulLock(BaseLock):
             self._lease.sign_of_life(seconds)
 
     def handles(self) -> Sequence[int]:
-        return () if self._lease is None else (self._lease.page_fd,)
+        return () if self._lease is None else (self._lease.memory_fd,)
 
     def adopt_handles(self, descriptors: Sequence[int]) -> None:
-        self._run_page = Page(descriptors[0])
+        self._run_memory = LeaseMemory(descriptors[0])
 
     def refresh_in_run(self) -> bool | None:
-        page = self._run_page
-        if page is None:
+        memory = self._run_memory
+        if memory is None:
             return None
-        page.beat = now()
-        return page.is_valid()
+        memory.beat = now()
+        return memory.is_valid()
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         if (self.supervised and self.held and self._lease is not None
@@ -394,7 +394,7 @@ class ConsulLock(BaseLock):
     def lease_left(self) -> float | None:
         if self._lease is None or not self.held:
             return None
-        return max(self._lease.page.until - now(), 0.0)
+        return max(self._lease.memory.until - now(), 0.0)
 
     def close(self) -> None:
         self._token = None
@@ -580,7 +580,7 @@ class ConsulLock(BaseLock):
             self._lease = Lease(
                 session, self.key, self.options.endpoint, self.timings, check,
                 self.supervised, made, self._about())
-            # Another page, that counts versions anew.
+            # Other memory, that counts versions anew.
             self._control = 0, Control()
         except BaseException:
             self.client.destroy_session(session)
@@ -625,9 +625,10 @@ class ConsulLock(BaseLock):
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         lease = self._lease
-        if lease is not None and self.held and lease.page.state:
-            self.watchdog.interrupt(
-                OneInstanceWatchdogError(lease.page.reason))
+        if lease is not None and self.held and lease.memory.state:
+            self.watchdog.interrupt(OneInstanceWatchdogError(
+                lease.memory.reason,
+                overdue=lease.memory.state == LeaseMemory.STOPPING))
         elif callable(self._previous_handler):
             # That of another lock of this process.
             self._previous_handler(signum, frame)

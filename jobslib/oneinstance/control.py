@@ -98,7 +98,7 @@ class Control:
                 **{name: each for name, each in rare.items() if each}}
 
     def encode(self) -> bytes:
-        """Return it as JSON, as short as can be: the page on which a lease
+        """Return it as JSON, as short as can be: the memory in which a lease
         keeper shows it to its holder is small."""
         import json
         return json.dumps(self.export(), ensure_ascii=False,

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import struct
 import time
 import weakref
@@ -14,6 +15,7 @@ import weakref
 from jobslib.config import option
 from jobslib.exceptions import LockUnavailableError
 from jobslib.history import shortened
+from jobslib.keeper import processes
 from jobslib.oneinstance import BaseLock, FoundLocks, LockState
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lockfolder import (
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ['FileLock']
 
 POLL_INTERVAL = 0.1
+# The mark of what the runs of a holder start, and the id of no process.
+MARKER = re.compile('[0-9a-f]{32}')
+NOBODY = -1
 MAX_SIZE = 1 << 20
 
 # struct flock of <fcntl.h>: l_type, l_whence, l_start, l_len, l_pid.
@@ -80,6 +85,7 @@ class FileLock(BaseLock):
         self._announced = False
         # The file that is locked, in the run's process.
         self._locked: os.stat_result | None = None
+        self._marker = os.urandom(16).hex()
         # A forked child must neither keep the lock alive nor hold it.
         forget = weakref.WeakMethod(self._forget)
         os.register_at_fork(
@@ -118,6 +124,7 @@ class FileLock(BaseLock):
             if self._lock(fd) and self._may_take(record := _read(fd)):
                 self._inherit(record)
                 if self.wanted:
+                    self._end_leftovers(record or {})
                     self._take(fd, record)
                     return True
         except BaseException:
@@ -241,7 +248,12 @@ class FileLock(BaseLock):
         self._forget()
 
     def make_record(self) -> dict[str, Any]:
-        return super().make_record() | {'token': self._token}
+        return super().make_record() | {
+            'token': self._token, 'marker': self._marker}
+
+    @property
+    def marker(self) -> str:
+        return self._marker
 
     def machine(self) -> str:
         """Return the host name alone: the lock is of this machine."""
@@ -258,6 +270,24 @@ class FileLock(BaseLock):
         left.pop('progress', None)
         self.history = self.previous_history = history or None
         self.previous_record = None if record is None else left
+
+    def _end_leftovers(self, record: dict[str, Any]) -> None:
+        """End what a holder that vanished has left running.
+
+        With its supervisor the kernel has killed its run, but not what that
+        had started; nobody was left to do so.
+        """
+        marker = record.get('marker')
+        if ('released' in record or not isinstance(marker, str)
+                or not MARKER.fullmatch(marker)
+                # Left by it, too, to take its place.
+                or processes.is_marked(os.getpid(), marker)):
+            return
+        count = processes.end(
+            NOBODY, None, marker, set(), report=self.logger.warning)
+        if count:
+            self.logger.warning('the last holder vanished; ended %d processes '
+                                'that it left running', count)
 
     def _take(self, fd: int, record: dict[str, Any] | None) -> None:
         """Become the holder, after the one that left *record*."""

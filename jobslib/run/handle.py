@@ -172,8 +172,8 @@ class RunHandle:
                 self.start()
                 told = self.first_word()
                 if 'exit' in told:
-                    return ('the process of the task has ended with exit '
-                            f'code {told["exit"]}')
+                    return ('there is no process for the task: '
+                            f'{describe_end(told["exit"])}')
             self.begin_making()
             told = self.end_making()
         except OSError as exc:
@@ -247,7 +247,7 @@ class RunHandle:
                 pass
         self._kill_at = (self.deadline if self.deadline is not None
                          else None if limit is None else now() + limit)
-        with self._interrupts.guard(self._hurry):
+        with self._interrupts.interruptible(self._hurry):
             status = self._listen(lambda message: False)
         assert status is not None
         return os.waitstatus_to_exitcode(status)

@@ -79,11 +79,16 @@ class Link:
 
     def adopt(self, descriptors: Sequence[int]) -> None:
         """Keep copies of the descriptors of the lock during this run."""
+        self.close_handles()
+        self._handles = [(fd, _inode(fd)) for fd in descriptors]
+        self._show_handles()
+
+    def close_handles(self) -> None:
+        """Close what this process has of the lock."""
         for fd, inode in self._handles:
             if _inode(fd) == inode:
                 os.close(fd)
-        self._handles = [(fd, _inode(fd)) for fd in descriptors]
-        self._show_handles()
+        self._handles = []
 
     def _show_handles(self) -> None:
         if self.lock is None or not self._handles:

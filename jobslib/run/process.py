@@ -132,7 +132,7 @@ class RunProcess:
         """Make the task; say whether that succeeded."""
         error: BaseException | None = None
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 self._task = make_task()
         except BaseException as exc:
             error = exc
@@ -172,7 +172,7 @@ class RunProcess:
         error: BaseException | None = None
         result: Mapping[str, object] = {}
         try:
-            with self._interrupts.guard():
+            with self._interrupts.interruptible():
                 if do == 'run':
                     self._run(descriptors=descriptors, before=before,
                               **message)
@@ -263,7 +263,7 @@ class RunProcess:
             def cancel(interrupt: Interrupt) -> None:
                 loop.call_soon_threadsafe(current.cancel, str(interrupt))
 
-            with self._interrupts.guard(cancel):
+            with self._interrupts.interruptible(cancel):
                 await coroutine
 
         asyncio.run(run())
@@ -293,6 +293,9 @@ class RunProcess:
         # it does not know, must not get into what these two say.
         self._channel.close()
         self.link.channel.close()
+        # It may outlive us and the supervisor, and must not keep the lock:
+        # who takes that next ends what bears the mark of this job.
+        self.link.close_handles()
         self._signals.let_through()
 
 

@@ -109,7 +109,7 @@ class ConsulStandIn:
         """The base of its addresses, without a slash at the end."""
         return f'http://{self.address[0]}:{self.address[1]}'
 
-    def options(self, **options: Any) -> dict[str, Any]:
+    def options(self, **options: object) -> dict[str, object]:
         """Return options for a ``ConsulLock`` that uses this stand-in.
 
         The lease is about as short as can be, so that tests need not wait: a
@@ -122,7 +122,7 @@ class ConsulStandIn:
         return {'host': self.address[0], 'port': self.address[1],
                 'ttl': 10.0, 'lock_delay': 2.0, 'grace': 0.5, **options}
 
-    def one_instance(self, **options: Any) -> dict[str, Any]:
+    def one_instance(self, **options: object) -> dict[str, object]:
         """Return a value for the setting ``ONE_INSTANCE``.
 
         :param options: as for :meth:`options`.
@@ -253,7 +253,7 @@ class ConsulStandIn:
         return self._for_a_while('hidden', prefixes)
 
     @contextlib.contextmanager
-    def _for_a_while(self, name: str, value: Any) -> Iterator[None]:
+    def _for_a_while(self, name: str, value: object) -> Iterator[None]:
         before = getattr(self._api, name)
         self._set(name, value)
         try:
@@ -261,7 +261,7 @@ class ConsulStandIn:
         finally:
             self._set(name, before)
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         with self._changed:
             setattr(self._api, name, value)
             self._changed.notify_all()

@@ -236,8 +236,8 @@ class Api:
         # Left out without a word, in every version.
         results = [each for each in results
                    if not each['KV']['Key'].startswith(self.hidden)]
-        content: dict[str, Any] = {'Results': None if errors else results,
-                                   'Errors': errors or None}
+        content: dict[str, object] = {
+            'Results': None if errors else results, 'Errors': errors or None}
         if not any(operation.writes for operation in operations):
             content |= {'Index': 0, 'LastContact': 0, 'KnownLeader': True,
                         'ConsistencyLevel': ''}

@@ -9,6 +9,10 @@ from typing import Any
 from jobslib.testing import consul_wire as wire
 from jobslib.testing.consul_state import Entry, Refusal, State
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
+
 __all__ = ['Operation', 'operations_of', 'transact']
 
 MAX_OPERATIONS = 64
@@ -47,7 +51,7 @@ def operations_of(body: bytes) -> list[Operation]:
     return [_operation_of(each['KV']) for each in given if each.get('KV')]
 
 
-def _operation_of(given: dict[str, Any]) -> Operation:
+def _operation_of(given: Document) -> Operation:
     verb = given.get('Verb') or ''
     if verb == 'delete-tree':
         raise Refusal(501, f'the stand-in does not know the verb {verb!r}')
@@ -59,7 +63,7 @@ def _operation_of(given: dict[str, Any]) -> Operation:
 
 def transact(
     state: State, operations: Sequence[Operation],
-) -> tuple[list[Any], list[dict[str, Any]]]:
+) -> tuple[list[Any], list[dict[str, object]]]:
     """Do all of it or nothing; return the results and the errors."""
     errors = _errors_in_advance(state, operations)
     if errors:
@@ -81,7 +85,7 @@ def transact(
 
 def _errors_in_advance(
     state: State, operations: Sequence[Operation],
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return what the leader refuses without a Raft entry."""
     errors = []
     for position, operation in enumerate(operations):
@@ -96,7 +100,7 @@ def _errors_in_advance(
     return errors
 
 
-def _operate(state: State, operation: Operation) -> list[dict[str, Any]]:
+def _operate(state: State, operation: Operation) -> list[dict[str, object]]:
     if operation.verb in READING:
         found = _read(state, operation)
     elif operation.writes:

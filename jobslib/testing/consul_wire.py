@@ -19,6 +19,10 @@ from jobslib.testing.consul_state import (
     State,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
+
 __all__ = ['about', 'blocking', 'check_of', 'cut', 'decode',
            'entry_of', 'parse_duration', 'session_of', 'show_check', 'show_entry',
            'show_session', 'update_of']
@@ -58,7 +62,7 @@ def blocking(query: Mapping[str, str]) -> tuple[int, float]:
     return int(index), min(wait or DEFAULT_WAIT, LONGEST_WAIT)
 
 
-def decode(body: bytes, kind: type[Any],
+def decode(body: bytes, kind: type[object],
            what: str = 'Request decode failed') -> Any:
     """Return the JSON in *body*."""
     try:
@@ -70,7 +74,7 @@ def decode(body: bytes, kind: type[Any],
     return value
 
 
-def session_of(body: bytes) -> tuple[Session, dict[str, Any]]:
+def session_of(body: bytes) -> tuple[Session, Document]:
     """Return the session that a request asks for, and all its fields."""
     fields = _fields(body) if body else {}
     session = Session(name=fields.get('name') or '',
@@ -152,12 +156,12 @@ def cut(output: str) -> str:
             f'{MAX_OUTPUT} of {len(text)} bytes)')
 
 
-def _fields(body: bytes) -> dict[str, Any]:
+def _fields(body: bytes) -> Document:
     """Return what a JSON object has; the case of names does not count."""
     return {name.lower(): value for name, value in decode(body, dict).items()}
 
 
-def entry_of(operation: dict[str, Any]) -> Entry:
+def entry_of(operation: Document) -> Entry:
     """Return the key that an operation of a transaction is about."""
     try:
         value = base64.b64decode(operation.get('Value') or '', validate=True)
@@ -167,7 +171,7 @@ def entry_of(operation: dict[str, Any]) -> Entry:
                  operation.get('Flags') or 0, operation.get('Session') or '')
 
 
-def show_entry(entry: Entry, with_value: bool = True) -> dict[str, Any]:
+def show_entry(entry: Entry, with_value: bool = True) -> dict[str, object]:
     """Return *entry* as an answer has it."""
     value = base64.b64encode(entry.value).decode() if with_value else ''
     session = {'Session': entry.session} if entry.session else {}
@@ -177,7 +181,7 @@ def show_entry(entry: Entry, with_value: bool = True) -> dict[str, Any]:
             'ModifyIndex': entry.modify_index}
 
 
-def show_session(session: Session) -> dict[str, Any]:
+def show_session(session: Session) -> dict[str, object]:
     """Return *session* as an answer has it."""
     return {'ID': session.id, 'Name': session.name, 'Node': NODE,
             'LockDelay': round(session.lock_delay * 1e9),
@@ -186,7 +190,7 @@ def show_session(session: Session) -> dict[str, Any]:
             'CreateIndex': session.index, 'ModifyIndex': session.index}
 
 
-def show_check(check: Check) -> dict[str, Any]:
+def show_check(check: Check) -> dict[str, object]:
     """Return *check* as an answer has it."""
     return {'Node': NODE, 'CheckID': check.id, 'Name': check.name,
             'Status': check.status, 'Notes': check.notes,
@@ -196,7 +200,7 @@ def show_check(check: Check) -> dict[str, Any]:
 
 
 def about(state: State, address: tuple[str, int], version: str, *,
-          is_server: bool) -> dict[str, Any]:
+          is_server: bool) -> dict[str, object]:
     """Return what the agent says of itself: the part that clients look at."""
     host, port = address
     return {

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jobslib.config import Config
 from jobslib.context import Context
@@ -21,7 +21,7 @@ Lock = TypeVar('Lock', bound=BaseLock)
 PAUSE = 0.02
 
 
-def make_lock(lock_class: type[Lock], task_name: str, **options: Any) -> Lock:
+def make_lock(lock_class: type[Lock], task_name: str, **options: object) -> Lock:
     """Return a new lock of *lock_class* for the task *task_name*.
 
     It has a context of its own, so it stands for a process of its own.

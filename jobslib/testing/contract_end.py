@@ -17,7 +17,7 @@ from jobslib.testing.fork import Child
 
 __all__ = ['EndContract']
 
-Report = Callable[[Any], None]
+Report = Callable[[object], None]
 CONTENDERS = 4
 
 

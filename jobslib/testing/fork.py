@@ -8,7 +8,7 @@ import select
 import signal
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 __all__ = ['Child']
@@ -24,7 +24,7 @@ class Child:
     """
 
     def __init__(
-        self, function: Callable[[Callable[[Any], None]], object],
+        self, function: Callable[[Callable[[object], None]], object],
     ) -> None:
         self._reader, writer = os.pipe()
         with warnings.catch_warnings():
@@ -80,7 +80,7 @@ class Child:
 def _run(function: Callable[[Callable[[Any], None]], object],
          writer: int) -> None:
     """Run the function, report, and end the process."""
-    def send(message: dict[str, Any]) -> None:
+    def send(message: Mapping[str, object]) -> None:
         os.write(writer, json.dumps(message).encode() + b'\n')
 
     try:

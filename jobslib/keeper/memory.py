@@ -12,10 +12,10 @@ import struct
 from jobslib.clock import now
 from jobslib.keeper.decisions import FINE, LOST, STOPPING
 
-__all__ = ['Page']
+__all__ = ['LeaseMemory']
 
 
-class Page:
+class LeaseMemory:
     """Memory that the keeper and its processes share.
 
     Any process of ours can map it that has its descriptor, inherited or
