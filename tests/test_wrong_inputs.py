@@ -523,6 +523,23 @@ class Broken(FileLock):
             "JOBSLIB_ONE_INSTANCE_BACKEND: it cannot be made, see above\n")
 
 
+def test_half_a_lock(tmp_path: pathlib.Path) -> None:
+    """A class that overrides too little of BaseLock is refused as such."""
+    write_module(tmp_path, 'jobs', JOBS + '''
+from jobslib.oneinstance import BaseLock
+class Half(BaseLock):
+    def acquire(self):
+        return True
+''')
+    done = run_job(tmp_path, 'jobs.Copy',
+                   JOBSLIB_ONE_INSTANCE_BACKEND='jobs.Half')
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr == (
+        "runjob: error: backend: 'jobs.Half' from environment, "
+        "JOBSLIB_ONE_INSTANCE_BACKEND: it lacks release, held, which BaseLock "
+        "leaves to its subclasses\n")
+
+
 def test_remark_is_said_once(tmp_path: pathlib.Path) -> None:
     """Also when a run is interrupted, and the next has another process."""
     write_module(tmp_path, 'jobs', JOBS + '''

@@ -155,6 +155,7 @@ def _supervise(process: RunHandle, exported: Document,
         config.hide_secrets()
         context: Context = config.make_context()
         lock = context.one_instance_lock
+        _refuse_half_a_lock(lock, config)
     except (ConfigError, LockError) as exc:
         if isinstance(exc, ConfigError) and exc.__cause__ is not None:
             # Code of the user that broke.
@@ -177,6 +178,20 @@ def _supervise(process: RunHandle, exported: Document,
                              describe_end(made['exit']))
             return ExitCode.TASK_FAILED
     return _run(process, lock, context, config, interrupts, logger)
+
+
+def _refuse_half_a_lock(lock: BaseLock, config: Config) -> None:
+    """Refuse a lock of the user that no run can have.
+
+    :raises ConfigError: it lacks what every lock has to have.
+    """
+    from jobslib.oneinstance import BaseLock
+    lacking = [name for name in ('acquire', 'release', 'held')
+               if getattr(type(lock), name) is getattr(BaseLock, name)]
+    if lacking:
+        raise config.one_instance.error(
+            'backend', f'it lacks {", ".join(lacking)}, which BaseLock leaves '
+                       f'to its subclasses')
 
 
 def _restore(exported: Document) -> ResolvedConfig:
