@@ -157,11 +157,7 @@ def _supervise(process: RunHandle, exported: Document,
         lock = context.one_instance_lock
         _refuse_half_a_lock(lock, config)
     except (ConfigError, LockError) as exc:
-        if isinstance(exc, ConfigError) and exc.__cause__ is not None:
-            # Code of the user that broke.
-            import traceback
-            traceback.print_exception(exc.__cause__)
-        return _refuse(str(exc))
+        return _refuse(str(exc), exc)
     process.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace
     if not config.cold_standby:
@@ -212,7 +208,11 @@ def _fail(message: str) -> int:
     return ExitCode.LOCK_SERVICE_UNAVAILABLE
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, exc: Exception | None = None) -> int:
+    if isinstance(exc, ConfigError) and exc.__cause__ is not None:
+        # Code of the user that broke.
+        import traceback
+        traceback.print_exception(exc.__cause__)
     print(folded(f'runjob: error: {message}', sys.stderr), file=sys.stderr)
     return ExitCode.USAGE
 
@@ -256,7 +256,7 @@ def _run(process: RunHandle, lock: BaseLock, context: Context,
         observers = _make_observers(
             process, lock, context, config, interrupts, logger)
     except (ConfigError, LockError) as exc:
-        return _refuse(str(exc))
+        return _refuse(str(exc), exc)
     logger.info(
         'jobslib %s; lock %s; schedule: %s', __version__,
         _name_place(lock), agenda.explain())
