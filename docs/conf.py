@@ -37,7 +37,8 @@ nitpick_ignore_regex = [
     (r'py:.*', r'(argparse|asyncio|collections|contextlib|datetime|enum|faulthandler|'
                r'functools|http|logging|types|typing)(\..*)?'),
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
-    (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self|dict\[str'),
+    (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|ModuleType|Self'),
+    (r'py:class', r'dict\[str'),
     (r'py:class', r'Console|ConsulClient|Lease|Table'),
     (r'py:class', r'(.*\.)?(Control|Endpoint|History|Lock|Observer|'
                   r'OwnerRecord|Run)'),

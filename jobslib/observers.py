@@ -6,7 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from jobslib.history import History
     from jobslib.runs import Run
@@ -101,7 +100,7 @@ class Observers(Observer):
     def closed(self) -> None:
         self._tell(lambda each: each.closed())
 
-    def _tell(self, call: Callable[[Any], None]) -> None:
+    def _tell(self, call: Callable[[Observer], None]) -> None:
         for each in self._observers:
             try:
                 call(each)

@@ -245,9 +245,9 @@ def test_pause_while_a_run_begins(folder: pathlib.Path) -> None:
                    for _ in range(2))
     ask_of = lock.ask
 
-    def late(control: Control, of: Control) -> bool:
+    def late(control: Control, expected: Control) -> bool:
         assert other.acquire()
-        return ask_of(control, of)
+        return ask_of(control, expected)
     lock.ask = late  # type: ignore[method-assign]
     code, text = pause.pause(lock, 'lunch')
     assert code == ExitCode.DONE and 'releases the lock' in text

@@ -103,11 +103,11 @@ class ScriptedLock(DummyLock):
             raise self.owner
         return self.owner
 
-    def ask(self, control: Control, of: Control) -> bool:
+    def ask(self, control: Control, expected: Control) -> bool:
         self.events.append('ask')
         if self.ask_error is not None:
             raise self.ask_error
-        if self.asked.export() != of.export():
+        if self.asked.export() != expected.export():
             return False
         self.asked = control
         return True

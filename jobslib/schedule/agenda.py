@@ -12,9 +12,9 @@ from jobslib.schedule.rhythms import Endless, Slots
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from jobslib.clock import Clock
+    from jobslib.documents import Document
     from jobslib.owner import OwnerRecord
     from jobslib.runs import Run
     from jobslib.schedule.decisions import Decision, GivenUp
@@ -193,7 +193,7 @@ class Agenda:
         count = f'{len(slots) - 1}{" or more" if self.more else ""}'
         return f'{text} and {count} before it'
 
-    def consider(self, record: OwnerRecord | None) -> dict[str, Any] | None:
+    def consider(self, record: OwnerRecord | None) -> Document | None:
         """Return the ledger to take the free lock with; ``None`` if it is not
         to be taken.
 
@@ -251,7 +251,7 @@ class Agenda:
         # For who reads it; what is given up by it is not yet.
         self._decide(self.ledger)
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         """Return the ledger as the owner record has it, with ``due``, a UNIX
         time."""
         return self.ledger.export() | {'due': self.due}
