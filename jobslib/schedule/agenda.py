@@ -7,7 +7,7 @@ import time
 from jobslib.schedule.belief import Memory, Situation, retry_at
 from jobslib.schedule.decisions import decide, ended
 from jobslib.schedule.ledger import Ledger, Records, State
-from jobslib.schedule.rhythms import Slots
+from jobslib.schedule.rhythms import Endless, Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Agenda:
     def __init__(self, plan: Plan, clock: Clock, by: str | None = None, *,
                  keeps: bool = False, records: Records = Records.BEGINS,
                  one_run: bool = False) -> None:
+        if one_run and not plan.has_slots:
+            # Somebody wants this run: the pause is for those of a loop.
+            plan.rhythm = Endless(backs_off=False)
         self.plan = plan
         self.clock = clock
         self.by = by
