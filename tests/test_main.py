@@ -491,9 +491,9 @@ def test_all_options(shared: pathlib.Path) -> None:
     """Each option of the command line reaches the configuration."""
     done = run_job(shared, '--run-once', '--sleep-interval', '1.5',
                    '--keep-lock', '--release-on-error', '--max-run-time',
-                   '0.9', 'jobs.Show')
+                   '90.5', 'jobs.Show')
     assert done.stdout == (
-        'once=True sleep=1.5 run=None keep=True error=True max=0.9\n')
+        'once=True sleep=1.5 run=None keep=True error=True max=90.5\n')
 
 
 def test_task_failed(shared: pathlib.Path) -> None:
