@@ -28,6 +28,9 @@ exclude_patterns = ['_build', '_ext', '_pictures', 'requirements.txt']
 # Quotes and ellipses; two dashes begin an option.
 smartquotes_action = 'qe'
 nitpicky = True
+# Annotations name classes without their modules, and two modules may have a class
+# of one name: Pause, for instance.
+suppress_warnings = ['ref.python']
 # Nothing is looked up in the net, so names of the standard library lead
 # nowhere; nor do those of what is not public.
 nitpick_ignore_regex = [

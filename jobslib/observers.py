@@ -44,7 +44,7 @@ class Observer:
         """A run ended, and has its outcome."""
 
     def missed(self, slots: int) -> None:
-        """So many slots of the grid passed without a run."""
+        """So many slots are given up."""
 
     def released(self) -> None:
         """The lock was released."""

@@ -233,17 +233,21 @@ def ago(then: Any, now: float | None = None) -> str:
     """Return a UNIX time for people, and how long ago or ahead it is."""
     if then is None:
         return '-'
+    if (passed := since(then, now)) == 'never':
+        return passed
     try:
         shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(then))
     except (TypeError, ValueError, OverflowError, OSError):
         return '-'
-    return f'{shown} ({since(then, now)})'
+    return f'{shown} ({passed})'
 
 
 def since(then: Any, now: float | None = None) -> str:
     """Return how long ago or ahead a UNIX time is."""
     if not (isinstance(then, int | float) and abs(then) < LATEST):
         return '-'
+    if then >= NEVER:
+        return 'never'
     passed = (time.time() if now is None else now) - then
     return (f'in {_span(-passed)}' if passed < 0
             else f'{_span(passed)} ago')

@@ -154,6 +154,9 @@ class Runner:
                 return self._explain_no_run()
             self._wait_until_due()
         self._has_acquired()
+        if self.agenda.decision is not None and not self.agenda.runs:
+            # What is kept beside the lock knows that the slot is done.
+            return self._report_no_run(self.agenda.describe(), True)
         try:
             outcome = self._run_slot()
         except OneInstanceWatchdogError:
@@ -192,6 +195,9 @@ class Runner:
                 OwnerRecord.parse(self._find_holder()))
         else:
             reason, done = self.agenda.describe(), True
+        return self._report_no_run(reason, done)
+
+    def _report_no_run(self, reason: str, done: bool) -> ExitCode:
         if done:
             self.logger.info('not run: %s', reason)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from jobslib.oneinstance.requests import (
     PATIENCE,
@@ -17,6 +16,8 @@ from jobslib.reading import mapping, mappings, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobslib.documents import Document
     from jobslib.owner import OwnerRecord
 
