@@ -487,11 +487,12 @@ def test_sources(shared: pathlib.Path) -> None:
     assert done.stdout == f'{SHOWN}9.0\n'
 
 
-def test_all_options(shared: pathlib.Path) -> None:
+def test_all_options(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Each option of the command line reaches the configuration."""
+    # With the lock of other tests, a run that has just ended would be waited for.
     done = run_job(shared, '--run-once', '--sleep-interval', '1.5',
                    '--keep-lock', '--release-on-error', '--max-run-time',
-                   '90.5', 'jobs.Show')
+                   '90.5', 'jobs.Show', XDG_RUNTIME_DIR=str(tmp_path))
     assert done.stdout == (
         'once=True sleep=1.5 run=None keep=True error=True max=90.5\n')
 
