@@ -11,12 +11,17 @@ from typing import Any
 from integration.agents import Agent, wait_until
 from integration.locks import held_record, hold, holder_of, lock_on
 from integration.proxy import Proxy
-from integration.runjobs import job
+from integration.runjobs import job, moments
 from integration.together import together
 from jobslib.commands.jobs import describe
 
 #: Longer than the lock-delay, with much to spare.
 LATE = 60.0
+
+
+#: What becomes of the line of the holder, and for how many seconds: for longer
+#: than its lease, and for less.
+FAULTS = (('mute', 25), ('blackhole', 6), ('hold', 25), ('refuse', 12))
 
 
 @contextmanager
@@ -102,3 +107,51 @@ def test_run_that_ended_out_of_touch(agent: Agent) -> None:
         with lock_on(agent.http_addr, key) as lock:
             state = lock.look()
         assert not state.handed_in and not state.control.handed_in
+
+
+def told(agent: Agent, key: str) -> dict[int, str]:
+    """What `runjob status` says of the runs: outcomes, by fencing token."""
+    with lock_on(agent.http_addr, key) as lock:
+        runs = describe('job', lock.look())['history']
+    found = {run['token']: run['outcome'] for run in runs}
+    assert len(found) == len(runs)
+    return found
+
+
+@together
+def test_lines_that_break(agent: Agent) -> None:
+    """Of two processes the one that has the lock loses touch, again and again: each
+    run that began is in the history, once, and no other is."""
+    key, env = 'true/broken', {'JOBSLIB_HISTORY': '1000'}
+    with (folder() as where, Proxy(agent.http_addr) as one,
+          Proxy(agent.http_addr) as two, ExitStack() as stack):
+        programs = [
+            (proxy, stack.enter_context(job(
+                where, proxy.addr, key, '--run-interval', '0.5', 'tasks.Task',
+                '--seconds', '0.3', env=env, timeout=1, retry_max_attempts=2)))
+            for proxy in (one, two)]
+        for fault, seconds in FAULTS:
+            wait_until(lambda: holder_of(agent.api, key), LATE, 'a holder')
+            entry = agent.api.kv(key)
+            assert entry is not None
+            holder = json.loads(entry['Value'])['pid']
+            proxy = one if programs[0][1].pid == holder else two
+            getattr(proxy, fault)()
+            time.sleep(seconds)
+            proxy.pass_through()
+
+        def begun() -> set[int]:
+            return {moment.token for _, program in programs
+                    for moment in moments(program, 'BEGIN')}
+        assert len(begun()) > len(FAULTS)
+        wait_until(lambda: len(begun() - set(told(agent, key))) <= 1, LATE,
+                   'all but the one that is under way')
+        for _, program in programs:
+            program.popen.terminate()
+            program.wait()
+        runs = told(agent, key)
+        assert begun() <= set(runs)
+        # It was told to end before it could say that it began.
+        assert {runs[token] for token in set(runs) - begun()} <= {'interrupted'}
+        numbers = [run[0] for run in written(agent, key)]
+        assert len(set(numbers)) == len(numbers) == len(runs)

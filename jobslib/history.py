@@ -25,7 +25,9 @@ from jobslib.schedule.ledger import Ledger, Records, State
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
+
+    from jobslib.documents import Document
+
 
 __all__ = ['FAILURES', 'HandIn', 'History', 'encode', 'shortened']
 
@@ -60,13 +62,13 @@ class HandIn:
         return str(int(self.hold * 1e6))
 
     @classmethod
-    def parse(cls, found: Any) -> HandIn:
+    def parse(cls, found: object) -> HandIn:
         """Return what :meth:`export` returned; if *found* is anything else,
         one that says nothing."""
         found = mapping(found)
         return cls(number(found.get('hold')) or 0.0, _runs(found.get('runs')))
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         """Return it, fit for JSON."""
         return {'hold': self.hold, 'runs': [run.export() for run in self.runs]}
 
@@ -109,7 +111,7 @@ class History:
         self._token: int | None = None
 
     @classmethod
-    def read(cls, document: dict[str, Any] | None,
+    def read(cls, document: Mapping[str, object] | None,
              record: OwnerRecord | None, now: float, limit: int = 1000, *,
              held: bool = False,
              handed_in: Mapping[str, HandIn] | None = None) -> History:
@@ -137,7 +139,7 @@ class History:
         history.merge_all(handed_in or {}, with_numbers=not held)
         return history
 
-    def _load(self, document: dict[str, Any]) -> None:
+    def _load(self, document: Document) -> None:
         self.newest = _runs(document.get('newest'))
         self.runs = count(document.get('runs')) or 0
         self.failures = count(document.get('failures')) or 0
@@ -288,7 +290,7 @@ class History:
         self.outcomes[run.outcome.value] -= 1
 
     def export(self, token: int | None,
-               due: float | None = None) -> dict[str, Any] | None:
+               due: float | None = None) -> Document | None:
         """Return the history, fit for JSON; ``None`` when none is kept.
 
         :param token: the fencing token of the holder that writes it.
@@ -303,7 +305,7 @@ class History:
                 **merged, 'newest': [run.export() for run in self.newest]}
 
 
-def shortened(document: dict[str, Any]) -> dict[str, Any]:
+def shortened(document: Document) -> Document:
     """Return *document* without the oldest runs, if it is too long."""
     import json
     newest = document['newest'] if document.get('newest') else []
@@ -312,12 +314,12 @@ def shortened(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, 'newest': newest}
 
 
-def encode(document: dict[str, Any]) -> bytes:
+def encode(document: Document) -> bytes:
     """Return *document* as JSON, without the oldest runs if it is too long."""
     import json
     return json.dumps(shortened(document), separators=(',', ':')).encode()
 
 
-def _runs(found: Any) -> list[Run]:
+def _runs(found: object) -> list[Run]:
     runs = [Run.parse(each) for each in mappings(found)]
     return [run for run in runs if run is not None]

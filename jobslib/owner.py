@@ -8,7 +8,7 @@ from jobslib.schedule.ledger import Ledger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from jobslib.documents import Document
 
 __all__ = ['OwnerRecord']
 
@@ -28,7 +28,7 @@ class OwnerRecord:
     :param document: as it was written.
     """
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    def __init__(self, document: Document) -> None:
         schedule = mapping(document.get('schedule'))
         self._document = document
         self.fqdn = text(document.get('fqdn'))
@@ -55,12 +55,12 @@ class OwnerRecord:
             self.killed.fqdn, self.killed.pid = self.fqdn, self.pid
 
     @classmethod
-    def parse(cls, document: dict[str, Any] | None) -> OwnerRecord | None:
+    def parse(cls, document: Document | None) -> OwnerRecord | None:
         """Return the record in *document*, ``None`` if there is none."""
         return None if document is None else cls(document)
 
     @property
-    def unsettled(self) -> list[dict[str, Any]]:
+    def unsettled(self) -> list[Document]:
         """The holders, this one included, whose runs may be missing in the
         history: what the next holder's record has as ``before``."""
         document = self._document
@@ -69,5 +69,5 @@ class OwnerRecord:
         return [*mappings(document.get('before')), *own][-MAX_BEFORE:]
 
 
-def _shortened(document: dict[str, Any]) -> dict[str, Any]:
+def _shortened(document: Document) -> Document:
     return {name: document[name] for name in KEPT if name in document}

@@ -9,7 +9,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import enum
-    from typing import Any, TypeVar
+    from typing import TypeVar
+
+    from jobslib.documents import Document
 
     M = TypeVar('M', bound=enum.Enum)
 
@@ -24,36 +26,36 @@ MAX_COUNT = 1 << 62
 MAX_TEXT = 255
 
 
-def number(value: Any) -> float | None:
+def number(value: object) -> float | None:
     """Return *value* if it can be a time or a duration, else ``None``."""
-    ok = (isinstance(value, int | float) and not isinstance(value, bool)
-          and abs(value) < TOO_LARGE)
-    return float(value) if ok else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < TOO_LARGE else None
 
 
-def count(value: Any) -> int | None:
+def count(value: object) -> int | None:
     """Return *value* if it can be a count, a token or a pid, else ``None``."""
-    ok = (isinstance(value, int) and not isinstance(value, bool)
-          and 0 <= value < MAX_COUNT)
-    return int(value) if ok else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < MAX_COUNT else None
 
 
-def text(value: Any) -> str | None:
+def text(value: object) -> str | None:
     """Return *value*, or the beginning of it, if it is a string."""
     return value[:MAX_TEXT] if isinstance(value, str) else None
 
 
-def member(kind: type[M], value: Any) -> M | None:
+def member(kind: type[M], value: object) -> M | None:
     """Return the member of *kind* that has this value, if one has."""
     return next((each for each in kind if each.value == value), None)
 
 
-def mapping(value: Any) -> dict[str, Any]:
+def mapping(value: object) -> Document:
     """Return *value* if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def mappings(value: Any) -> list[dict[str, Any]]:
+def mappings(value: object) -> list[Document]:
     """Return those of the items of *value* that are JSON objects."""
     items = value if isinstance(value, list) else []
     return [each for each in items if isinstance(each, dict)]

@@ -8,7 +8,7 @@ from jobslib.reading import count, mapping, member, number, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from jobslib.documents import Document
 
 __all__ = ['Outcome', 'Run']
 
@@ -75,7 +75,7 @@ class Run:
         self.duration = duration
         self.error = None if error is None else error[:MAX_ERROR]
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         """Return the run as the history keeps it; fit for JSON."""
         return {'run': self.number or None, 'token': self.token,
                 'started': round(self.started, 3),
@@ -87,21 +87,21 @@ class Run:
                    else {'presumed': self.presumed}),
                 **self._export_slot(), 'fqdn': self.fqdn, 'pid': self.pid}
 
-    def _export_slot(self) -> dict[str, Any]:
+    def _export_slot(self) -> Document:
         if self.slot is None:
             return {}
         return {'slot': self.slot, 'attempt': self.attempt,
                 'reason': self.reason}
 
     @classmethod
-    def load(cls, exported: dict[str, Any]) -> Run:
+    def load(cls, exported: Document) -> Run:
         """Return the run that :meth:`export` described."""
         run = cls.parse(exported)
         assert run is not None
         return run
 
     @classmethod
-    def parse(cls, found: Any) -> Run | None:
+    def parse(cls, found: object) -> Run | None:
         """Return the run that :meth:`export` described, or ``None`` if
         *found* is anything else.
         """
@@ -128,7 +128,7 @@ class Run:
         return (self.token == other.token
                 and abs(self.started - other.started) < SAME)
 
-    def log_fields(self, task: str) -> dict[str, Any]:
+    def log_fields(self, task: str) -> Document:
         """Return the fields that a log record about the run has.
 
         :param task: name of the task.

@@ -92,11 +92,13 @@ def file_lock(folder: pathlib.Path) -> dict[str, Any]:
     (lambda lock: lock.release(), 'release it'),
     (lambda lock: lock.wait(1), 'wait for it'),
     (lambda lock: lock.save_history(), 'write its history'),
+    (lambda lock: lock.find_handed_in(), 'write its history'),
+    (lambda lock: lock.hand_in(None), 'write its history'),
     (lambda lock: lock.watchdog.start(5), 'limit its runs'),
     (lambda lock: lock.watchdog.stopping(), 'limit its runs'),
     (lambda lock: lock.watchdog.stop(), 'limit its runs')],
-    ids=['acquire', 'release', 'wait', 'history', 'start', 'stopping',
-         'stop'])
+    ids=['acquire', 'release', 'wait', 'history', 'handed-in', 'hand-in',
+         'start', 'stopping', 'stop'])
 @pytest.mark.parametrize('backend', ['dummy', 'file', 'own'])
 def test_what_is_the_supervisors(
         call: Any, what: str, backend: str, tmp_path: pathlib.Path) -> None:

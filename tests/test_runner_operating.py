@@ -332,6 +332,24 @@ def test_run_that_ended_out_of_touch() -> None:
     assert [each.hold for each in beside.found] == [100.0]
 
 
+def test_lock_that_is_lost_within_reach() -> None:
+    """Where the service of the lock answers, a run is handed in at once, and
+    not with the next run, which may be due in a day."""
+    job = Job(RUN_INTERVAL=86400)
+    job.task.script = [lose(job)]
+    beside = Beside(job)
+    hand_in = beside.hand_in
+
+    def at_once(handed_in: HandIn) -> bool:
+        assert job.clock.time == 1000
+        return hand_in(handed_in)
+    job.lock.hand_in = at_once  # type: ignore[method-assign]
+    job.clock.ends = 1005
+    job.run()
+    assert job.events.count('acquire') == 1
+    assert beside.runs == [[(1, Outcome.SUCCEEDED)]]
+
+
 def test_run_that_is_in_the_history_already() -> None:
     """What the keeper has written in place of its process is not handed in."""
     job = Job(RUN_INTERVAL=5)
@@ -361,7 +379,7 @@ def test_run_goes_with_the_next_hold() -> None:
             job.lock._left = left
         return released
     job.lock.release = vanish  # type: ignore[method-assign]
-    beside = Beside(job)
+    beside = Beside(job, answers=False)
     job.clock.ends = 1008
     job.run()
     assert job.lock.history is not None and beside.found == []
@@ -499,9 +517,9 @@ def test_extra_run(settings: dict[str, Any], keep: bool) -> None:
     asked: list[Any] = []
     ask_of = job.lock.ask
 
-    def ask(control: Control, of: Control) -> bool:
+    def ask(control: Control, expected: Control) -> bool:
         asked.append(control.extra)
-        return ask_of(control, of)
+        return ask_of(control, expected)
     job.lock.ask = ask  # type: ignore[method-assign]
     job.run()
     first, extra, *others = job.starts

@@ -17,8 +17,8 @@ from jobslib.reading import mapping, mappings, number
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
+    from jobslib.documents import Document
     from jobslib.owner import OwnerRecord
 
 __all__ = ['Control', 'Restraint']
@@ -63,7 +63,7 @@ class Control:
         self.extra = extra
         self.handed_in = handed_in
 
-    def changed(self, **values: Any) -> Control:
+    def changed(self, **values: object) -> Control:
         """Return the same with other *values*."""
         return Control(**{**vars(self), **values})
 
@@ -74,7 +74,7 @@ class Control:
         return cls.load(parse(data))
 
     @classmethod
-    def load(cls, exported: dict[str, Any] | None) -> Control:
+    def load(cls, exported: Document | None) -> Control:
         """Return what :meth:`export` described."""
         asked = mapping(exported)
         skips = [Skip.parse(each) for each in mappings(asked.get('skips'))]
@@ -86,7 +86,7 @@ class Control:
             [each for each in skips if each is not None][-MAX_SKIPS:],
             Extra.parse(asked.get('extra')), asked.get('handed_in') is True)
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         """Return it, fit for JSON."""
         rare = {
             'pauses': self.pauses, 'stop': self.stop and self.stop.export(),
@@ -146,7 +146,7 @@ class Control:
                 and request.interrupt)
 
 
-def _parse_pauses(found: Any) -> list[tuple[float, float]]:
+def _parse_pauses(found: object) -> list[tuple[float, float]]:
     pauses = []
     for each in (found if isinstance(found, list) else [])[-MAX_PAUSES:]:
         times = [number(at) for at in each] if isinstance(

@@ -8,12 +8,12 @@ from jobslib.reading import mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from jobslib.documents import Document
 
 __all__ = ['parse']
 
 
-def parse(data: bytes | None) -> dict[str, Any] | None:
+def parse(data: bytes | None) -> Document | None:
     """Return the JSON object in *data*, ``None`` if there is none."""
     try:
         found = json.loads(data or b'')

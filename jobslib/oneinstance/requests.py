@@ -12,7 +12,9 @@ from jobslib.reading import count, mapping, number, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Self
+
+    from jobslib.documents import Document
 
 __all__ = ['PATIENCE', 'Extra', 'Pause', 'Request', 'Skip', 'Stop']
 
@@ -46,9 +48,11 @@ class Asked:
         """Who asks; somebody, if that is not known."""
         return self.by or 'somebody'
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         """Return it, fit for JSON."""
-        found = {} if self.by is None else {'by': self.by}
+        found: dict[str, object] = {}
+        if self.by is not None:
+            found['by'] = self.by
         if self.timestamp is None:
             return found
         at = time.gmtime(self.timestamp)
@@ -70,14 +74,14 @@ class Pause(Asked):
         self.interrupt = interrupt
 
     @classmethod
-    def parse(cls, found: Any) -> Self | None:
+    def parse(cls, found: object) -> Self | None:
         """Return the pause that *found* describes."""
         known = mapping(found)
         return None if found is not known else cls(
             text(known.get('by')), number(known.get('timestamp')),
             text(known.get('reason')) or '', bool(known.get('interrupt')))
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         return {**super().export(), **_if_true(interrupt=self.interrupt),
                 'reason': self.reason}
 
@@ -102,7 +106,7 @@ class Request(Asked):
         self.interrupt = interrupt
 
     @classmethod
-    def parse(cls, found: Any) -> Self | None:
+    def parse(cls, found: object) -> Self | None:
         """Return the request that *found* describes."""
         known = mapping(found)
         do = text(known.get('do'))
@@ -111,7 +115,7 @@ class Request(Asked):
             number(known.get('timestamp')), text(known.get('to')),
             bool(known.get('interrupt')))
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         return {**super().export(), **_if_true(interrupt=self.interrupt),
                 'do': self.do, 'token': self.token, 'to': self.to}
 
@@ -128,14 +132,14 @@ class Stop(Asked):
         self.token = token
 
     @classmethod
-    def parse(cls, found: Any) -> Self | None:
+    def parse(cls, found: object) -> Self | None:
         """Return the request that *found* describes."""
         known = mapping(found)
         token = count(known.get('token'))
         return None if token is None else cls(
             token, text(known.get('by')), number(known.get('timestamp')))
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         return {**super().export(), 'token': self.token}
 
 
@@ -161,7 +165,7 @@ class Extra(Asked):
         self.began = began
 
     @classmethod
-    def parse(cls, found: Any) -> Self | None:
+    def parse(cls, found: object) -> Self | None:
         """Return the request that *found* describes."""
         known = mapping(found)
         name, tries = text(known.get('id')), count(known.get('tries'))
@@ -175,7 +179,7 @@ class Extra(Asked):
         return type(self)(self.id, self.by, self.timestamp, self.slot,
                           self.tries + 1, token, began)
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         began = {} if self.began is None else {'began': self.began}
         return {'id': self.id, **super().export(), 'slot': self.slot,
                 'tries': self.tries, 'token': self.token, **began}
@@ -193,14 +197,14 @@ class Skip(Asked):
         self.slot = slot
 
     @classmethod
-    def parse(cls, found: Any) -> Self | None:
+    def parse(cls, found: object) -> Self | None:
         """Return the request that *found* describes."""
         known = mapping(found)
         slot = number(known.get('slot'))
         return None if slot is None else cls(
             slot, text(known.get('by')), number(known.get('timestamp')))
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         return {'slot': self.slot, **super().export()}
 
 

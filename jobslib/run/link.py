@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from jobslib.documents import Document
+    from jobslib.history import HandIn
     from jobslib.metrics import Metrics
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
@@ -217,6 +218,12 @@ class SupervisedLock(BaseLock):
         self._refuse('wait for it')
 
     def save_history(self) -> None:
+        self._refuse('write its history')
+
+    def find_handed_in(self) -> dict[str, HandIn]:
+        self._refuse('write its history')
+
+    def hand_in(self, handed_in: HandIn) -> bool:
         self._refuse('write its history')
 
     def close(self) -> None:

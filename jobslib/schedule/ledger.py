@@ -13,7 +13,9 @@ from jobslib.reading import count, member, number, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Self
+
+    from jobslib.documents import Document
 
 __all__ = ['Ending', 'Ledger', 'Records', 'State']
 
@@ -108,7 +110,7 @@ class Ledger:
         """The number of the next run of the slot, or of the one under way."""
         return self.failures + self.cuts + 1
 
-    def changed(self, **values: Any) -> Self:
+    def changed(self, **values: object) -> Self:
         """Return a ledger in which *values* are different."""
         return type(self)(**{**vars(self), **values})
 
@@ -132,14 +134,14 @@ class Ledger:
             cuts=self.cuts if tried else 0,
             began=now, ended=None, by=by, presumed=False)
 
-    def export(self) -> dict[str, Any]:
+    def export(self) -> Document:
         """Return the ledger, fit for JSON."""
         return {
             name: value.value if isinstance(value, enum.Enum) else value
             for name, value in vars(self).items()}
 
     @classmethod
-    def parse(cls, found: Any) -> Ledger | None:
+    def parse(cls, found: object) -> Ledger | None:
         """Return the ledger that :meth:`export` returned, or ``None`` if
         *found* is anything else.
         """
