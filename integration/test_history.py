@@ -150,7 +150,8 @@ def test_lines_that_break(agent: Agent) -> None:
             program.popen.terminate()
             program.wait()
         runs = told(agent, key)
-        assert begun() <= set(runs)
+        assert begun() <= set(runs), '\n'.join(
+            program.output[-1500:] for _, program in programs)
         # It was told to end before it could say that it began.
         assert {runs[token] for token in set(runs) - begun()} <= {'interrupted'}
         numbers = [run[0] for run in written(agent, key)]
