@@ -28,13 +28,17 @@ exclude_patterns = ['_build', '_ext', '_pictures', 'requirements.txt']
 # Quotes and ellipses; two dashes begin an option.
 smartquotes_action = 'qe'
 nitpicky = True
+# Annotations name classes without their modules, and two modules may have a class
+# of one name: Pause, for instance.
+suppress_warnings = ['ref.python']
 # Nothing is looked up in the net, so names of the standard library lead
 # nowhere; nor do those of what is not public.
 nitpick_ignore_regex = [
     (r'py:.*', r'(argparse|asyncio|collections|contextlib|datetime|enum|faulthandler|'
                r'functools|http|logging|types|typing)(\..*)?'),
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
-    (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|Self|dict\[str'),
+    (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|ModuleType|Self'),
+    (r'py:class', r'dict\[str'),
     (r'py:class', r'Console|ConsulClient|Lease|Table'),
     (r'py:class', r'(.*\.)?(Control|Endpoint|History|Lock|Observer|'
                   r'OwnerRecord|Run)'),

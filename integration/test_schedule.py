@@ -21,6 +21,7 @@ from integration.locks import Program, clean_environment, holder_of, lock_on
 from integration.runjobs import lock_environment
 from integration.together import together
 from jobslib.exitcodes import ExitCode
+from jobslib.oneinstance.requests import Request
 
 TASKS = '''
 import os, time
@@ -156,9 +157,8 @@ def disturb(job: Job, keep: tuple[str, ...]) -> tuple[set[str], int]:
             slot = 2 * math.ceil(time.time() / 2)
             if slot % 14 == 0 and slot - time.time() < 0.5 and slot not in asked:
                 state = lock.look()
-                control = state.control.changed(request={
-                    'do': 'handover', 'token': state.token, 'by': 'a test',
-                    'to': None, 'timestamp': time.time()})
+                control = state.control.changed(request=Request(
+                    'handover', state.token, 'a test', time.time()))
                 if state.held and lock.ask(control, state.control):
                     asked.add(slot)
             time.sleep(0.05)

@@ -24,9 +24,10 @@ from jobslib.logs import handlers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TextIO
 
     from jobslib.documents import Document
+
 
 __all__ = ['Bar']
 
@@ -100,7 +101,7 @@ class Bar:
                 handler.setStream(self._put_above(stream))
                 self._restore.append(partial(handler.setStream, stream))
 
-    def _put_above(self, stream: object) -> _Above:
+    def _put_above(self, stream: TextIO) -> _Above:
         if stream not in self._above:
             self._above[stream] = _Above(stream, self._console)
         return self._above[stream]
@@ -119,14 +120,14 @@ class _Console(Console):
 class _Above:
     """A stream to the terminal whose lines appear above the bar."""
 
-    def __init__(self, stream: Any, console: Console) -> None:
+    def __init__(self, stream: TextIO, console: Console) -> None:
         self._stream = stream
         self._console = console
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._begun = ''
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -153,7 +154,7 @@ class _Above:
             self.write('\n')
 
 
-def _is_terminal(stream: Any) -> bool:
+def _is_terminal(stream: TextIO) -> bool:
     try:
         return bool(stream.isatty()) and not isinstance(stream, _Above)
     except (AttributeError, ValueError):

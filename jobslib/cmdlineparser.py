@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Container, Iterable
+    from types import ModuleType
     from typing import Any
 
     from jobslib.tasks import BaseTask
@@ -95,7 +96,7 @@ def build_parser(
 
 
 def build_command_parser(
-    name: str, command: Any, task_cls: type[BaseTask] | None = None,
+    name: str, command: ModuleType, task_cls: type[BaseTask] | None = None,
     config_class: type[Config] = Config, *, demanding: bool = False,
 ) -> argparse.ArgumentParser:
     """Return the parser of ``runjob`` for a command.
@@ -163,7 +164,7 @@ class CommandLine:
         return (self if config_class is self.config_class
                 else CommandLine(self.argv, config_class))
 
-    def find_task(self, command: Any) -> tuple[str | None, list[str]]:
+    def find_task(self, command: ModuleType) -> tuple[str | None, list[str]]:
         """Return the task that is named beside a command, and what is the
         task's own.
 
@@ -262,7 +263,7 @@ def _list_commands(parser: argparse.ArgumentParser,
         textwrap.fill(EPILOG, width)])
 
 
-def _add_command(parser: argparse.ArgumentParser, command: Any,
+def _add_command(parser: argparse.ArgumentParser, command: ModuleType,
                  without_name: bool = False) -> None:
     """Add the arguments of a command.
 

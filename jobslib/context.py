@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Self
 
-    from jobslib.config import Config
+    from jobslib.config import BackendConfig, Config
     from jobslib.liveness import BaseLiveness
     from jobslib.metrics import BaseMetrics
     from jobslib.oneinstance import BaseLock
@@ -62,14 +62,7 @@ class Context:
             supervised: BaseLock = self.config.link.make_lock(
                 one_instance.backend_class, self, one_instance.options)
             return supervised
-        try:
-            lock: BaseLock = one_instance.backend_class(
-                self, one_instance.options)
-        except JobsLibError:
-            raise
-        except Exception as exc:
-            raise one_instance.error(
-                'backend', 'it cannot be made, see above') from exc
+        lock: BaseLock = self._make_backend(one_instance)
         return lock
 
     @cached_property
@@ -79,8 +72,7 @@ class Context:
         if configured.raw_value('backend') is None:
             from jobslib.liveness.dummy import DummyLiveness
             return DummyLiveness(self, configured.options)
-        liveness: BaseLiveness = configured.backend_class(
-            self, configured.options)
+        liveness: BaseLiveness = self._make_backend(configured)
         return liveness
 
     @cached_property
@@ -99,4 +91,18 @@ class Context:
                 self, metrics.options)
             return supervised
         from jobslib.metrics.background import BackgroundMetrics
-        return BackgroundMetrics(metrics.backend_class(self, metrics.options))
+        return BackgroundMetrics(self._make_backend(metrics))
+
+    def _make_backend(self, configured: BackendConfig) -> Any:
+        """Return the backend that is configured.
+
+        :raises ConfigError: its class, of the user, raised something; that is
+            the cause.
+        """
+        try:
+            return configured.backend_class(self, configured.options)
+        except JobsLibError:
+            raise
+        except Exception as exc:
+            raise configured.error(
+                'backend', 'it cannot be made, see above') from exc

@@ -42,7 +42,7 @@ class ImportNameError(JobsLibError):
 class TaskError(JobsLibError):
     """Raised by a task to report that its run failed.
 
-    Any exception does that; this one is logged without a traceback, for
+    Every exception does that; this one is logged without a traceback, for
     failures that the message explains.
     """
 

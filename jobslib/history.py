@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from jobslib.documents import Document
 
+
 __all__ = ['FAILURES', 'HandIn', 'History', 'encode', 'shortened']
 
 #: The most that a history may take, in bytes of JSON; the oldest runs go
@@ -110,7 +111,7 @@ class History:
         self._token: int | None = None
 
     @classmethod
-    def read(cls, document: Document | None,
+    def read(cls, document: Mapping[str, object] | None,
              record: OwnerRecord | None, now: float, limit: int = 1000, *,
              held: bool = False,
              handed_in: Mapping[str, HandIn] | None = None) -> History:

@@ -34,6 +34,7 @@ from jobslib.tasks import BaseTask
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
     from typing import Any, NoReturn
 
     from jobslib.options import option
@@ -371,7 +372,7 @@ def _load_settings(name: str | None) -> object:
     return found
 
 
-def _modules_in(package: Any) -> str:
+def _modules_in(package: ModuleType) -> str:
     """Return `` (did you mean 'x.y'?)`` of the modules in *package*."""
     import pkgutil
     names = [f'{package.__name__}.{each.name}'

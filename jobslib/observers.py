@@ -6,7 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from jobslib.history import History
     from jobslib.runs import Run
@@ -45,7 +44,7 @@ class Observer:
         """A run ended, and has its outcome."""
 
     def missed(self, slots: int) -> None:
-        """So many slots of the grid passed without a run."""
+        """So many slots are given up."""
 
     def released(self) -> None:
         """The lock was released."""
@@ -101,7 +100,7 @@ class Observers(Observer):
     def closed(self) -> None:
         self._tell(lambda each: each.closed())
 
-    def _tell(self, call: Callable[[Any], None]) -> None:
+    def _tell(self, call: Callable[[Observer], None]) -> None:
         for each in self._observers:
             try:
                 call(each)

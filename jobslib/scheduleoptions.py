@@ -58,6 +58,10 @@ class schedule_option(rhythm_option['list[str] | None']):
         return ('a cron expression, or a list of them (in the environment a '
                 'JSON array)')
 
+    def show(self, value: object) -> str:
+        """Return *value* for a message; there is nothing secret in it."""
+        return repr(value)
+
     def _convert(self, given: Given, group: ConfigGroup) -> object:
         value = given.value
         if isinstance(value, str) and value.lstrip().startswith('[') and (

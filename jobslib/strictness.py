@@ -194,8 +194,16 @@ def _find_ineffective(config: Config) -> list[str]:
         found.append(say('keep_lock', 'with run_once: there is one run'))
     if config.one_instance.disabled and given('keep_lock'):
         found.append(say('keep_lock', 'with the lock disabled'))
-    if config.schedule is None and given('time_zone'):
+    if config.schedule is None and config.run_interval_epoch is None and (
+            given('time_zone')):
         found.append(say('time_zone', 'without schedule'))
+    if config.schedule is None and not config.run_interval:
+        found += [say(name, 'without schedule or run_interval') for name in (
+            'jitter', 'catch_up', 'start_deadline') if given(name)]
+        if not config.sleep_interval:
+            found += [
+                say(name, 'without schedule, run_interval or sleep_interval')
+                for name in ('retries', 'retry_delay') if given(name)]
     for part in ('one_instance', 'liveness'):
         options = getattr(config, part).options
         if getattr(options, 'scheme', None) == 'http':

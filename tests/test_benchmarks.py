@@ -1,20 +1,23 @@
 """What the benchmarks measure is installed for them."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 from pages import ROOT
 
-from benchmarks.candidates import DUMMY_LOCK, candidates
 from jobslib import __version__
 
 
-def test_installed() -> None:
+def test_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """This checkout is installed in an environment of its own, and leaves nothing."""
-    with candidates(None) as [this]:
+    # Not installed with the library, and not beside the tests.
+    monkeypatch.syspath_prepend(ROOT)
+    module = importlib.import_module('benchmarks.candidates')
+    with module.candidates(None) as [this]:
         done = subprocess.run(
-            this.runjob('--version'), env=this.environment(DUMMY_LOCK),
+            this.runjob('--version'), env=this.environment(module.DUMMY_LOCK),
             capture_output=True, text=True, check=True)
         assert done.stdout == f'jobslib {__version__}\n'
         assert (this.folder / 'bin').is_dir()

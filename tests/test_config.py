@@ -358,6 +358,7 @@ def test_schedule_in_the_environment(
     ({'SCHEDULE': 5}, 'schedule: 5 from settings, SCHEDULE is not allowed; '
                       'allowed: a cron expression, or a list of them'),
     ({'SCHEDULE': []}, 'schedule: [] from settings'),
+    ({'SCHEDULE': ['@daily', 5]}, "schedule: ['@daily', 5] from settings"),
     ({'SCHEDULE': '@daily', 'TIME_ZONE': 'Europe/Praha'},
      "time_zone: 'Europe/Praha' from settings, TIME_ZONE: there is no such "
      "time zone, nearest known: Europe/Prague;"),

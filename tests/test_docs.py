@@ -154,7 +154,12 @@ def log_messages(path: pathlib.Path) -> list[str]:
             elif isinstance(message, ast.Constant):
                 found.append(re.sub(
                     r'%[.\d]*[sdfg]', '…', str(message.value)))
-    return found
+        elif (isinstance(node, ast.keyword) and node.arg == 'said'
+              and isinstance(node.value, ast.Tuple)):
+            # What is logged for whoever gives the words.
+            found += [str(each.value) for each in node.value.elts
+                      if isinstance(each, ast.Constant)]
+    return [each for each in found if re.search('[a-z]', each)]
 
 
 def is_logging(function: ast.expr) -> bool:

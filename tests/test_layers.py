@@ -115,6 +115,21 @@ def test_imports_point_down(module: str) -> None:
     assert wrong == []
 
 
+def circle(graph: dict[str, set[str]]) -> set[str]:
+    """Return modules that import each other, none if there is no circle."""
+    left = dict(graph)
+    while free := {name for name, found in left.items()
+                   if not found & set(left) - {name}}:
+        left = {name: found for name, found in left.items() if name not in free}
+    return set(left)
+
+
+def test_no_circles() -> None:
+    """No module imports itself by way of others, not even in a function."""
+    assert not circle({name: set(imported_modules(name)) for name in MODULES})
+    assert circle({'a': {'b'}, 'b': {'c'}, 'c': {'b'}, 'd': set()}) >= {'b', 'c'}
+
+
 def test_every_layer_is_there() -> None:
     """No layer is left of a module that is gone."""
     assert set().union(*LAYERS) <= set(MODULES)

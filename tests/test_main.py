@@ -491,9 +491,9 @@ def test_all_options(shared: pathlib.Path) -> None:
     """Each option of the command line reaches the configuration."""
     done = run_job(shared, '--run-once', '--sleep-interval', '1.5',
                    '--keep-lock', '--release-on-error', '--max-run-time',
-                   '0.9', 'jobs.Show')
+                   '90.5', 'jobs.Show')
     assert done.stdout == (
-        'once=True sleep=1.5 run=None keep=True error=True max=0.9\n')
+        'once=True sleep=1.5 run=None keep=True error=True max=90.5\n')
 
 
 def test_task_failed(shared: pathlib.Path) -> None:
@@ -721,3 +721,19 @@ def test_task_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
     record = json.loads(line)
     assert record['message'] == 'the task cannot be made'
     assert 'RuntimeError: no database' in record['exception']
+
+
+def test_failures_do_not_keep_one_run_from_running(
+        tmp_path: pathlib.Path) -> None:
+    """Who asks for one run gets it, also right after runs that failed."""
+    write_module(tmp_path, 'failing', '''
+        from jobslib import BaseTask, TaskError
+
+        class Fail(BaseTask):
+            def task(self):
+                raise TaskError('never mind')
+    ''')
+    for _ in range(3):
+        done = run_job(tmp_path, '--run-once', 'failing.Fail')
+        assert done.returncode == ExitCode.TASK_FAILED
+        assert 'never mind' in done.stderr

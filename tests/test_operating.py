@@ -22,6 +22,7 @@ from jobslib.oneinstance import LockState
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.requests import Extra, Pause, Request, Skip, Stop
+from jobslib.schedule.agenda import NEVER
 from jobslib.schedule.ledger import Ledger, Records
 from jobslib.schedule.plans import Plan
 from jobslib.schedule.rhythms import Grid
@@ -245,9 +246,9 @@ def test_pause_while_a_run_begins(folder: pathlib.Path) -> None:
                    for _ in range(2))
     ask_of = lock.ask
 
-    def late(control: Control, of: Control) -> bool:
+    def late(control: Control, expected: Control) -> bool:
         assert other.acquire()
-        return ask_of(control, of)
+        return ask_of(control, expected)
     lock.ask = late  # type: ignore[method-assign]
     code, text = pause.pause(lock, 'lunch')
     assert code == ExitCode.DONE and 'releases the lock' in text
@@ -632,6 +633,11 @@ def test_slots_of_runs_in_the_table() -> None:
 def test_times_for_people(then: float, text: str) -> None:
     """Times are shown with how long ago or ahead they are."""
     assert ago(then, 1000.0).endswith(text)
+
+
+def test_what_is_never_due() -> None:
+    """An interval beyond the calendar has no date."""
+    assert ago(NEVER, 1000.0) == 'never'
 
 
 @pytest.mark.parametrize('then', [None, 'x', float('nan'), 1e300])

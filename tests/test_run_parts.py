@@ -370,8 +370,11 @@ def test_busy_processes() -> None:
             1, mp_context=context) as executor:
         event = manager.Event()
         executor.submit(event.wait)
-        with waiting(before) as waits:
-            assert is_waited_for(waits)
+        try:
+            with waiting(before) as waits:
+                assert is_waited_for(waits)
+                event.set()
+        finally:
             event.set()
 
 

@@ -103,11 +103,11 @@ class ScriptedLock(DummyLock):
             raise self.owner
         return self.owner
 
-    def ask(self, control: Control, of: Control) -> bool:
+    def ask(self, control: Control, expected: Control) -> bool:
         self.events.append('ask')
         if self.ask_error is not None:
             raise self.ask_error
-        if self.asked.export() != of.export():
+        if self.asked.export() != expected.export():
             return False
         self.asked = control
         return True
@@ -584,6 +584,43 @@ def test_done_elsewhere(settings: dict[str, Any],
             'acquire acquire run release close free closed')
 
 
+def test_done_by_a_holder_that_vanished(messages: list[str]) -> None:
+    """A process for one run does not run what a holder that kept the lock had
+    run, which is written beside the lock only."""
+    job = Job(SLEEP_INTERVAL=5, RUN_ONCE=True)
+    wall = job.clock.wall()
+    ledger = Ledger(job.agenda.plan.fingerprint, wall - 60, slot=wall - 60,
+                    began=wall - 60, ended=wall - 59, records=Records.ENDS)
+    job.lock.record = {'released': wall - 1, 'schedule': ledger.export()}
+    job.lock.previous_history = {'newest': [], 'ledger': ledger.changed(
+        settled=wall - 2, slot=wall - 2, began=wall - 2, ended=wall - 1,
+        ending=Ending.SUCCEEDED, by='beta').export()}
+    assert job.run() is ExitCode.DONE
+    assert job.starts == []
+    assert 'was run by beta' in list(messages)[-1]
+    assert not job.lock.held
+
+
+@pytest.mark.parametrize('schedule', [
+    {'SCHEDULE': '* * * * *'}, {'SLEEP_INTERVAL': 60}])
+def test_one_run_and_a_ledger_from_the_future(schedule: dict[str, Any]) -> None:
+    """Processes for one run each do not believe a ledger from the future for
+    longer than one period, though none lives as long."""
+    job = Job(RUN_ONCE=True, **schedule)
+    ahead = job.clock.wall() + 86400
+    left = Ledger(job.agenda.plan.fingerprint, ahead, slot=ahead, began=ahead,
+                  ended=ahead + 1, ending=Ending.SUCCEEDED).export()
+    starts = []
+    for later in 0, 60, 120:
+        job = Job(succeed, RUN_ONCE=True, **schedule)
+        job.clock.time += later
+        job.lock.record = {'schedule': left, 'released': 1.0}
+        assert job.run() is ExitCode.DONE
+        starts.append(len(job.starts))
+        left = job.lock.schedules[-1] or left
+    assert starts == [0, 1, 1]
+
+
 def test_in_hand_elsewhere() -> None:
     """A process for one run ends well when its slot is in hand elsewhere, and
     not when only the lock is."""
@@ -1031,6 +1068,17 @@ def test_task_that_cannot_be_made_again(messages: list[str]) -> None:
     assert job.starts == [0, 10]
     assert list(messages)[1] == (
         'ERROR run failed after 0.000 s: the task cannot be made: no disk')
+
+
+@pytest.mark.parametrize('overdue', [True, False])
+def test_overdue_run_has_failed(overdue: bool) -> None:
+    """Its slot is not run again, as it is when a run was cut short."""
+    def late() -> None:
+        job.interrupts.interrupt(
+            OneInstanceWatchdogError('late', overdue=overdue))
+    job = Job(late, succeed, RUN_INTERVAL=5, KEEP_LOCK=True)
+    assert job.run() is ExitCode.TERMINATED
+    assert job.starts == ([0, 5, 10] if overdue else [0, 0, 5])
 
 
 def leaving(job: Job) -> None:

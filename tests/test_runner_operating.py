@@ -517,9 +517,9 @@ def test_extra_run(settings: dict[str, Any], keep: bool) -> None:
     asked: list[Any] = []
     ask_of = job.lock.ask
 
-    def ask(control: Control, of: Control) -> bool:
+    def ask(control: Control, expected: Control) -> bool:
         asked.append(control.extra)
-        return ask_of(control, of)
+        return ask_of(control, expected)
     job.lock.ask = ask  # type: ignore[method-assign]
     job.run()
     first, extra, *others = job.starts

@@ -461,6 +461,10 @@ def test_own_names_are_let_be(tmp_path: pathlib.Path) -> None:
      'effect with run_once: there is one run'),
     ('--time-zone Europe/Prague', 'time_zone (from command line, --time-zone) '
      'has no effect without schedule'),
+    ('--jitter 5 --sleep-interval 5', 'jitter (from command line, --jitter) '
+     'has no effect without schedule or run_interval'),
+    ('--retries 5', 'retries (from command line, --retries) has no effect '
+     'without schedule, run_interval or sleep_interval'),
 ])
 def test_without_effect(tmp_path: pathlib.Path, args: str,
                         remark: str) -> None:
@@ -506,21 +510,48 @@ def test_interval_beyond_the_calendar(tmp_path: pathlib.Path, flag: str,
     assert 'next at never' in done.stderr
 
 
-def test_lock_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
+def test_backend_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
     """What a class of the user raises is shown, and whose fault it is."""
     write_module(tmp_path, 'jobs', JOBS + '''
+from jobslib.liveness import BaseLiveness
+
 class Broken(FileLock):
     def __init__(self, context, options):
-        raise RuntimeError('no lock today')
+        raise RuntimeError('not today')
+
+class BrokenLiveness(BaseLiveness):
+    __init__ = Broken.__init__
 ''')
-    for args in ('jobs.Copy', 'status jobs.Copy'):
-        done = run_job(tmp_path, *args.split(),
-                       JOBSLIB_ONE_INSTANCE_BACKEND='jobs.Broken')
+    for args, variable, name in (
+            ('jobs.Copy', 'ONE_INSTANCE', 'Broken'),
+            ('status jobs.Copy', 'ONE_INSTANCE', 'Broken'),
+            ('jobs.Copy', 'LIVENESS', 'BrokenLiveness'),
+            ('check-liveness --max-age 5 jobs.Copy', 'LIVENESS',
+             'BrokenLiveness')):
+        variable = f'JOBSLIB_{variable}_BACKEND'
+        done = run_job(tmp_path, *args.split(), **{variable: f'jobs.{name}'})
         assert done.returncode == ExitCode.USAGE
-        assert 'RuntimeError: no lock today' in done.stderr
+        assert 'RuntimeError: not today' in done.stderr
         assert done.stderr.endswith(
-            "runjob: error: backend: 'jobs.Broken' from environment, "
-            "JOBSLIB_ONE_INSTANCE_BACKEND: it cannot be made, see above\n")
+            f"runjob: error: backend: 'jobs.{name}' from environment, "
+            f"{variable}: it cannot be made, see above\n")
+
+
+def test_half_a_lock(tmp_path: pathlib.Path) -> None:
+    """A class that overrides too little of BaseLock is refused as such."""
+    write_module(tmp_path, 'jobs', JOBS + '''
+from jobslib.oneinstance import BaseLock
+class Half(BaseLock):
+    def acquire(self):
+        return True
+''')
+    done = run_job(tmp_path, 'jobs.Copy',
+                   JOBSLIB_ONE_INSTANCE_BACKEND='jobs.Half')
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr == (
+        "runjob: error: backend: 'jobs.Half' from environment, "
+        "JOBSLIB_ONE_INSTANCE_BACKEND: it lacks release, held, which BaseLock "
+        "leaves to its subclasses\n")
 
 
 def test_remark_is_said_once(tmp_path: pathlib.Path) -> None:

@@ -27,8 +27,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from types import ModuleType
 
 __all__ = ['COMMANDS', 'describe_commands', 'load_command']
 
@@ -49,7 +48,7 @@ COMMANDS: dict[str, str] = {
 }
 
 
-def load_command(name: str) -> Any:
+def load_command(name: str) -> ModuleType:
     """Return the module of the command *name*."""
     # Imported late: a task starts without any of them.
     import importlib

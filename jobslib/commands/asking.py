@@ -15,7 +15,7 @@ from jobslib.commands.common import (
     warn_of_default_lock,
 )
 from jobslib.commands.jobs import who
-from jobslib.commands.output import print_json, printable
+from jobslib.commands.output import print_json, print_line
 from jobslib.config import Config
 from jobslib.exceptions import ConfigError
 from jobslib.exitcodes import ExitCode
@@ -79,7 +79,7 @@ def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:
                     'done': code == ExitCode.DONE,
                     'exit_code': int(code), 'message': text})
     else:
-        print(printable(f'{config.task_name}: {text}'))
+        print_line(f'{config.task_name}: {text}')
     return code
 
 

@@ -113,8 +113,8 @@ def run(config: Config) -> ExitCode:
     """
     report = examine(config)
     for note in describe(config):
-        print(f'runjob: warning: deprecated since jobslib 4: {note}',
-              file=sys.stderr)
+        print_line(f'runjob: warning: deprecated since jobslib 4: {note}',
+                   sys.stderr)
     if config.args.json:
         print_json(as_dict(report))
     else:

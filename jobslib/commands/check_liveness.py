@@ -7,7 +7,7 @@ import math
 import sys
 
 from jobslib.commands.common import add_json, require_task
-from jobslib.commands.output import print_json, printable
+from jobslib.commands.output import print_json, print_line
 from jobslib.config import Config
 from jobslib.context import Context
 from jobslib.exceptions import ConfigError, LivenessError
@@ -52,7 +52,7 @@ def run(config: Config) -> ExitCode:
     except LivenessError as exc:
         if config.args.json:
             print_json({'passed': None, 'error': str(exc)}, None)
-        print(f'runjob: error: {exc}', file=sys.stderr)
+        print_line(f'runjob: error: {exc}', sys.stderr)
         return ExitCode.LOCK_SERVICE_UNAVAILABLE
     finally:
         liveness.close()
@@ -61,7 +61,7 @@ def run(config: Config) -> ExitCode:
     if config.args.json:
         print_json(report, None)
     else:
-        print(printable(_describe(report)))
+        print_line(_describe(report))
     return ExitCode.DONE if report['passed'] else ExitCode.TASK_FAILED
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.cmdlineparser import build_command_parser, build_parser
 from jobslib.config import Config
@@ -76,7 +76,7 @@ def _make_parser(config_class: type[Config]) -> argparse.ArgumentParser:
 
 def _without(parser: argparse.ArgumentParser, dest: str) -> None:
     """Take the argument *dest* out of *parser*."""
-    found: list[Any] = [each for each in parser._actions if each.dest == dest]
+    found = [each for each in parser._actions if each.dest == dest]
     for action in found:
         parser._remove_action(action)
         for group in parser._action_groups:

@@ -16,6 +16,9 @@ from jobslib.schedule.decisions import decide, upcoming
 from jobslib.schedule.ledger import Ledger, Records, State
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jobslib.documents import Document
     from jobslib.oneinstance.requests import Extra, Pause, Request, Stop
     from jobslib.schedule.plans import Plan
 
@@ -29,8 +32,8 @@ SHOWN_SLOTS = 3
 
 
 def describe(name: str, state: LockState, now: float | None = None,
-             place: dict[str, Any] | None = None,
-             plan: Plan | None = None) -> dict[str, Any]:
+             place: Mapping[str, object] | None = None,
+             plan: Plan | None = None) -> Document:
     """Return what *state* says of the job *name*; fit for JSON.
 
     Times are UNIX times, and beside each there is one in ISO 8601, whose
@@ -98,7 +101,7 @@ def find_ledger(state: LockState, plan: Plan) -> Ledger | None:
 
 
 def _current_run(state: LockState, due: float | None, now: float,
-                 plan: Plan | None) -> dict[str, Any]:
+                 plan: Plan | None) -> dict[str, object]:
     """Return what is known of the run that is under way.
 
     What is not known is ``None``; where ``attempt`` is a number, and ``slot``
@@ -146,7 +149,7 @@ def _run_of_schedule(
 
 
 def _next_runs(state: LockState, now: float,
-               plan: Plan | None) -> list[dict[str, Any]] | None:
+               plan: Plan | None) -> list[dict[str, object]] | None:
     """Return the next slots, and when they are due; ``None`` if that is not
     known here."""
     ledger = None if plan is None else find_ledger(state, plan)
@@ -161,7 +164,7 @@ def _next_runs(state: LockState, now: float,
             for slot in slots[:SHOWN_SLOTS]]
 
 
-def _progress(state: LockState, run: dict[str, Any] | None) -> Any:
+def _progress(state: LockState, run: Document | None) -> object:
     """Return how far the *run* that is under way is."""
     progress = state.progress
     if run is None or not progress or (
@@ -183,11 +186,11 @@ def _asked(state: LockState) -> Request | None:
     return request if request.token == token else None
 
 
-def _exported(asked: Pause | Request | Stop | Extra | None) -> Any:
+def _exported(asked: Pause | Request | Stop | Extra | None) -> object:
     return None if asked is None else asked.export()
 
 
-def _dated(found: Any, name: str | None = None) -> Any:
+def _dated(found: object, name: str | None = None) -> object:
     """Return *found* with its UNIX time in ISO 8601 as well."""
     if not isinstance(found, dict):
         return found
@@ -198,7 +201,7 @@ def _dated(found: Any, name: str | None = None) -> Any:
     return found
 
 
-def iso(then: Any) -> str | None:
+def iso(then: object) -> str | None:
     """Return a UNIX time in UTC, in ISO 8601; ``None`` if it is none."""
     if not (isinstance(then, int | float) and abs(then) < LATEST):
         return None
@@ -219,7 +222,7 @@ def _state(state: LockState, due: float | None, now: float) -> str:
     return 'free'
 
 
-def who(process: dict[str, Any] | None) -> str:
+def who(process: Mapping[str, object] | None) -> str:
     """Return machine and process, for people."""
     if process is None:
         return '-'
@@ -230,17 +233,21 @@ def ago(then: Any, now: float | None = None) -> str:
     """Return a UNIX time for people, and how long ago or ahead it is."""
     if then is None:
         return '-'
+    if (passed := since(then, now)) == 'never':
+        return passed
     try:
         shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(then))
     except (TypeError, ValueError, OverflowError, OSError):
         return '-'
-    return f'{shown} ({since(then, now)})'
+    return f'{shown} ({passed})'
 
 
 def since(then: Any, now: float | None = None) -> str:
     """Return how long ago or ahead a UNIX time is."""
     if not (isinstance(then, int | float) and abs(then) < LATEST):
         return '-'
+    if then >= NEVER:
+        return 'never'
     passed = (time.time() if now is None else now) - then
     return (f'in {_span(-passed)}' if passed < 0
             else f'{_span(passed)} ago')

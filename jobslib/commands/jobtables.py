@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from jobslib.commands.jobs import LATEST, ago, since, who
 from jobslib.commands.output import Cell, bad, dim, good, warn
 from jobslib.history import FAILURES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from jobslib.documents import Document
 
 __all__ = ['JobTable', 'demands', 'details', 'overview', 'runs',
            'shown_progress']
@@ -30,7 +35,7 @@ class JobTable(NamedTuple):
     short: tuple[str, ...] = ()
 
 
-def overview(jobs: list[dict[str, Any]]) -> JobTable:
+def overview(jobs: list[Document]) -> JobTable:
     """Return a table with a row for each job."""
     names = [job['task'] for job in jobs]
     headings = ('task', 'state', 'holder', 'last run', 'outcome', 'next due',
@@ -51,7 +56,7 @@ def overview(jobs: list[dict[str, Any]]) -> JobTable:
         'holder'), ('task', 'holder'))
 
 
-def details(job: dict[str, Any]) -> JobTable:
+def details(job: Document) -> JobTable:
     """Return a table with what is known of one job."""
     holder, last, lock = job['holder'], job['last_run'], job['lock'] or {}
     rows: list[Row] = [
@@ -76,7 +81,7 @@ def details(job: dict[str, Any]) -> JobTable:
     return JobTable(('field', 'value'), rows)
 
 
-def _current_run(job: dict[str, Any]) -> list[Row]:
+def _current_run(job: Document) -> list[Row]:
     """Return rows about the run that is under way."""
     run, progress = job['current_run'], job['progress']
     if run is None:
@@ -90,14 +95,14 @@ def _current_run(job: dict[str, Any]) -> list[Row]:
             ('progress', shown_progress(progress) if progress else '-')]
 
 
-def _next_due(job: dict[str, Any]) -> float | None:
+def _next_due(job: Document) -> float | None:
     """Return when the next run is due; while one is under way, ``due`` is
     about that."""
     due: float | None = None if job['current_run'] else job['due']
     return due
 
 
-def _next_runs(job: dict[str, Any]) -> list[Row]:
+def _next_runs(job: Document) -> list[Row]:
     """Return rows about the next slots."""
     if job['next_runs'] is None:
         return [('next slots', 'not known: the job has another schedule than '
@@ -106,14 +111,14 @@ def _next_runs(job: dict[str, Any]) -> list[Row]:
             for number, each in enumerate(job['next_runs'])]
 
 
-def _count(job: dict[str, Any], outcome: str) -> str:
+def _count(job: Document, outcome: str) -> str:
     """Return how many runs had *outcome*."""
     known = sum(job[each] for each in FAILURES)
     # Older versions counted only how many did not succeed.
     return f'{"≥ " if known < job["failures"] else ""}{job[outcome]}'
 
 
-def runs(job: dict[str, Any]) -> JobTable:
+def runs(job: Document) -> JobTable:
     """Return a table with the newest runs of a job."""
     return JobTable(
         ('run', 'started', 'duration', 'outcome', 'on', 'slot', 'reason',
@@ -124,7 +129,7 @@ def runs(job: dict[str, Any]) -> JobTable:
         ('slot', 'reason', 'on', 'duration'), ('error', 'on'))
 
 
-def _slot(run: dict[str, Any]) -> tuple[str, str]:
+def _slot(run: Mapping[str, object]) -> tuple[str, str]:
     """Return which slot a run was for, and why it was run."""
     slot, reason = run.get('slot'), run.get('reason')
     if reason is None:
@@ -135,7 +140,7 @@ def _slot(run: dict[str, Any]) -> tuple[str, str]:
             f'{reason}{again}')
 
 
-def _state(job: dict[str, Any]) -> Cell:
+def _state(job: Mapping[str, object]) -> Cell:
     state = job['state']
     if job['paused'] is not None:
         # A holder that is told to pause ends its run first.
@@ -143,24 +148,24 @@ def _state(job: dict[str, Any]) -> Cell:
     return good(state) if job['holder'] else dim(state)
 
 
-def _outcome(run: dict[str, Any] | None) -> Cell:
+def _outcome(run: Mapping[str, object] | None) -> Cell:
     if run is None:
         return dim('-')
     outcome = str(run.get('outcome'))
     return good(outcome) if outcome == 'succeeded' else bad(outcome)
 
 
-def _duration(run: dict[str, Any] | None) -> str:
+def _duration(run: Mapping[str, object] | None) -> str:
     duration = (run or {}).get('duration')
     ok = isinstance(duration, int | float) and abs(duration) < LATEST
     return f'{duration:.3f} s' if ok else '-'
 
 
-def _standbys(job: dict[str, Any]) -> str:
+def _standbys(job: Document) -> str:
     return '-' if job['standbys'] is None else str(len(job['standbys']))
 
 
-def shown_progress(progress: dict[str, Any]) -> str:
+def shown_progress(progress: Mapping[str, object]) -> str:
     """Return how far a run is, for people."""
     done, total = progress.get('done'), progress.get('total')
     shown = f'{done} of {total}' if total is not None else f'{done}'
@@ -169,7 +174,7 @@ def shown_progress(progress: dict[str, Any]) -> str:
         progress.get('time'))
 
 
-def demands(jobs: list[dict[str, Any]]) -> list[str]:
+def demands(jobs: list[Document]) -> list[str]:
     """Return what operators ask of jobs, a line for each, with who does."""
     found = [f'{job["task"]}: paused {_paused(job["paused"])}'
              for job in jobs if job['paused'] is not None]
@@ -179,11 +184,11 @@ def demands(jobs: list[dict[str, Any]]) -> list[str]:
         for job in jobs for each in job['skipped']]
 
 
-def _skip(skip: dict[str, Any]) -> str:
+def _skip(skip: Mapping[str, object]) -> str:
     return f'the slot of {ago(skip["slot"])}, by {skip.get("by", "?")}'
 
 
-def _requests(job: dict[str, Any]) -> list[dict[str, Any]]:
+def _requests(job: Document) -> list[Document]:
     """Return what is asked of the holder, and not done yet."""
     stop, extra = job['stop'], job['extra']
     return [each for each in (
@@ -191,13 +196,13 @@ def _requests(job: dict[str, Any]) -> list[dict[str, Any]]:
         extra and {**extra, 'do': 'run'}) if each]
 
 
-def _paused(paused: dict[str, Any]) -> str:
+def _paused(paused: Mapping[str, object]) -> str:
     reason = paused.get('reason')
     return (f'by {paused.get("by", "?")}, {ago(paused.get("timestamp"))}'
             + (f': {reason}' if reason else ''))
 
 
-def _request(request: dict[str, Any]) -> str:
+def _request(request: Mapping[str, object]) -> str:
     to = request.get('to')
     return (f'{request.get("do")}{f" to {to}" if to else ""} by '
             f'{request.get("by", "?")}, {ago(request.get("timestamp"))}')

@@ -152,15 +152,12 @@ def _least_width(headings: Sequence[str],
 
 def _print_stacked(console: Console, headings: Sequence[str],
                    rows: Sequence[Sequence[Cell]]) -> None:
-    """Print a table with each cell on a line of its own."""
+    """Print a table as lines: of each row the first two cells on one, each of
+    the others on one of its own."""
     from rich.text import Text
-    for first, *others in rows:
-        if len(others) == 1:
-            console.print(Text.assemble(
-                (f'{first.text}: ', 'dim'), others[0]))
-            continue
-        console.print(Text(first.text, first.style))
-        for heading, cell in zip(headings[1:], others, strict=True):
+    for name, value, *others in rows:
+        console.print(Text.assemble((f'{name.text}: ', name.style), value))
+        for heading, cell in zip(headings[2:], others, strict=True):
             if cell.text:
                 console.print(Text.assemble((f'  {heading}: ', 'dim'), cell))
 

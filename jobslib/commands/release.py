@@ -15,6 +15,7 @@ from jobslib.commands.asking import (
     stamp,
     until,
 )
+from jobslib.commands.output import print_line
 from jobslib.config import Config
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance import BaseLock, LockState
@@ -77,7 +78,7 @@ def _force(lock: BaseLock) -> Answer:
     if not state.held:
         return ExitCode.DONE, 'nobody holds the lock'
     lock.force_release()
-    print(RISK, file=sys.stderr)
+    print_line(RISK, sys.stderr)
     return ExitCode.DONE, f'the session of {holder(state)} is ended'
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from jobslib.consul import transactions
 from jobslib.consul.api import FAILURES, duration, make_consul
@@ -469,7 +469,7 @@ class ConsulClient:
 
     def _transact(
         self, operations: Sequence[Mapping[str, object]], session: str | None = None,
-    ) -> list[Any]:
+    ) -> list[Document]:
         """Do all *operations* on keys or none; returns the keys that result.
 
         Whatever interrupts it, *session* is noted as doubtful if it may be

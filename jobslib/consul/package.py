@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from jobslib.documents import Document
+
     #: What the package raises, and what makes a client of an HTTP layer.
-    Api = tuple[type[Exception], Callable[[Any], Any]]
+    Api = tuple[type[Exception], Callable[[object], object]]
 
 __all__ = ['import_api']
 
@@ -75,7 +77,7 @@ class _Client:
     dc = None
     consistency = 'default'
 
-    def __init__(self, http: Any, parts: dict[str, Any]) -> None:
+    def __init__(self, http: object, parts: Document) -> None:
         self.http = http
         for name, part in parts.items():
             setattr(self, name, part(self))
@@ -91,13 +93,13 @@ def _load_base() -> Api:
     class Client(base.Consul):  # type: ignore[misc]
         """The client of the package, with another HTTP layer."""
 
-        def __init__(self, http: Any) -> None:
+        def __init__(self, http: object) -> None:
             self._http = http
             super().__init__()
 
         # py-consul asks for its HTTP layer by the one name, python-consul by
         # the other.
-        def http_connect(self, *_: Any, **__: Any) -> Any:
+        def http_connect(self, *_: object, **__: object) -> object:
             return self._http
 
         connect = http_connect

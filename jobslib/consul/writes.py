@@ -14,11 +14,18 @@ from jobslib.consul.transport import TransportError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Protocol
 
-    from jobslib.consul.engine import Connections
     from jobslib.consul.transport import Response
     from jobslib.documents import Document
+
+    class Requests(Protocol):
+        """What sends requests, as a transport does."""
+
+        def request(self, method: str, path: str,
+                    params: Iterable[tuple[str, object]] = (),
+                    body: bytes = b'') -> Response: ...
 
 __all__ = ['free', 'write_note']
 
@@ -26,7 +33,7 @@ __all__ = ['free', 'write_note']
 _FAILURES = (TransportError, LookupError, TypeError, ValueError, AttributeError)
 
 
-def free(transport: Connections, key: str, session: str, token: int | None,
+def free(transport: Requests, key: str, session: str, token: int | None,
          record: str, notes: dict[str, str]) -> bool:
     """Free *key* if *session* has it; false if that is to be tried again.
 
@@ -48,7 +55,7 @@ def free(transport: Connections, key: str, session: str, token: int | None,
         return False
 
 
-def _unlock(transport: Connections, key: str, session: str, index: int,
+def _unlock(transport: Requests, key: str, session: str, index: int,
             record: str, notes: dict[str, str]) -> bool:
     unlock = [transactions.unchanged(key, index),
               transactions.unlock(key, record.encode(), session)]
@@ -62,7 +69,7 @@ def _unlock(transport: Connections, key: str, session: str, index: int,
     return response.status == 200
 
 
-def _index_if_held(transport: Connections, key: str, session: str) -> int:
+def _index_if_held(transport: Requests, key: str, session: str) -> int:
     """Return the index of *key* if *session* has it, else 0."""
     entry = _read(transport, key)
     if entry is None or entry.get('Session') != session:
@@ -70,7 +77,7 @@ def _index_if_held(transport: Connections, key: str, session: str) -> int:
     return int(entry['ModifyIndex'])
 
 
-def write_note(transport: Connections, lock: str, token: int, key: str,
+def write_note(transport: Requests, lock: str, token: int, key: str,
                value: str, index: int | None) -> tuple[bool, int | None]:
     """Write *value* to *key* while *lock* is held with *token*.
 
@@ -97,7 +104,7 @@ def write_note(transport: Connections, lock: str, token: int, key: str,
         return False, index
 
 
-def _read(transport: Connections, key: str) -> Document | None:
+def _read(transport: Requests, key: str) -> Document | None:
     """Return *key* as the leader of a quorum knows it, ``None``: missing.
 
     :raises ValueError: the answer does not tell.
@@ -111,7 +118,7 @@ def _read(transport: Connections, key: str) -> Document | None:
     return entry
 
 
-def _transact(transport: Connections,
+def _transact(transport: Requests,
               operations: Sequence[Mapping[str, object]]) -> Response:
     return transport.request(
         'PUT', '/v1/txn', body=transactions.body(operations))

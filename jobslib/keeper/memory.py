@@ -18,7 +18,7 @@ __all__ = ['LeaseMemory']
 class LeaseMemory:
     """Memory that the keeper and its processes share.
 
-    Any process of ours can map it that has its descriptor, inherited or
+    Each process of ours can map it that has its descriptor, inherited or
     sent: who runs under the lease sees in it how the lease stands, and
     notes the progress of the run, without asking anybody.
 

@@ -62,7 +62,7 @@ class BaseLiveness:
         """
         self.write()
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> dict[str, object] | None:
         """Return the last success: ``fqdn``, ``timestamp`` (UNIX),
         ``time_utc``, ``time_local``; ``None`` if there is none.
 
@@ -77,7 +77,7 @@ class BaseLiveness:
         """
         return self.judge(self.read(), max_age)
 
-    def judge(self, record: dict[str, Any] | None, max_age: float) -> bool:
+    def judge(self, record: dict[str, object] | None, max_age: float) -> bool:
         """Return what ``check()`` makes of what ``read()`` returned.
 
         A success that is more than *max_age* ahead of this machine's clock

@@ -11,7 +11,9 @@ from jobslib.runs import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobslib.liveness.consul_check import ConsulCheckLiveness
+    from collections.abc import Callable
+
+    from jobslib.liveness import BaseLiveness
     from jobslib.runs import Run
 
 __all__ = ['CheckObserver']
@@ -22,14 +24,22 @@ class CheckObserver(LivenessObserver):
 
     Passing: started, standby, or the last run succeeded.  Warning: the last
     run did not.
+
+    :param update: called with status and note, with ``None`` at the end.
+    :param succeeded: called with the UNIX time of a success.
+    :param every: in seconds, how often the agent is told that all goes on.
     """
 
-    def __init__(self, liveness: ConsulCheckLiveness) -> None:
+    def __init__(
+        self, liveness: BaseLiveness,
+        update: Callable[[tuple[str, str] | None], object],
+        succeeded: Callable[[float], object], every: float,
+    ) -> None:
         super().__init__(liveness)
-        self._check = liveness
+        self._succeeded = succeeded
         self._updates = Background(
-            liveness.update, liveness.logger, 'updating the check',
-            pause=PAUSE, every=liveness.options.ttl / 3)
+            update, liveness.logger, 'updating the check',
+            pause=PAUSE, every=every)
         # Whether the last that was said is how a run ended.
         self._has_outcome = False
 
@@ -50,7 +60,7 @@ class CheckObserver(LivenessObserver):
         duration = run.duration or 0.0
         ended = run.started + duration
         if succeeded:
-            self._check.succeeded(ended)
+            self._succeeded(ended)
         error = '' if run.error is None else f': {run.error}'
         self._say('passing' if succeeded else 'warning',
                   f'run {run.number} {run.outcome.value} after '

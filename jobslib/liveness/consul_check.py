@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from jobslib.consul.client import ConsulClient
     from jobslib.context import Context
-    from jobslib.liveness.checkobserver import CheckObserver
+    from jobslib.observers import Observer
 
 __all__ = ['ConsulCheckLiveness', 'ServiceCheck']
 
@@ -79,9 +79,10 @@ class ConsulCheckLiveness(ConsulLiveness):
         self._last_shown = 'there was none since this process started'
         self._started = time.time()
 
-    def make_observer(self) -> CheckObserver:
+    def make_observer(self) -> Observer:
         from jobslib.liveness.checkobserver import CheckObserver
-        return CheckObserver(self)
+        return CheckObserver(
+            self, self.update, self.succeeded, self.options.ttl / 3)
 
     def succeeded(self, at: float) -> None:
         """A run of this process succeeded at the UNIX time *at*."""

@@ -6,7 +6,7 @@ from jobslib.liveness import BaseLiveness
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 
 __all__ = ['DummyLiveness']
@@ -18,8 +18,8 @@ class DummyLiveness(BaseLiveness):
     def write(self) -> None:
         pass
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> dict[str, object] | None:
         return None
 
-    def judge(self, record: dict[str, Any] | None, max_age: float) -> bool:
+    def judge(self, record: dict[str, object] | None, max_age: float) -> bool:
         return True

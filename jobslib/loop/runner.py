@@ -25,10 +25,11 @@ from jobslib.schedule.ledger import Ending, Records
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Mapping, Sequence
 
     from jobslib.clock import Clock
+    from jobslib.config import Config
+    from jobslib.documents import Document
     from jobslib.oneinstance import BaseLock
     from jobslib.oneinstance.control import Control
     from jobslib.oneinstance.requests import Extra, Stop
@@ -65,7 +66,7 @@ class Runner:
     :param observers: are told what the loop does.
     """
 
-    def __init__(self, process: RunHandle, lock: BaseLock, config: Any,
+    def __init__(self, process: RunHandle, lock: BaseLock, config: Config,
                  agenda: Agenda, clock: Clock, interrupts: Interrupts,
                  logger: logging.Logger,
                  observers: Sequence[Observer] = ()) -> None:
@@ -110,7 +111,7 @@ class Runner:
         # it has failed then, and was not cut short.
         self._overdue = False
         # What was asked when something of it was last removed.
-        self._cleared: dict[str, Any] | None = None
+        self._cleared: Mapping[str, object] | None = None
         # The request that is obeyed by a run beside the schedule, the last
         # one that is done with, by its id, and whether the run that is under
         # way is one by the schedule.
@@ -153,6 +154,9 @@ class Runner:
                 return self._explain_no_run()
             self._wait_until_due()
         self._has_acquired()
+        if self.agenda.decision is not None and not self.agenda.runs:
+            # What is kept beside the lock knows that the slot is done.
+            return self._report_no_run(self.agenda.describe(), True)
         try:
             outcome = self._run_slot()
         except OneInstanceWatchdogError:
@@ -191,6 +195,9 @@ class Runner:
                 OwnerRecord.parse(self._find_holder()))
         else:
             reason, done = self.agenda.describe(), True
+        return self._report_no_run(reason, done)
+
+    def _report_no_run(self, reason: str, done: bool) -> ExitCode:
         if done:
             self.logger.info('not run: %s', reason)
         else:
@@ -299,7 +306,7 @@ class Runner:
     def _clear(self) -> None:
         """No run is under way: remove what is done with."""
         control: Control = self.lock.control
-        changes: dict[str, Any] = {}
+        changes: dict[str, object] = {}
         if control.handed_in and control.export() != self._cleared and (
                 self._merge_handed_in()):
             changes['handed_in'] = False
@@ -327,11 +334,11 @@ class Runner:
             self._save()
         return True
 
-    def _note(self, control: Control, of: Control) -> bool:
+    def _note(self, control: Control, expected: Control) -> bool:
         """Write that what is asked is obeyed; return whether that is so."""
         self.lock.sign_of_life(LONGEST_NOTE)
         try:
-            noted: bool = self.lock.ask(control, of)
+            noted: bool = self.lock.ask(control, expected)
             return noted
         except LockError as exc:
             # It is tried again.
@@ -436,7 +443,7 @@ class Runner:
         return acquired
 
     def _consider(self,
-                  record: dict[str, Any] | None) -> dict[str, Any] | None:
+                  record: Document | None) -> Document | None:
         """Decide whether the free lock is taken; see
         :attr:`jobslib.oneinstance.BaseLock.inherit_schedule`."""
         self.agenda.pauses = self.lock.control.pauses
@@ -616,7 +623,7 @@ class Runner:
         self.interrupts.clear()
         self._overdue = getattr(interrupt, 'overdue', False)
 
-        def log(outcome: Outcome, error: str | None) -> dict[str, Any]:
+        def log(outcome: Outcome, error: str | None) -> dict[str, object]:
             run.end(outcome, duration, error)
             return run.log_fields(self.config.task_name)
 
@@ -810,7 +817,7 @@ class Runner:
                 f'(pid {holder.get("pid", "?")}) '
                 f'since {holder.get("time_local", "?")}')
 
-    def _find_holder(self) -> dict[str, Any] | None:
+    def _find_holder(self) -> dict[str, object] | None:
         try:
             return self.lock.get_lock_owner_info()
         except LockError:

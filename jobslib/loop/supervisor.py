@@ -155,12 +155,9 @@ def _supervise(process: RunHandle, exported: Document,
         config.hide_secrets()
         context: Context = config.make_context()
         lock = context.one_instance_lock
+        _refuse_half_a_lock(lock, config)
     except (ConfigError, LockError) as exc:
-        if isinstance(exc, ConfigError) and exc.__cause__ is not None:
-            # Code of the user that broke.
-            import traceback
-            traceback.print_exception(exc.__cause__)
-        return _refuse(str(exc))
+        return _refuse(str(exc), exc)
     process.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace
     if not config.cold_standby:
@@ -177,6 +174,20 @@ def _supervise(process: RunHandle, exported: Document,
                              describe_end(made['exit']))
             return ExitCode.TASK_FAILED
     return _run(process, lock, context, config, interrupts, logger)
+
+
+def _refuse_half_a_lock(lock: BaseLock, config: Config) -> None:
+    """Refuse a lock of the user that no run can have.
+
+    :raises ConfigError: it lacks what every lock has to have.
+    """
+    from jobslib.oneinstance import BaseLock
+    lacking = [name for name in ('acquire', 'release', 'held')
+               if getattr(type(lock), name) is getattr(BaseLock, name)]
+    if lacking:
+        raise config.one_instance.error(
+            'backend', f'it lacks {", ".join(lacking)}, which BaseLock leaves '
+                       f'to its subclasses')
 
 
 def _restore(exported: Document) -> ResolvedConfig:
@@ -197,7 +208,11 @@ def _fail(message: str) -> int:
     return ExitCode.LOCK_SERVICE_UNAVAILABLE
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, exc: Exception | None = None) -> int:
+    if isinstance(exc, ConfigError) and exc.__cause__ is not None:
+        # Code of the user that broke.
+        import traceback
+        traceback.print_exception(exc.__cause__)
     print(folded(f'runjob: error: {message}', sys.stderr), file=sys.stderr)
     return ExitCode.USAGE
 
@@ -241,7 +256,7 @@ def _run(process: RunHandle, lock: BaseLock, context: Context,
         observers = _make_observers(
             process, lock, context, config, interrupts, logger)
     except (ConfigError, LockError) as exc:
-        return _refuse(str(exc))
+        return _refuse(str(exc), exc)
     logger.info(
         'jobslib %s; lock %s; schedule: %s', __version__,
         _name_place(lock), agenda.explain())

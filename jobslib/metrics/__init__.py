@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Iterable, Iterator
+    from types import ModuleType
     from typing import Any
 
     from jobslib.context import Context
@@ -132,7 +133,7 @@ def batches_of(samples: Iterable[tuple[Series, float]]) -> list[Metrics]:
     return batches
 
 
-def require(module: str, extra: str) -> Any:
+def require(module: str, extra: str) -> ModuleType:
     """Return the *module* of an optional package.
 
     :param extra: the extra of jobslib that installs it.

@@ -17,7 +17,7 @@ HELP = {
         'Duration of the last run with this outcome; pending: the run under '
         'way, 0 when there is none.',
     LAST_SUCCESS: 'UNIX time at which the last successful run ended.',
-    MISSED_SLOTS: 'Slots of the grid that passed without a run.',
+    MISSED_SLOTS: 'Slots that were given up.',
     LOCK_HELD: 'Whether this process holds the lock, 1 or 0.',
     LEASE_SLACK:
         'Seconds until the lease would end if it were not renewed any more, 0 '

@@ -24,7 +24,7 @@ from jobslib.owner import OwnerRecord
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any
 
     from jobslib.context import Context
@@ -51,11 +51,11 @@ class LockState:
     :param handed_in: what is missing in the history, by name.
     """
 
-    def __init__(self, held: bool, record: dict[str, Any] | None,
+    def __init__(self, held: bool, record: dict[str, object] | None,
                  history: dict[str, Any] | None = None,
                  control: Control | None = None,
-                 progress: dict[str, Any] | None = None,
-                 others: list[dict[str, Any]] | None = None,
+                 progress: Mapping[str, object] | None = None,
+                 others: list[Mapping[str, object]] | None = None,
                  token: int | None = None,
                  handed_in: dict[str, HandIn] | None = None) -> None:
         self.held = held
@@ -131,18 +131,18 @@ class BaseLock:
         #: What the loop leaves to the next holder: the ledger of the job,
         #: with ``due``, a UNIX time.  Stored with the owner record, where
         #: there is one.
-        self.schedule: dict[str, Any] = {}
+        self.schedule: dict[str, object] = {}
         #: Called with :attr:`previous_record`, before a lock that is free is
         #: taken; returns :attr:`schedule`, or ``None`` if there is nothing to
         #: take the lock for.
         self.inherit_schedule: Callable[
-            [dict[str, Any] | None], dict[str, Any] | None] | None = None
+            [dict[str, object] | None], dict[str, object] | None] | None = None
         #: Whether there was something to take the lock for.
         self.wanted = True
-        self._previous_record: dict[str, Any] | None = None
+        self._previous_record: dict[str, object] | None = None
         #: The history that the holder before left, or ``None``; set by a
         #: lock that keeps one when it acquires.
-        self.previous_history: dict[str, Any] | None = None
+        self.previous_history: Mapping[str, object] | None = None
         #: What the loop leaves beside the lock when it releases it, as
         #: :meth:`jobslib.history.History.export` returns it.
         self.history: dict[str, Any] | None = None
@@ -169,7 +169,7 @@ class BaseLock:
             getattr(self.options, 'heartbeat', None))
 
     @property
-    def previous_record(self) -> dict[str, Any] | None:
+    def previous_record(self) -> dict[str, object] | None:
         """The record of the holder before, or ``None``.
 
         A lock with an owner record sets it when it acquires, before it
@@ -179,7 +179,7 @@ class BaseLock:
         return self._previous_record
 
     @previous_record.setter
-    def previous_record(self, record: dict[str, Any] | None) -> None:
+    def previous_record(self, record: dict[str, object] | None) -> None:
         self._previous_record = record
         if self.inherit_schedule is not None:
             schedule = self.inherit_schedule(record)
@@ -212,7 +212,7 @@ class BaseLock:
                 'address': None, 'key': None}
 
     @property
-    def own_record(self) -> dict[str, Any]:
+    def own_record(self) -> dict[str, object]:
         """The owner record of this process, while it holds the lock."""
         return {}
 
@@ -297,7 +297,7 @@ class BaseLock:
         raise NotImplementedError(
             f'{type(self).__name__} keeps no history for others')
 
-    def report_progress(self, progress: dict[str, Any]) -> None:
+    def report_progress(self, progress: dict[str, object]) -> None:
         """Show others how far the run is: ``done, total, message, time``.
 
         Called at most once in a few seconds; it returns at once.
@@ -354,8 +354,8 @@ class BaseLock:
         owner = self.get_lock_owner_info()
         return LockState(owner is not None, owner)
 
-    def ask(self, control: Control, of: Control) -> bool:
-        """Ask *control* of the job; false if something else than *of* is
+    def ask(self, control: Control, expected: Control) -> bool:
+        """Ask *control* of the job; false if something else than *expected* is
         asked by now.
 
         :raises NotImplementedError: the lock cannot be asked anything.
@@ -428,7 +428,7 @@ class BaseLock:
             **self._unsettled(),
         }
 
-    def _unsettled(self) -> dict[str, Any]:
+    def _unsettled(self) -> dict[str, object]:
         """Return what the record says of holders that vanished.
 
         Their runs are in the history when this one has written it; who reads
@@ -449,8 +449,8 @@ class BaseLock:
     def _restraint(self) -> Restraint:
         return Restraint(self.machine())
 
-    def _find_bar(self, control: Control,
-                  record: dict[str, Any] | None) -> str | None:
+    def _find_restraint(self, control: Control,
+                        record: dict[str, object] | None) -> str | None:
         """Say why this process may not take a free lock, if it may not."""
         return self._restraint.find(
             control, OwnerRecord.parse(record), time.monotonic())

@@ -30,7 +30,7 @@ from jobslib.owner import OwnerRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
     from typing import Any
 
@@ -87,9 +87,10 @@ class ConsulLock(BaseLock):
         refuse_lock_key(self.key, options.source('key') if options.key else '')
         self._pid = os.getpid()
         self._token: int | None = None
-        self._record: dict[str, Any] = {}
+        self._record: dict[str, object] = {}
         self._lease: Lease | None = None
-        self._previous_handler: Any = None
+        self._previous_handler: (
+            Callable[[int, FrameType | None], object] | int | None) = None
         self._handles_interrupt = False
         # The last state of the key that was read, and since when it is free.
         self._state: KeyState | None = None
@@ -137,7 +138,7 @@ class ConsulLock(BaseLock):
             'key': self.key}
 
     @property
-    def own_record(self) -> dict[str, Any]:
+    def own_record(self) -> dict[str, object]:
         return self._record
 
     @property
@@ -193,7 +194,7 @@ class ConsulLock(BaseLock):
             time.sleep(left)
             state = self._read()
         self._give_back_unknown(state)
-        self.barred = self._find_bar_in(state)
+        self.barred = self._find_restraint_in(state)
         if state.session is not None or self.barred:
             return False
         self.previous_record = self._read_record(state)
@@ -220,7 +221,7 @@ class ConsulLock(BaseLock):
             self._refused = state.modify_index
         return acquired is not None
 
-    def _read_record(self, state: KeyState) -> dict[str, Any] | None:
+    def _read_record(self, state: KeyState) -> dict[str, object] | None:
         """Return the record of the last holder.
 
         One that vanished has not written its fencing token, and the index of
@@ -336,7 +337,7 @@ class ConsulLock(BaseLock):
         if state is None or state.session is None:
             # Old news, or somebody else was faster.
             state = self._read()
-        while state.session is not None or self._find_bar_in(state):
+        while state.session is not None or self._find_restraint_in(state):
             # Made in advance, so that taking over costs one request, and
             # again if it ended meanwhile: by it a standby is seen.
             self._get_lease()
@@ -345,7 +346,7 @@ class ConsulLock(BaseLock):
                 return
             if state.session is None and (
                     Control.parse(state.control).paused is None):
-                # A bar that is no pause ends by itself.
+                # A restraint that is no pause ends by itself.
                 left = min(left, BARRED_WAIT)
             state = self._read(state.index, left)
         if state.modify_index == self._refused:
@@ -381,7 +382,7 @@ class ConsulLock(BaseLock):
         from jobslib.consul.client import history_key
         self._note(history_key(self.key), history.decode(), token)
 
-    def report_progress(self, progress: dict[str, Any]) -> None:
+    def report_progress(self, progress: Mapping[str, object]) -> None:
         from jobslib.consul.client import progress_key
         self._note(progress_key(self.key),
                    json.dumps({**progress, 'token': self._token}), self._token)
@@ -407,7 +408,7 @@ class ConsulLock(BaseLock):
         if 'client' in vars(self):
             self.client.close()
 
-    def make_record(self) -> dict[str, Any]:
+    def make_record(self) -> dict[str, object]:
         return super().make_record() | {
             'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
 
@@ -449,10 +450,10 @@ class ConsulLock(BaseLock):
         with contextlib.closing(self.client):
             return consulview.look(self.client, self.key)
 
-    def ask(self, control: Control, of: Control) -> bool:
+    def ask(self, control: Control, expected: Control) -> bool:
         from jobslib.oneinstance import consulview
         with contextlib.closing(self.client):
-            return consulview.ask(self.client, self.key, control, of)
+            return consulview.ask(self.client, self.key, control, expected)
 
     def force_release(self) -> None:
         """End the session of the holder.
@@ -515,8 +516,8 @@ class ConsulLock(BaseLock):
         return (self._free_since[1] + min(delay, MAX_LOCK_DELAY)
                 - time.monotonic())
 
-    def _find_bar_in(self, state: KeyState) -> str | None:
-        return self._find_bar(
+    def _find_restraint_in(self, state: KeyState) -> str | None:
+        return self._find_restraint(
             Control.parse(state.control), parse(state.record))
 
     def _take(self, state: KeyState) -> Acquired | None:
@@ -642,7 +643,7 @@ class KeeperWatchdog(Watchdog):
         self._lock = lock
 
     def start(self, max_run_time: float | None = None,
-              run: dict[str, Any] | None = None) -> None:
+              run: Mapping[str, object] | None = None) -> None:
         if self._lock.lease is not None:
             self._lock.lease.start_run(max_run_time, self.heartbeat, run)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from jobslib.consul import view
 from jobslib.consul.client import ConsulClient
@@ -43,14 +42,14 @@ def find_all(client: ConsulClient, address: str, prefix: str) -> FoundLocks:
 
 
 def ask(client: ConsulClient, key: str, control: Control,
-        of: Control) -> bool:
-    """Write *control*, unless something else than *of* is asked by now.
+        expected: Control) -> bool:
+    """Write *control*, unless something else than *expected* is asked by now.
 
     :raises LockUnavailableError: the token may not.
     """
     return view.write_control(
         client, key, control.encode(),
-        lambda value: Control.parse(value).export() == of.export())
+        lambda value: Control.parse(value).export() == expected.export())
 
 
 def _without_old_runs(state: LockState) -> LockState:
@@ -96,7 +95,7 @@ def _parse_handed_in(found: Mapping[str, bytes]) -> dict[str, HandIn]:
     return {name: HandIn.parse(parse(value)) for name, value in found.items()}
 
 
-def _process(name: str) -> dict[str, Any]:
+def _process(name: str) -> dict[str, object]:
     machine, _, pid = name.rpartition(' ')
     return {'fqdn': machine.rpartition(' ')[2],
             'pid': int(pid) if pid.isdigit() else None}

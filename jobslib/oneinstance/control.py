@@ -17,7 +17,6 @@ from jobslib.reading import mapping, mappings, number
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from jobslib.documents import Document
     from jobslib.owner import OwnerRecord
@@ -64,7 +63,7 @@ class Control:
         self.extra = extra
         self.handed_in = handed_in
 
-    def changed(self, **values: Any) -> Control:
+    def changed(self, **values: object) -> Control:
         """Return the same with other *values*."""
         return Control(**{**vars(self), **values})
 

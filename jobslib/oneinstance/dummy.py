@@ -9,7 +9,7 @@ from jobslib.oneinstance import BaseLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 __all__ = ['DummyLock']
 
@@ -23,7 +23,7 @@ class DummyLock(BaseLock):
     # The process that holds it: a forked child does not.
     _holder: int | None = None
     # What this process left when it released the lock.
-    _left: dict[str, Any] | None = None
+    _left: dict[str, object] | None = None
 
     @property
     def held(self) -> bool:
@@ -51,7 +51,7 @@ class DummyLock(BaseLock):
     def refresh_in_run(self) -> bool | None:
         return True
 
-    def get_lock_owner_info(self) -> dict[str, Any] | None:
+    def get_lock_owner_info(self) -> dict[str, object] | None:
         return None
 
     def wait(self, timeout: float) -> None:

@@ -29,7 +29,7 @@ from jobslib.reading import count, mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from jobslib.context import Context
@@ -78,8 +78,8 @@ class FileLock(BaseLock):
         name = file_name(context.config.task_name)
         self.path = os.path.join(folder, f'{name}.lock')
         self._control = ControlFile(os.path.join(folder, f'{name}.control'))
-        self._record: dict[str, Any] = {}
-        self._progress: dict[str, Any] | None = None
+        self._record: dict[str, object] = {}
+        self._progress: Mapping[str, object] | None = None
         self._fd: int | None = None
         self._token: int | None = None
         self._announced = False
@@ -108,7 +108,7 @@ class FileLock(BaseLock):
             'key': self.path}
 
     @property
-    def own_record(self) -> dict[str, Any]:
+    def own_record(self) -> dict[str, object]:
         return self._record
 
     @property
@@ -176,7 +176,7 @@ class FileLock(BaseLock):
 
     def wait(self, timeout: float) -> None:
         ends = time.monotonic() + timeout
-        while (state := self.look()).held or self._find_bar(
+        while (state := self.look()).held or self._find_restraint(
                 state.control, state.record):
             left = ends - time.monotonic()
             if left <= 0:
@@ -190,7 +190,7 @@ class FileLock(BaseLock):
                 self._record['schedule'] = dict(self.schedule)
                 self._write(self._fd, self._record)
 
-    def report_progress(self, progress: dict[str, Any]) -> None:
+    def report_progress(self, progress: Mapping[str, object]) -> None:
         self._progress = progress
         self.save_history()
 
@@ -200,10 +200,10 @@ class FileLock(BaseLock):
         except OSError as exc:
             raise self._unavailable(exc) from exc
 
-    def ask(self, control: Control, of: Control) -> bool:
+    def ask(self, control: Control, expected: Control) -> bool:
         try:
             make_private_folder(os.path.dirname(self.path))
-            return self._control.write(control, of)
+            return self._control.write(control, expected)
         except OSError as exc:
             raise self._unavailable(exc) from exc
 
@@ -247,7 +247,7 @@ class FileLock(BaseLock):
     def close(self) -> None:
         self._forget()
 
-    def make_record(self) -> dict[str, Any]:
+    def make_record(self) -> dict[str, object]:
         return super().make_record() | {
             'token': self._token, 'marker': self._marker}
 
@@ -259,11 +259,11 @@ class FileLock(BaseLock):
         """Return the host name alone: the lock is of this machine."""
         return os.uname().nodename
 
-    def _may_take(self, record: dict[str, Any] | None) -> bool:
-        self.barred = self._find_bar(self.control, record)
+    def _may_take(self, record: dict[str, object] | None) -> bool:
+        self.barred = self._find_restraint(self.control, record)
         return self.barred is None
 
-    def _inherit(self, record: dict[str, Any] | None) -> None:
+    def _inherit(self, record: Mapping[str, object] | None) -> None:
         """Learn what the holder before has left."""
         left = dict(record or {})
         history = mapping(left.pop('history', None))
@@ -271,7 +271,7 @@ class FileLock(BaseLock):
         self.history = self.previous_history = history or None
         self.previous_record = None if record is None else left
 
-    def _end_leftovers(self, record: dict[str, Any]) -> None:
+    def _end_leftovers(self, record: dict[str, object]) -> None:
         """End what a holder that vanished has left running.
 
         With its supervisor the kernel has killed its run, but not what that
@@ -289,7 +289,7 @@ class FileLock(BaseLock):
             self.logger.warning('the last holder vanished; ended %d processes '
                                 'that it left running', count)
 
-    def _take(self, fd: int, record: dict[str, Any] | None) -> None:
+    def _take(self, fd: int, record: dict[str, object] | None) -> None:
         """Become the holder, after the one that left *record*."""
         self._token = _next_token(record)
         self._progress = None
@@ -300,9 +300,11 @@ class FileLock(BaseLock):
     @classmethod
     def diagnose(cls, context: Context, options: Any) -> list[Finding]:
         from jobslib.oneinstance.filediagnosis import examine
-        named = context.config.task_cls is not None
-        return examine(options.folder or default_folder(),
-                       cls(context, options) if named else None)
+        folder = options.folder or default_folder()
+        if context.config.task_cls is None:
+            return examine(folder, None)
+        lock = cls(context, options)
+        return examine(folder, lock, lock.path)
 
     def _announce(self) -> None:
         if not self._announced:
@@ -337,7 +339,7 @@ class FileLock(BaseLock):
     def _is_ours(self) -> bool:
         return self._fd is not None and _same_file(self._fd, self.path)
 
-    def _write(self, fd: int, record: dict[str, Any]) -> None:
+    def _write(self, fd: int, record: dict[str, object]) -> None:
         """Write *record*, and what stands beside it."""
         if self.history is not None:
             record = record | {'history': shortened(self.history)}
@@ -391,7 +393,7 @@ def _reserve(fd: int, size: int) -> None:
                 raise
 
 
-def _read(fd: int) -> dict[str, Any] | None:
+def _read(fd: int) -> dict[str, object] | None:
     """Return the record in the file, ``None`` if there is none to read."""
     # Beyond the first line is the rest of a longer record, of a writer that
     # has not yet cut it off, or was killed before it could.
@@ -416,7 +418,7 @@ def _state(path: str, control: Control) -> LockState:
     return found
 
 
-def _next_token(previous: dict[str, Any] | None) -> int:
+def _next_token(previous: Mapping[str, object] | None) -> int:
     # Microseconds of the wall clock as the least value: the token grows
     # even over a file that was deleted or damaged.
     now = time.time_ns() // 1000

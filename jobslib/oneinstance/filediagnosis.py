@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from jobslib.exceptions import LockUnavailableError
+from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.diagnosis import (
     DENIED,
     FAILED,
@@ -12,22 +13,22 @@ from jobslib.oneinstance.diagnosis import (
     OK,
     Finding,
 )
-from jobslib.oneinstance.file import FileLock
 from jobslib.oneinstance.lockfolder import refuse_folder
 
 __all__ = ['examine']
 
 
-def examine(folder: str, lock: FileLock | None) -> list[Finding]:
-    """Return what is found of *folder*, and of the file of *lock* in it."""
+def examine(folder: str, lock: BaseLock | None,
+            path: str = '') -> list[Finding]:
+    """Return what is found of *folder*, and of *path*, the file of *lock*."""
     found = [_examine_folder(folder)]
     if lock is None:
         found.append(Finding('read the lock file', NOT_TRIED,
                              'no task is named, so the file is not known'))
-    elif os.path.lexists(lock.path):
-        found.append(_examine_file(lock))
+    elif os.path.lexists(path):
+        found.append(_examine_file(lock, path))
     else:
-        found.append(Finding(f'read {lock.path}', OK,
+        found.append(Finding(f'read {path}', OK,
                              'nobody has held it yet'))
     return found
 
@@ -57,11 +58,11 @@ def _examine_access(what: str, folder: str) -> Finding:
     return Finding(what, OK)
 
 
-def _examine_file(lock: FileLock) -> Finding:
-    what = f'read {lock.path}'
-    if not os.access(lock.path, os.R_OK | os.W_OK):
+def _examine_file(lock: BaseLock, path: str) -> Finding:
+    what = f'read {path}'
+    if not os.access(path, os.R_OK | os.W_OK):
         return Finding(what, DENIED, 'it may not be read and written',
-                       f'read and write access to {lock.path}')
+                       f'read and write access to {path}')
     try:
         state = lock.look()
     except (LockUnavailableError, OSError) as exc:

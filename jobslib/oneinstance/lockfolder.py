@@ -41,8 +41,8 @@ class ControlFile:
             self._known = version, Control.parse(self._load())
         return self._known[1]
 
-    def write(self, control: Control, of: Control) -> bool:
-        """Ask *control*; false if something else than *of* is asked by now.
+    def write(self, control: Control, expected: Control) -> bool:
+        """Ask *control*; false if something else than *expected* is asked by now.
 
         :raises OSError: the folder is not there, or cannot be written to.
         """
@@ -51,7 +51,7 @@ class ControlFile:
         try:
             # One operator at a time.
             fcntl.flock(folder, fcntl.LOCK_EX)
-            if Control.parse(self._load()).export() != of.export():
+            if Control.parse(self._load()).export() != expected.export():
                 return False
             with open(temporary, 'wb') as file:
                 file.write(control.encode())

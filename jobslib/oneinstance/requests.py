@@ -50,7 +50,9 @@ class Asked:
 
     def export(self) -> Document:
         """Return it, fit for JSON."""
-        found = {} if self.by is None else {'by': self.by}
+        found: dict[str, object] = {}
+        if self.by is not None:
+            found['by'] = self.by
         if self.timestamp is None:
             return found
         at = time.gmtime(self.timestamp)

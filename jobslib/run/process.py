@@ -22,7 +22,7 @@ from jobslib.tasks import BaseTask
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from typing import Any, NoReturn
 
     from jobslib.documents import Document
@@ -251,7 +251,7 @@ class RunProcess:
         if hasattr(result, '__await__'):
             self._run_coroutine(result)
 
-    def _run_coroutine(self, coroutine: Any) -> None:
+    def _run_coroutine(self, coroutine: Coroutine[object, object, object]) -> None:
         """Run *coroutine*; an interrupt cancels it."""
         import asyncio
 

@@ -7,7 +7,7 @@ import time
 from jobslib.schedule.belief import Memory, Situation, retry_at
 from jobslib.schedule.decisions import decide, ended
 from jobslib.schedule.ledger import Ledger, Records, State
-from jobslib.schedule.rhythms import Slots
+from jobslib.schedule.rhythms import Endless, Slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Agenda:
     def __init__(self, plan: Plan, clock: Clock, by: str | None = None, *,
                  keeps: bool = False, records: Records = Records.BEGINS,
                  one_run: bool = False) -> None:
+        if one_run and not plan.has_slots:
+            # Somebody wants this run: the pause is for those of a loop.
+            plan.rhythm = Endless(backs_off=False)
         self.plan = plan
         self.clock = clock
         self.by = by
@@ -123,11 +126,19 @@ class Agenda:
             slots) else ledger.slot
         return newest is None or ledger.settled >= newest
 
+    @property
+    def _is_distrusted(self) -> bool:
+        """Whether the ledger that was found is from the future."""
+        return self._found is not None and self.memory.distrusts(self._found)
+
     def describe(self) -> str:
         """Say what became of the newest slot, and when the next is due."""
         assert self.decision is not None
         ledger = self.decision.ledger
         parts = []
+        if self._is_distrusted:
+            parts.append('the ledger is of a clock that was ahead, and is not '
+                         'believed')
         if ledger.slot is not None and ledger.began is not None:
             ending = ledger.ending.value if ledger.ending else 'begun'
             parts.append(
@@ -158,7 +169,7 @@ class Agenda:
         here = time.strftime('%Y-%m-%dT%H:%M:%S%z', time.localtime(due))
         there = self.shown(due)
         return f'{words}; next at {there}' + (
-            '' if here == there else f', here {here}')
+            '' if due == NEVER or here == there else f', here {here}')
 
     def shown(self, at: float) -> str:
         """Return the UNIX time *at* by the clocks of the schedule's zone, or
@@ -200,7 +211,11 @@ class Agenda:
         # written what is done about the slots.
         self._before, self._giving_up = None, []
         decision = self._decide(*read_ledger(record))
-        if not (decision.run or self.keeps or self.extra):
+        # A process for one run does not live to see the next slot: it puts a
+        # ledger from the future right, lest it be believed by all the others.
+        wanted = decision.run or self.keeps or self.extra or (
+            self.one_run and self._is_distrusted)
+        if not wanted:
             return None
         self._accept(decision)
         return self.export()

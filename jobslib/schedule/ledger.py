@@ -13,7 +13,7 @@ from jobslib.reading import count, member, number, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Self
 
     from jobslib.documents import Document
 
@@ -110,7 +110,7 @@ class Ledger:
         """The number of the next run of the slot, or of the one under way."""
         return self.failures + self.cuts + 1
 
-    def changed(self, **values: Any) -> Self:
+    def changed(self, **values: object) -> Self:
         """Return a ledger in which *values* are different."""
         return type(self)(**{**vars(self), **values})
 

@@ -177,10 +177,14 @@ class Pause(Rhythm):
 
 
 class Endless(Pause):
-    """Runs follow one another at once, after failures with a pause."""
+    """Runs follow one another at once, after failures with a pause.
 
-    def __init__(self) -> None:
+    :param backs_off: whether there is that pause.
+    """
+
+    def __init__(self, *, backs_off: bool = True) -> None:
         super().__init__(0.0)
+        self.backs_off = backs_off
 
     @property
     def identity(self) -> str:
@@ -193,6 +197,6 @@ class Endless(Pause):
 
     def pause(self, failures: int) -> float:
         """Return the pause after *failures* in a row, which doubles."""
-        if not failures:
+        if not (failures and self.backs_off):
             return 0.0
         return min(FIRST_BACKOFF * 2.0 ** min(failures - 1, 10), LAST_BACKOFF)

@@ -8,7 +8,6 @@ import threading
 import time
 import unittest
 from collections.abc import Callable
-from typing import Any
 
 from jobslib.exceptions import LockError, LockNotHeldError
 from jobslib.oneinstance import BaseLock
@@ -201,7 +200,7 @@ class EndContract(ContractBase):
             for child in children:
                 child.close()
 
-    def _check_held(self, lock: Any) -> None:
+    def _check_held(self, lock: BaseLock) -> None:
         assert lock.held is True
         assert lock.refresh() is True
         assert self.new_lock().acquire() is not self.exclusive

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from collections.abc import Callable
 
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.control import Control
@@ -162,5 +162,5 @@ class OperateContract(ContractBase):
             assert operator.ask(control, Control()) is True
         return self.can_be_asked
 
-    def _until_seen(self, condition: Any) -> None:
+    def _until_seen(self, condition: Callable[[], object]) -> None:
         until(condition, self.slack, 'others see it')
