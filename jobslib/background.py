@@ -39,8 +39,6 @@ class Background:
     :param longest_pause: the longest after failures, in seconds; by default
         10 s.
     :param every: call again with the same value after so many seconds.
-    :param said: what the log says when calls begin to fail, and when they
-        succeed again, in place of what is made from *what*.
     :param finish: called in that thread after the last call.
     """
 
@@ -52,19 +50,17 @@ class Background:
     def __init__(
         self, call: Callable[[Any], object], logger: logging.Logger,
         what: str, *, pause: float = 0.0, longest_pause: float | None = None,
-        every: float | None = None, said: tuple[str, str] | None = None,
+        every: float | None = None,
         finish: Callable[[], object] | None = None,
     ) -> None:
         import queue
         self._call = call
-        self._logger = logger
+        self.logger = logger
         self._what = what
         self._pause = pause
         self._longest_pause = longest_pause
         #: May be changed; it counts from the next value on.
         self.every = every
-        self._fails, self._works = said or (
-            f'{what} fails, and is tried again', f'{what} works again')
         self._finish = finish
         self._newest: collections.deque[object] = collections.deque(maxlen=1)
         # True is the last of it.
@@ -79,6 +75,15 @@ class Background:
         """Whether there is a thread that makes calls, or waits for one."""
         thread = self._threads.get('it')
         return thread is not None and thread.is_alive()
+
+    def calls_fail(self, error: str) -> None:
+        """Say that calls begin to fail; may be overridden."""
+        self.logger.warning(
+            '%s fails, and is tried again: %s', self._what, error)
+
+    def calls_succeed(self) -> None:
+        """Say that calls succeed again; may be overridden."""
+        self.logger.info('%s works again', self._what)
 
     def submit(self, value: object) -> None:
         """Have the call made with *value*; returns at once.
@@ -169,8 +174,8 @@ class Background:
         except Exception as exc:
             self._failures += 1
             if self._failures == 1:
-                self._logger.warning('%s: %s', self._fails, describe(exc))
+                self.calls_fail(describe(exc))
         else:
             if self._failures:
                 self._failures = 0
-                self._logger.info('%s', self._works)
+                self.calls_succeed()

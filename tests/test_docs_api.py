@@ -23,7 +23,6 @@ INTERNAL = re.compile(r"""jobslib\.(
     | legacy
     | machine
     | masking
-    | owner
     | parsing
     | reading
     | resolver
@@ -86,6 +85,15 @@ def test_public_names_are_in_the_reference(module: str) -> None:
     missing = [each for each, found in public_objects(module).items()
                if found not in documented]
     assert not missing
+
+
+def test_what_is_internal_is_not_in_the_reference() -> None:
+    """What stands in the reference is what users may call, and no more."""
+    shown = {each['path'] for page in DOCS.glob('reference/api*.rst')
+             for each in DIRECTIVE.finditer(page.read_text())
+             if each['kind'] == 'module'}
+    assert shown
+    assert not [each for each in shown if INTERNAL.fullmatch(each)]
 
 
 @pytest.mark.parametrize('module', public_modules())

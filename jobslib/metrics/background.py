@@ -28,6 +28,16 @@ TOO_LONG = 1e9
 CLOSE_TIMEOUT = 2.0
 
 
+class _Pushes(Background):
+    """Pushes of metrics, with words of their own for the log."""
+
+    def calls_fail(self, error: str) -> None:
+        self.logger.warning('metrics are not pushed: %s', error)
+
+    def calls_succeed(self) -> None:
+        self.logger.info('metrics are pushed again')
+
+
 class BackgroundMetrics(BaseMetrics):
     """Pushes to another backend, in a thread that starts when it is needed.
 
@@ -57,10 +67,9 @@ class BackgroundMetrics(BaseMetrics):
         self._read: Callable[[], list[Metrics]] | None = None
         self._is_read_by_backend = False
         self._dropping = False
-        self._pushes = Background(
+        self._pushes = _Pushes(
             self._push_waiting, self.logger, 'metrics', pause=PAUSE,
-            longest_pause=LONGEST_PAUSE, finish=self._close_backend,
-            said=('metrics are not pushed', 'metrics are pushed again'))
+            longest_pause=LONGEST_PAUSE, finish=self._close_backend)
 
     def push(self, metrics: Metrics) -> None:
         """Have *metrics* sent soon.
