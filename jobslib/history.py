@@ -209,8 +209,9 @@ class History:
             due <= max(taken, now - (record.lock_delay or 0.0))) else None
 
     def knows(self, run: Run) -> bool:
-        """Return whether *run* is among the newest runs."""
-        return any(each.is_same(run) for each in self.newest)
+        """Return whether what became of *run* is among the newest runs."""
+        return any(each.is_same(run) and each.presumed is None
+                   for each in self.newest)
 
     def has_forgotten(self, run: Run) -> bool:
         """Return whether *run* is older than all that are kept, and so may

@@ -227,6 +227,15 @@ def test_truth_takes_the_place_of_what_was_presumed() -> None:
     assert found.unfinished is None
 
 
+def test_what_is_presumed_is_not_known() -> None:
+    """A run that is presumed, with its very token and begin, may be told of."""
+    found = read(exported(kept(ended())), LOST)
+    assert found.newest[-1].is_same(late(2, 150.0))
+    assert not found.knows(late(2, 150.0))
+    found.merge(HandIn(150.0, [late(2, 150.0)]))
+    assert found.runs == 2 and found.knows(late(2, 150.0))
+
+
 def test_numbers_are_given_away_once() -> None:
     """Runs that nobody presumed do not get the numbers of others."""
     theirs = kept(ended(), ended(2))

@@ -489,10 +489,11 @@ def test_sources(shared: pathlib.Path) -> None:
 
 def test_all_options(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Each option of the command line reaches the configuration."""
-    # With the lock of other tests, a run that has just ended would be waited for.
+    # With a lock of its own: a run just before would be within the pause.
     done = run_job(shared, '--run-once', '--sleep-interval', '1.5',
                    '--keep-lock', '--release-on-error', '--max-run-time',
-                   '90.5', 'jobs.Show', XDG_RUNTIME_DIR=str(tmp_path))
+                   '90.5', 'jobs.Show',
+                   JOBSLIB_ONE_INSTANCE_FILE_FOLDER=str(tmp_path / 'own'))
     assert done.stdout == (
         'once=True sleep=1.5 run=None keep=True error=True max=90.5\n')
 

@@ -368,10 +368,10 @@ WRONG = [
     option("'host': 'unix://'", "host: 'unix://' from "
            "settings, ONE_INSTANCE['options']['host']: it is not allowed; "
            "allowed: the name or address alone, or unix:///PATH"),
-    option("'key': 'jobs/'", "key: 'jobs/' from settings, "
+    option("'key': '/jobs'", "key: '/jobs' from settings, "
            "ONE_INSTANCE['options']['key'] is not allowed; allowed: a path of "
-           "printable characters, without a slash at its beginning or end, or "
-           "parts that are empty, \".\" or \"..\""),
+           "printable characters, without a leading slash or parts that are "
+           "empty, \".\" or \"..\""),
     # The lock's service.
     Wrong('status jobs.Copy', "cannot read jobs/copy/lock, "
           "jobs/copy/history/lock, jobs/copy/progress/lock: PUT /v1/txn on "

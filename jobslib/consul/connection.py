@@ -130,11 +130,12 @@ def refuse_key(key: str, source: str = '') -> None:
     :raises ConfigError: it is such a one.
     """
     shown = f'{key!r} from {source}' if source else repr(key)
-    if not key.isprintable() or {'', '.', '..'} & set(key.split('/')):
+    if (key.startswith('/') or '//' in key or not key.isprintable()
+            or {'.', '..'} & set(key.split('/'))):
         raise ConfigError(
             f'key: {shown} is not allowed; allowed: a path of printable '
-            f'characters, without a slash at its beginning or end, or parts '
-            f'that are empty, "." or ".."')
+            f'characters, without a leading slash or parts that are empty, '
+            f'"." or ".."')
     # Since 1.21.6, also for what is one of these only after "%2e" and its
     # like have been resolved.  Reading fails for ever; a transaction does not.
     resolved = key

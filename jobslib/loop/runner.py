@@ -777,10 +777,8 @@ class Runner:
     def _shutdown(self) -> None:
         """Leave nothing locked, and close what was opened."""
         try:
-            answers = not self._outage.lasts
-            if self.lock.held:
-                answers = self._release()
-            if answers:
+            if not self.lock.held or self._release():
+                # The last chance, also in an outage.
                 self._hand_in()
             self._report_unrecorded()
         finally:
