@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from support import STEADY, PlainTask, make_file_lock, run_job, write_module
 
-from jobslib import BaseTask, Config, ConfigGroup, Context, option
+from jobslib import BaseTask, Config, ConfigGroup, option
+from jobslib.backends import BackendContext
 from jobslib.commands import check
 from jobslib.commands.lease import handovers, sums
 from jobslib.commands.listing import list_options
@@ -505,7 +506,7 @@ class OwnLock(DummyLock):
     error: Exception | None = None
 
     @classmethod
-    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+    def diagnose(cls, context: BackendContext, options: Any) -> list[Finding]:
         if cls.error:
             raise cls.error
         return [Finding('ask the database', DENIED, 'no', 'GRANT')]

@@ -107,9 +107,9 @@ def test_context() -> None:
     assert isinstance(context.config, Config)
     assert isinstance(context.one_instance_lock, DummyLock)
     assert context.one_instance_lock is context.one_instance_lock
-    assert context.one_instance_lock.context is context
     assert context.one_instance_lock.options is (
         context.config.one_instance.options)
+    assert context.one_instance_lock.context is context
     assert isinstance(context.fqdn, str)
     assert context.fqdn
 

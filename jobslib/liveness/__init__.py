@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import logging
     from typing import Any
 
-    from jobslib.context import Context
+    from jobslib.backends import BackendContext
     from jobslib.observers import Observer
 
 __all__ = ['BaseLiveness', 'age_of']
@@ -37,7 +37,7 @@ class BaseLiveness:
     class OptionsConfig(ConfigGroup):
         """Options of the liveness; subclass it to add some."""
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         self.context = context
         self.options = options
 

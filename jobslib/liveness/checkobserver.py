@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobslib.liveness import BaseLiveness
+    from jobslib.liveness.observer import SuccessWriter
     from jobslib.runs import Run
 
 __all__ = ['CheckObserver']
@@ -31,7 +31,7 @@ class CheckObserver(LivenessObserver):
     """
 
     def __init__(
-        self, liveness: BaseLiveness,
+        self, liveness: SuccessWriter,
         update: Callable[[tuple[str, str] | None], object],
         succeeded: Callable[[float], object], every: float,
     ) -> None:

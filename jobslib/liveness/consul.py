@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from jobslib.backends import BackendContext
     from jobslib.consul.client import ConsulClient
-    from jobslib.context import Context
 
 __all__ = ['ConsulLiveness', 'parse']
 
@@ -48,7 +48,7 @@ class ConsulLiveness(BaseLiveness):
             attrtype=str, env=f'{ENV}KEY',
             help='Key of the last success (default jobs/TASK NAME/liveness).')
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
         self.key = options.key or f'jobs/{context.config.task_name}/liveness'
         refuse_key(self.key, options.source('key') if options.key else '')

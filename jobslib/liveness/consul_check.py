@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import logging
     from typing import Any
 
+    from jobslib.backends import BackendContext
     from jobslib.consul.client import ConsulClient
-    from jobslib.context import Context
     from jobslib.observers import Observer
 
 __all__ = ['ConsulCheckLiveness', 'ServiceCheck']
@@ -69,7 +69,7 @@ class ConsulCheckLiveness(ConsulLiveness):
                 raise self.error(
                     'service', 'allowed: up to 63 letters, digits and hyphens')
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
         service = options.service or service_name(context.config.task_name)
         self.service_check = ServiceCheck(

@@ -8,8 +8,20 @@ from jobslib.runs import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from jobslib.liveness import BaseLiveness
+    import logging
+    from typing import Protocol
+
     from jobslib.runs import Run
+
+    class SuccessWriter(Protocol):
+        """What is called of a :class:`jobslib.liveness.BaseLiveness`."""
+
+        @property
+        def logger(self) -> logging.Logger: ...
+
+        def write_at(self, at: float) -> None: ...
+
+        def close(self) -> None: ...
 
 __all__ = ['LivenessObserver']
 
@@ -27,7 +39,7 @@ class LivenessObserver(Observer):
     be noted is tried again, also while nothing else happens.
     """
 
-    def __init__(self, liveness: BaseLiveness) -> None:
+    def __init__(self, liveness: SuccessWriter) -> None:
         self.liveness = liveness
         self._writes = Background(
             liveness.write_at, liveness.logger, 'noting the success',

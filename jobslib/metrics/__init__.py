@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from jobslib.context import Context
+    from jobslib.backends import BackendContext
 
     Metrics = dict[str, dict[str, Any]]
     #: Name and sorted tags: what tells one series from another.
@@ -55,7 +55,7 @@ class BaseMetrics:
             help='Pause between two pushes of what changes by itself, such '
                  'as what is left of the lease; events are pushed at once.')
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         self.context = context
         self.options = options
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from jobslib.backends import BackendContext
     from jobslib.config import ConfigGroup
-    from jobslib.context import Context
     from jobslib.metrics import Metrics
 
 __all__ = ['InfluxDBMetrics']
@@ -134,7 +134,7 @@ class InfluxDBMetrics(BaseMetrics):
                         old, f'{name} from {self.source(name)} is given as '
                              f'well; give {name} alone')
 
-    def __init__(self, context: Context, options: object) -> None:
+    def __init__(self, context: BackendContext, options: object) -> None:
         super().__init__(context, options)
         # Here, so that they are neither missed nor being imported later on.
         self._client = require('influxdb_client', 'influxdb')

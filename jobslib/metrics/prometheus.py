@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from jobslib.context import Context
+    from jobslib.backends import BackendContext
     from jobslib.metrics import Metrics, Series
 
 __all__ = ['PrometheusMetrics']
@@ -81,7 +81,7 @@ class PrometheusMetrics(BaseMetrics):
                     f'{self._location or "metrics"}: user and password go '
                     f'together; give both or none')
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
         # Here, so that it is neither missed nor being imported later on.
         self._client = require('prometheus_client', 'prometheus')

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import Any
 
-    from jobslib.context import Context
+    from jobslib.backends import BackendContext
     from jobslib.history import HandIn
     from jobslib.oneinstance.diagnosis import Finding
 
@@ -125,7 +125,7 @@ class BaseLock:
     #: what an interrupted run has left.  The loop sets it.
     spared: Collection[int] = ()
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         self.context = context
         self.options = options
         #: What the loop leaves to the next holder: the ledger of the job,
@@ -374,7 +374,7 @@ class BaseLock:
             f'{type(self).__name__} cannot be taken from its holder')
 
     @classmethod
-    def find_all(cls, context: Context, options: Any,
+    def find_all(cls, context: BackendContext, options: Any,
                  prefix: str | None = None) -> FoundLocks:
         """Return the locks of all jobs, by where they are; of their history
         the newest run is enough.
@@ -389,7 +389,7 @@ class BaseLock:
             f'{cls.__name__} does not know the jobs that there are')
 
     @classmethod
-    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+    def diagnose(cls, context: BackendContext, options: Any) -> list[Finding]:
         """Say whether such a lock could be used; for ``runjob check``.
 
         To be overridden.  It must neither disturb who holds the lock nor
@@ -401,7 +401,7 @@ class BaseLock:
         return []
 
     @classmethod
-    def compare_clocks(cls, context: Context,
+    def compare_clocks(cls, context: BackendContext,
                        options: Any) -> tuple[float, float] | None:
         """Return by how many seconds the clock of this machine is ahead of
         that of the lock's service: at least, and at most; negative where it

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from jobslib.backends import BackendContext
     from jobslib.consul.client import (
         Acquired,
         ConsulClient,
         KeyState,
     )
     from jobslib.consul.lease import Lease
-    from jobslib.context import Context
     from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['ConsulLock']
@@ -80,7 +80,7 @@ class ConsulLock(BaseLock):
     class OptionsConfig(ConsulOptions):
         """Options of :class:`ConsulLock`."""
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
         self.timings: Timings = options.timings
         self.key = options.key or f'{DEFAULT_PREFIX}{context.config.task_name}/lock'
@@ -413,7 +413,7 @@ class ConsulLock(BaseLock):
             'ttl': self.timings.ttl, 'lock_delay': self.timings.lock_delay}
 
     @classmethod
-    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+    def diagnose(cls, context: BackendContext, options: Any) -> list[Finding]:
         from jobslib.consul.rights import examine
         config = context.config
         known = options.key or config.task_cls is not None
@@ -422,7 +422,7 @@ class ConsulLock(BaseLock):
                        bool(getattr(config, 'history', 0)))
 
     @classmethod
-    def compare_clocks(cls, context: Context,
+    def compare_clocks(cls, context: BackendContext,
                        options: Any) -> tuple[float, float] | None:
         from jobslib.consul.transport import Transport, TransportError
         from jobslib.oneinstance.clocks import compare
@@ -467,7 +467,7 @@ class ConsulLock(BaseLock):
                 self.client.destroy_session(session)
 
     @classmethod
-    def find_all(cls, context: Context, options: Any,
+    def find_all(cls, context: BackendContext, options: Any,
                  prefix: str | None = None) -> FoundLocks:
         from jobslib.consul.client import ConsulClient
         from jobslib.oneinstance import consulview

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from jobslib.context import Context
+    from jobslib.backends import BackendContext
     from jobslib.oneinstance.diagnosis import Finding
 
 __all__ = ['FileLock']
@@ -71,7 +71,7 @@ class FileLock(BaseLock):
             metavar='PATH', kind='the path of a folder',
             help='Folder of the lock files (default: see FileLock).')
 
-    def __init__(self, context: Context, options: Any) -> None:
+    def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
         # Absolute, because a task may change its current folder.
         folder = os.path.abspath(options.folder or default_folder())
@@ -213,7 +213,7 @@ class FileLock(BaseLock):
             'end that instead')
 
     @classmethod
-    def find_all(cls, context: Context, options: Any,
+    def find_all(cls, context: BackendContext, options: Any,
                  prefix: str | None = None) -> FoundLocks:
         folder = os.path.abspath(options.folder or default_folder())
         found = FoundLocks(f'folder {folder} of {os.uname().nodename}',
@@ -298,7 +298,7 @@ class FileLock(BaseLock):
         self._fd = fd
 
     @classmethod
-    def diagnose(cls, context: Context, options: Any) -> list[Finding]:
+    def diagnose(cls, context: BackendContext, options: Any) -> list[Finding]:
         from jobslib.oneinstance.filediagnosis import examine
         folder = options.folder or default_folder()
         if context.config.task_cls is None:
