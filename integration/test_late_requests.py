@@ -361,7 +361,7 @@ def runs_under(agent: Agent, name: str, kinds: tuple[str, ...], *args: str) -> N
         program.wait()
         begins, ends = moments(program, 'BEGIN'), moments(program, 'END')
     assert len(begins) == len(ends) == noted(agent, name)
-    order = [token for pair in zip(begins, ends) for token in (
+    order = [token for pair in zip(begins, ends, strict=True) for token in (
         pair[0].token, pair[1].token)]
     assert order == sorted(order)
 

@@ -48,7 +48,7 @@ class Entry:
         self.unit = 60 if len(fields) == 5 else 1
         fields = ['0'] * (6 - len(fields)) + fields
         self.times = [numbers(field, *span)
-                      for field, span in zip(fields[:3], RANGES)]
+                      for field, span in zip(fields[:3], RANGES[:3], strict=True)]
         self.months = numbers(fields[4], *RANGES[4])
         self.day, self.weekday = fields[3], fields[5]
         self.wild = any(field.startswith('*') for field in fields[:3])

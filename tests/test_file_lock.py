@@ -24,9 +24,9 @@ from jobslib.exceptions import (
 )
 from jobslib.keeper import processes
 from jobslib.oneinstance.control import Control
-from jobslib.oneinstance.requests import Pause
 from jobslib.oneinstance.file import FileLock
 from jobslib.oneinstance.lockfolder import MAX_NAME, default_folder
+from jobslib.oneinstance.requests import Pause
 
 HOLDER = '''
 import pathlib, sys

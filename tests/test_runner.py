@@ -26,8 +26,8 @@ from jobslib.interrupts import Interrupts
 from jobslib.loop.runner import STANDBY_WAIT, Runner
 from jobslib.observers import Observer
 from jobslib.oneinstance.control import Control
-from jobslib.oneinstance.requests import Pause
 from jobslib.oneinstance.dummy import DummyLock
+from jobslib.oneinstance.requests import Pause
 from jobslib.run.handle import LOOK, RunHandle
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.ledger import Ending, Ledger, Records, State

@@ -111,7 +111,7 @@ def test_clock_steps(interval: int, steps: list[tuple[int, int]],
     memory = Memory(now)
     for length, step in [*steps, (500, 0)]:
         last, slots = now, []
-        for now in range(now, now + length):
+        for now in range(last, last + length):
             decision = decide(plan, ledger, Situation(now), memory)
             if decision.run:
                 slots.append(decision.slot)

@@ -256,7 +256,7 @@ def _catch(root: int, marker: str, since: int, spared: frozenset[int],
 
 def _youngest(root: int, marker: str, since: int,
               spared: frozenset[int]) -> Iterator[tuple[int, int]]:
-    for pid, start, parent in _descend(root):
+    for pid, start, _ in _descend(root):
         if pid not in spared and not _is_helper(pid):
             yield pid, start
     number = b' %d ' % _number(marker)
