@@ -26,8 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TextIO
 
-    from jobslib.documents import Document
-
+    from jobslib.runs import ProgressReport
 
 __all__ = ['Bar']
 
@@ -65,12 +64,12 @@ class Bar:
             self.close()
             raise
 
-    def show(self, latest: Document) -> None:
+    def show(self, latest: ProgressReport) -> None:
         """Show this report."""
-        done, total = latest['done'], latest['total']
+        done, total = latest.done, latest.total
         count = '' if done is None else f'{done:,}'
         self._progress.update(
-            self._id, completed=done, message=latest['message'],
+            self._id, completed=done, message=latest.message,
             count=count if total is None else f'{count}/{total:,}')
         # Not by update(), which takes None for "as it was".
         self._progress.tasks[0].total = total

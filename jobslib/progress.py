@@ -8,6 +8,8 @@ import threading
 
 from jobslib.clock import Clock
 from jobslib.exceptions import OneInstanceWatchdogError
+from jobslib.runs import ProgressReport
+from jobslib.runs import describe as describe_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,16 +27,13 @@ LINE_PAUSE = 5.0
 REPORT_PAUSE = 5.0
 # The pause between two heartbeats, as a share of what is allowed.
 BEAT_SHARE = 0.1
-# Whole numbers above are not exact everywhere.
-LARGEST = 2.0 ** 53
-MAX_MESSAGE = 200
 
 
 class Progress:
     """The progress of one run.
 
-    What is wrong in a report is left out and fails no run: a number that is
-    negative, not finite or none at all, a total of 0 or below what is done.
+    What is wrong in a report is left out, see
+    :class:`~jobslib.runs.ProgressReport`, and fails no run.
 
     :param task: the task.
     :param clock: the clock that pauses are measured with.
@@ -48,7 +47,7 @@ class Progress:
         self._pid = os.getpid()
         heartbeat = self._lock.watchdog.heartbeat
         self._pause = min(TICK, BEAT_SHARE * (heartbeat or TICK / BEAT_SHARE))
-        self._latest: tuple[Any, Any, Any, float] | None = None
+        self._latest: tuple[object, object, object, float] | None = None
         self._next = float('-inf')
         # Short runs write one line, at their end, and nothing to the lock.
         self._next_line = self._now() + LINE_PAUSE
@@ -62,21 +61,13 @@ class Progress:
         self._complained = False
 
     @property
-    def latest(self) -> dict[str, Any] | None:
-        """The last report: ``done``, ``total``, ``message``, and ``time``,
-        the UNIX time of it; fit for JSON.  ``None`` before the first.
-
-        Of ``done`` and ``total`` each is ``None`` when it is not known;
-        ``done`` is never above ``total``.
-        """
+    def latest(self) -> ProgressReport | None:
+        """The last report, ``None`` before the first."""
         if self._latest is None:
             return None
         done, total, message, when = self._latest
-        done, total = _number(done), _number(total)
-        if not total or total < (done or 0):
-            total = None
-        return {'done': done, 'total': total, 'message': _text(message),
-                'time': round(self._clock.wall() - (self._now() - when), 3)}
+        return ProgressReport(done, total, message, round(
+            self._clock.wall() - (self._now() - when), 3))
 
     def report(self, done: object, total: object = None, message: object = '') -> None:
         """Take down a report, and show it if it is time to.
@@ -130,14 +121,13 @@ class Progress:
         except Exception as exc:
             if not self._complained:
                 self._complained = True
-                from jobslib.runs import describe as describe_error
                 self._task.logger.warning(
                     'progress cannot be shown: %s', describe_error(exc))
 
     def _show(self, now: float) -> None:
-        latest = self.latest or {}
-        self._complete = latest['total'] is not None and (
-            latest['done'] == latest['total'])
+        latest = self.latest
+        assert latest is not None
+        self._complete = latest.is_complete
         self._show_bar(latest)
         if now >= self._next_line:
             self._next_line = now + LINE_PAUSE
@@ -147,10 +137,11 @@ class Progress:
             # Locks of others need not have it.
             tell = getattr(self._lock, 'report_progress', None)
             if tell is not None:
-                tell(latest)
+                tell(latest.export())
 
     def _show_last(self) -> None:
-        latest = self.latest or {}
+        latest = self.latest
+        assert latest is not None
         try:
             self._show_bar(latest)
         finally:
@@ -159,7 +150,7 @@ class Progress:
                 bar.close()
         self._log(latest)
 
-    def _show_bar(self, latest: dict[str, object]) -> None:
+    def _show_bar(self, latest: ProgressReport) -> None:
         if not self._has_bar:
             return
         # No bar if it fails; lines of the log will do.
@@ -170,51 +161,28 @@ class Progress:
         self._bar.show(latest)
         self._has_bar = True
 
-    def _log(self, latest: dict[str, object]) -> None:
+    def _log(self, latest: ProgressReport) -> None:
         line = describe(latest)
         if line and line != self._line and not self._has_bar:
             self._line = line
             self._task.logger.info('progress: %s', line,
-                                   extra={'progress': latest})
+                                   extra={'progress': latest.export()})
 
 
-def describe(latest: dict[str, Any]) -> str:
-    """Return a report, see :attr:`Progress.latest`, for people to read."""
-    done, total = latest['done'], latest['total']
+def describe(latest: ProgressReport) -> str:
+    """Return the report for people to read."""
+    done, total = latest.done, latest.total
     count = ''
     if done is not None and total is not None:
         count = (f'{_show_number(done)} of {_show_number(total)} '
                  f'({int(100 * done / total)} %)')
     elif done is not None:
         count = _show_number(done)
-    return ', '.join(filter(None, (count, latest['message'])))
+    return ', '.join(filter(None, (count, latest.message)))
 
 
 def _show_number(number: float) -> str:
     return str(number) if isinstance(number, int) else f'{number:g}'
-
-
-def _number(value: Any) -> float | None:
-    """Return *value* if it is a number that can be right."""
-    if isinstance(value, str | bytes):
-        return None
-    try:
-        number = float(value)
-    except Exception:
-        return None
-    if not 0 <= number <= LARGEST:
-        return None
-    return int(number) if number.is_integer() else number
-
-
-def _text(value: object) -> str:
-    """Return *value* as one line without control characters."""
-    try:
-        text = '' if value is None else str(value)
-    except Exception:
-        return ''
-    line = ' '.join(text[:10 * MAX_MESSAGE].split())[:MAX_MESSAGE]
-    return ''.join(c for c in line if c.isprintable())
 
 
 def _on_terminal() -> bool:

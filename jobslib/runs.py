@@ -1,4 +1,4 @@
-"""One run of a task, and how it ended."""
+"""One run of a task, how far it is, and how it ended."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from jobslib.reading import count, mapping, member, number, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from jobslib.documents import Document
 
-__all__ = ['Outcome', 'Run']
+__all__ = ['Outcome', 'ProgressReport', 'Run']
 
-#: The most that is kept of an error's first line, in characters.
+#: The most that is kept of an error's first line, and of what a report of
+#: progress says, in characters.
 MAX_ERROR = 200
+MAX_MESSAGE = 200
+
+# Whole numbers above are not exact everywhere.
+LARGEST = 2.0 ** 53
 
 # Times are exported in whole milliseconds.
 SAME = 0.001
@@ -139,6 +146,75 @@ class Run:
                              else round(self.duration, 3)),
                 'fencing_token': self.token, 'error': self.error,
                 **self._export_slot()}
+
+
+class ProgressReport:
+    """How far a run is, as its task has reported.
+
+    What is wrong is left out: a number that is negative, not finite or none at
+    all, a total of 0 or below what is done.
+
+    :param done: how much is done; ``None``: not known.
+    :param total: how much there is to do; ``None``: not known.
+    :param message: for people, of one line.
+    :param time: UNIX time of the report; ``None``: not known.
+    :param token: the fencing token of the holder, if it is kept with it.
+    """
+
+    def __init__(self, done: object, total: object, message: object,
+                 time: float | None, token: int | None = None) -> None:
+        self.done = _amount(done)
+        self.total = _amount(total)
+        if not self.total or self.total < (self.done or 0):
+            self.total = None
+        self.message = _line(message)
+        self.time = time
+        self.token = token
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is done."""
+        return self.total is not None and self.done == self.total
+
+    def export(self) -> Document:
+        """Return the report, fit for JSON."""
+        return {'done': self.done, 'total': self.total,
+                'message': self.message, 'time': self.time,
+                **({} if self.token is None else {'token': self.token})}
+
+    @classmethod
+    def parse(cls, found: object) -> ProgressReport | None:
+        """Return the report that :meth:`export` described, or ``None`` if
+        there is none in *found*.
+        """
+        found = mapping(found)
+        if not found:
+            return None
+        return cls(found.get('done'), found.get('total'), found.get('message'),
+                   number(found.get('time')), count(found.get('token')))
+
+
+def _amount(value: Any) -> float | None:
+    """Return *value* if it is a number that can be right."""
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        found = float(value)
+    except Exception:
+        return None
+    if not 0 <= found <= LARGEST:
+        return None
+    return int(found) if found.is_integer() else found
+
+
+def _line(value: object) -> str:
+    """Return *value* as one line without control characters."""
+    try:
+        shown = '' if value is None else str(value)
+    except Exception:
+        return ''
+    line = ' '.join(shown[:10 * MAX_MESSAGE].split())[:MAX_MESSAGE]
+    return ''.join(c for c in line if c.isprintable())
 
 
 def describe(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.oneinstance.dummy import DummyLock
 from jobslib.progress import Progress, describe
+from jobslib.runs import ProgressReport
 
 
 class ReportingLock(DummyLock):
@@ -94,7 +95,8 @@ def test_latest() -> None:
     meter.report(1, 10, 'first')
     meter.report(2, 10, 'second', after=0.01)
     meter.clock.time += 5
-    assert meter.progress.latest == {
+    assert meter.progress.latest is not None
+    assert meter.progress.latest.export() == {
         'done': 2, 'total': 10, 'message': 'second',
         'time': 1.7e9 + 0.01}
 
@@ -186,7 +188,8 @@ def test_record_has_the_numbers(caplog: pytest.LogCaptureFixture) -> None:
     meter.report(1, 2, 'half')
     meter.progress.close()
     [record] = caplog.records
-    assert vars(record)['progress'] == meter.progress.latest
+    assert meter.progress.latest is not None
+    assert vars(record)['progress'] == meter.progress.latest.export()
 
 
 def test_nothing_after_the_end(lines: Callable[[], list[str]]) -> None:
@@ -277,10 +280,23 @@ def test_numbers_that_are_not_right(report: Any, shown: str,
     latest = meter.progress.latest
     assert latest is not None
     assert describe(latest) == shown
-    assert latest['total'] is None or (latest['done'] or 0) <= latest['total']
-    json.dumps(latest, allow_nan=False)
+    assert latest.total is None or (latest.done or 0) <= latest.total
+    json.dumps(latest.export(), allow_nan=False)
     meter.progress.close()
     assert lines() == ([f'INFO progress: {shown}'] if shown else [])
+
+
+@pytest.mark.parametrize(('found', 'read'), [
+    (None, None), ({}, None), ([5], None),
+    ({'done': 2, 'total': 4.5, 'message': 'parts', 'time': 5.0, 'token': 7},) * 2,
+    ({'done': 'x', 'total': [], 'message': 'two\nlines', 'time': '5',
+      'token': -1},
+     {'done': None, 'total': None, 'message': 'two lines', 'time': None}),
+])
+def test_report_is_read(found: object, read: object) -> None:
+    """A report is read as it was written, without what is wrong in it."""
+    report = ProgressReport.parse(found)
+    assert (report and report.export()) == read
 
 
 def test_all_done_is_not_throttled() -> None:
@@ -299,7 +315,7 @@ def test_task() -> None:
     task = make_task()
     task.progress(1, 2, 'half')
     first = vars(task)['_progress']
-    assert first.latest['message'] == 'half'
+    assert first.latest.message == 'half'
     task.progress(2)
     assert vars(task)['_progress'] is first
     task.end_progress()

@@ -9,7 +9,6 @@ from jobslib.history import History
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import MAX_SKIPS
 from jobslib.owner import OwnerRecord
-from jobslib.reading import number
 from jobslib.schedule.agenda import NEVER, read_ledger
 from jobslib.schedule.belief import Memory, Situation
 from jobslib.schedule.decisions import decide, upcoming
@@ -167,14 +166,14 @@ def _next_runs(state: LockState, now: float,
 def _progress(state: LockState, run: Document | None) -> object:
     """Return how far the *run* that is under way is."""
     progress = state.progress
-    if run is None or not progress or (
-            progress.get('token') not in (None, state.token)):
+    if run is None or progress is None or (
+            progress.token not in (None, state.token)):
         return None
-    said, started = number(progress.get('time')), run['started']
+    said, started = progress.time, run['started']
     if said is not None and started is not None and said < started:
         # It is of the run before, of a holder that keeps the lock.
         return None
-    return _dated(progress, 'time')
+    return _dated(progress.export(), 'time')
 
 
 def _asked(state: LockState) -> Request | None:

@@ -20,6 +20,7 @@ from jobslib.exceptions import (  # noqa: F401
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 from jobslib.owner import OwnerRecord
+from jobslib.runs import ProgressReport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class LockState:
         lock, what the last one left.
     :param history: see :meth:`jobslib.history.History.export`.
     :param control: what operators ask of the job.
-    :param progress: how far the run is, see :meth:`BaseLock.report_progress`.
+    :param progress: how far the run is, as :meth:`BaseLock.report_progress`
+        was told; it is read as a :class:`~jobslib.runs.ProgressReport`.
     :param others: the processes beside the holder that are ready to take the
         lock, each a dict of ``fqdn`` and ``pid``; ``None``: not known.
     :param token: the fencing token of the holder, if there is one.
@@ -62,7 +64,7 @@ class LockState:
         self.record = record
         self.history = history
         self.control = control or Control()
-        self.progress = progress
+        self.progress = ProgressReport.parse(progress)
         self.others = others
         self.token = token
         self.handed_in = handed_in or {}

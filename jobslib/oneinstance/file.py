@@ -412,8 +412,7 @@ def _state(path: str, control: Control) -> LockState:
         os.close(fd)
     history = mapping(record.pop('history', None))
     progress = mapping(record.pop('progress', None))
-    found = LockState(held, record or None, history or None, control,
-                      progress or None)
+    found = LockState(held, record or None, history or None, control, progress)
     found.token = found.owner.token if held else None
     return found
 

@@ -63,7 +63,8 @@ class OperateContract(ContractBase):
 
         def seen() -> bool:
             found = other.look().progress
-            return found is not None and progress.items() <= found.items()
+            return (found is not None
+                    and progress.items() <= found.export().items())
         self._until_seen(seen)
 
     def test_look(self) -> None:
