@@ -1,4 +1,10 @@
-"""Asking Consul for something, and noting how it went."""
+"""Asking Consul for something, and noting how it went.
+
+The requests go by the transport, and not by the client that a lock has.  That one
+tries again what has failed, asks for more than one right in a call, and makes
+errors of a lock of what it is told.  Here each request needs one right, is sent
+once, and is refused in Consul's own words.
+"""
 
 from __future__ import annotations
 
