@@ -483,12 +483,15 @@ def test_history_survives_a_restart_of_the_lock_object(
     LockState(True, {'timestamp': 'x', 'fqdn': 5}, {'due': 'x'},
               progress={}),
     LockState(False, {'timestamp': float('nan')}, {}),
+    LockState(False, {}, {'succeeded': 1e300, 'newest': [
+        {'outcome': 'failed', 'started': 'x', 'duration': [5], 'slot': 1e300}]}),
 ])
 def test_rubbish_is_shown(state: LockState) -> None:
     """Whatever stands in the keys, there is something to show."""
     found = describe('job', state, 1000.0)
     assert found['state'] == ('running' if state.held else 'free')
     json.dumps(found)
+    assert details(found).rows
 
 
 def test_waiting_holder() -> None:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from jobslib.oneinstance.requests import Extra, Pause, Request, Stop
     from jobslib.schedule.plans import Plan
 
-__all__ = ['LATEST', 'ago', 'describe', 'find_ledger', 'iso', 'since', 'who']
+__all__ = ['ago', 'describe', 'find_ledger', 'iso', 'since', 'who']
 
-#: No UNIX time, nor a duration; larger integers do not fit into a float.
+#: No UNIX time; larger integers do not fit into a float.
 LATEST = 1e12
 
 #: How many of the next slots are shown.
@@ -59,8 +59,8 @@ def describe(name: str, state: LockState, now: float | None = None,
             'fqdn': record.fqdn, 'pid': record.pid, 'since': record.timestamp,
             'since_utc': iso(record.timestamp), 'token': state.token},
         'current_run': run,
-        'last_run': (_dated(history.newest[-1].export()) if history.newest
-                     else None),
+        'last_run': (_dated(history.newest[-1].export(), 'started')
+                     if history.newest else None),
         'last_success': history.succeeded,
         'last_success_utc': iso(history.succeeded),
         'due': due, 'due_utc': iso(due),
@@ -77,7 +77,7 @@ def describe(name: str, state: LockState, now: float | None = None,
             {**each.export(), 'slot_utc': iso(each.slot)}
             for each in state.control.skips if each.slot > now],
         'standbys': state.others, 'history': [
-            _dated(run.export()) for run in history.newest]}
+            _dated(run.export(), 'started') for run in history.newest]}
 
 
 def _ledger(state: LockState) -> Ledger | None:
@@ -163,7 +163,7 @@ def _next_runs(state: LockState, now: float,
             for slot in slots[:SHOWN_SLOTS]]
 
 
-def _progress(state: LockState, run: Document | None) -> object:
+def _progress(state: LockState, run: Document | None) -> Document | None:
     """Return how far the *run* that is under way is."""
     progress = state.progress
     if run is None or progress is None or (
@@ -189,25 +189,15 @@ def _exported(asked: Pause | Request | Stop | Extra | None) -> object:
     return None if asked is None else asked.export()
 
 
-def _dated(found: object, name: str | None = None) -> object:
-    """Return *found* with its UNIX time in ISO 8601 as well."""
-    if not isinstance(found, dict):
-        return found
-    for each in (name,) if name else ('started', 'timestamp'):
-        if each in found:
-            utc = 'time_utc' if each in ('timestamp', 'time') else f'{each}_utc'
-            found = {**found, utc: iso(found[each])}
-    return found
+def _dated(found: Document, name: str) -> Document:
+    """Return *found* with the UNIX time *name* in ISO 8601 as well."""
+    return {**found, f'{name}_utc': iso(found[name])}
 
 
-def iso(then: object) -> str | None:
-    """Return a UNIX time in UTC, in ISO 8601; ``None`` if it is none."""
-    if not (isinstance(then, int | float) and abs(then) < LATEST):
-        return None
-    try:
-        return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(then))
-    except (ValueError, OverflowError, OSError):
-        return None
+def iso(then: float | None) -> str | None:
+    """Return a UNIX time in UTC, in ISO 8601; ``None`` if there is none."""
+    return None if then is None else time.strftime(
+        '%Y-%m-%dT%H:%M:%SZ', time.gmtime(then))
 
 
 def _state(state: LockState, due: float | None, now: float) -> str:

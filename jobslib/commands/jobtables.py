@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jobslib.commands.jobs import LATEST, ago, since, who
+from jobslib.commands.jobs import ago, since, who
 from jobslib.commands.output import Cell, bad, dim, good, warn
 from jobslib.history import FAILURES
 
@@ -155,10 +155,9 @@ def _outcome(run: Mapping[str, object] | None) -> Cell:
     return good(outcome) if outcome == 'succeeded' else bad(outcome)
 
 
-def _duration(run: Mapping[str, object] | None) -> str:
+def _duration(run: Document | None) -> str:
     duration = (run or {}).get('duration')
-    ok = isinstance(duration, int | float) and abs(duration) < LATEST
-    return f'{duration:.3f} s' if ok else '-'
+    return '-' if duration is None else f'{duration:.3f} s'
 
 
 def _standbys(job: Document) -> str:
