@@ -89,8 +89,16 @@ def hide_overloads(module: str) -> None:
     analyzer.overloads.clear()
 
 
+def hide_arguments(app: Sphinx, what: str, name: str, found: object,
+                   options: Any, signature: str | None,
+                   returns: str | None) -> tuple[str, None] | None:
+    """Have protocols shown without the arguments of a class: none is made."""
+    return ('', None) if getattr(found, '_is_protocol', False) else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect what is above."""
     hide_overloads('jobslib.options')
+    app.connect('autodoc-process-signature', hide_arguments)
     app.connect('doctree-resolved', draw_dashes)
     return {'parallel_read_safe': True}
