@@ -14,7 +14,7 @@ from support import Job, lock_folder, make_file_lock, run_job, until, write_modu
 
 from jobslib.commands import pause
 from jobslib.commands.jobs import ago, describe
-from jobslib.commands.jobtables import details, runs
+from jobslib.commands.jobtables import details, runs, shown_progress
 from jobslib.commands.output import fit
 from jobslib.exitcodes import ExitCode
 from jobslib.keeper.memory import LeaseMemory
@@ -22,6 +22,7 @@ from jobslib.oneinstance import LockState
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.requests import Extra, Pause, Request, Skip, Stop
+from jobslib.runs import ProgressReport
 from jobslib.schedule.agenda import NEVER
 from jobslib.schedule.ledger import Ledger, Records
 from jobslib.schedule.plans import Plan
@@ -583,6 +584,16 @@ def test_progress_of_an_earlier_run() -> None:
             'done': 5, 'total': 9, 'message': '', 'time': at, 'token': 7})
         found = describe('job', state, 950.0, plan=HUNDREDS)['progress']
         assert (found is not None) == shown
+
+
+@pytest.mark.parametrize(('report', 'shown'), [
+    ((400, 1000, 'orders'), '400 of 1000, orders, at -'),
+    ((400, None, ''), '400, at -'), ((0, 10, ''), '0 of 10, at -'),
+    ((None, 10, 'orders'), 'orders, at -'), ((None, None, ''), 'at -'),
+])
+def test_progress_for_people(report: tuple[Any, Any, str], shown: str) -> None:
+    """Of how far a run is what is known is shown."""
+    assert shown_progress(ProgressReport(*report, None).export()) == shown
 
 
 def test_skipped_slots_are_not_the_next() -> None:

@@ -164,13 +164,14 @@ def _standbys(job: Document) -> str:
     return '-' if job['standbys'] is None else str(len(job['standbys']))
 
 
-def shown_progress(progress: Mapping[str, object]) -> str:
+def shown_progress(progress: Document) -> str:
     """Return how far a run is, for people."""
-    done, total = progress.get('done'), progress.get('total')
-    shown = f'{done} of {total}' if total is not None else f'{done}'
-    message = progress.get('message')
-    return f'{shown}{f", {message}" if message else ""}, at ' + ago(
-        progress.get('time'))
+    done, total = progress['done'], progress['total']
+    count = '' if done is None else f'{done}'
+    if count and total is not None:
+        count = f'{count} of {total}'
+    return ', '.join(filter(None, (
+        count, progress['message'], f'at {ago(progress["time"])}')))
 
 
 def demands(jobs: list[Document]) -> list[str]:
