@@ -29,7 +29,7 @@ from integration.together import Scenario, Together
 from integration.trial import CONSUL, LOCKS
 
 #: So many run at the same time: unlike most others they also work.
-AT_ONCE = 10
+AT_ONCE = 8
 
 #: A run with handlers of its own may have done all of its work.
 OWN_WAY = ('handlers.Own', 'handlers.Served', 'handlers.Waits')

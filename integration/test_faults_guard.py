@@ -16,6 +16,8 @@ def stuck_without_keeper(agent: Agent, signum: signal.Signals, state: str) -> No
     with Pair([agent.http_addr], 'CCall', standby_task='Stamping',
               env={jobs.SECONDS_VARIABLE: f'{6 * TTL:g}'}) as pair:
         keeper = pair.a.keeper()
+        # It stamps nothing in its call: its end says until when it ran.
+        pair.a.watch(pair.a.run_process())
         # Before it is seen to stand still.
         pair.a.stop()
         at = pair.a.signal_keeper(signum)

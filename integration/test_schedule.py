@@ -233,10 +233,7 @@ def test_run_once_while_in_hand(job: Job) -> None:
     assert len(job.said('SLOT')) == 1
 
 
-@pytest.mark.parametrize('keep', [(), ('--keep-lock',)])
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGKILL])
-def test_recovery(job: Job, keep: tuple[str, ...],
-                  signum: signal.Signals) -> None:
+def recovery(job: Job, keep: tuple[str, ...], signum: signal.Signals) -> None:
     """A run that is cut short is run again at once, by another process."""
     schedule = '--schedule', '*/30 * * * * *'
     first = job.start(*schedule, *keep, seconds=60)
@@ -251,8 +248,35 @@ def test_recovery(job: Job, keep: tuple[str, ...],
     wait_until(lambda: len(job.said('DONE')) == 1, 30, 'the end of the run')
 
 
-@pytest.mark.parametrize('keep', [(), ('--keep-lock',)])
-def test_at_most_once(job: Job, keep: tuple[str, ...]) -> None:
+@together
+def test_recovery_after_sigterm(agent: Agent) -> None:
+    """A run that SIGTERM cuts short is recovered."""
+    with job_on(agent, 'recovery-term') as job:
+        recovery(job, (), signal.SIGTERM)
+
+
+@together
+def test_recovery_after_sigterm_with_the_lock_kept(agent: Agent) -> None:
+    """So it is where the lock was kept."""
+    with job_on(agent, 'recovery-term-kept') as job:
+        recovery(job, ('--keep-lock',), signal.SIGTERM)
+
+
+@together
+def test_recovery_after_sigkill(agent: Agent) -> None:
+    """A run that SIGKILL of its supervisor cuts short is recovered."""
+    with job_on(agent, 'recovery-kill') as job:
+        recovery(job, (), signal.SIGKILL)
+
+
+@together
+def test_recovery_after_sigkill_with_the_lock_kept(agent: Agent) -> None:
+    """So it is where the lock was kept."""
+    with job_on(agent, 'recovery-kill-kept') as job:
+        recovery(job, ('--keep-lock',), signal.SIGKILL)
+
+
+def at_most_once(job: Job, keep: tuple[str, ...]) -> None:
     """Without recoveries a slot that was begun is not begun again."""
     args = '--schedule', '*/10 * * * * *', '--recoveries', '0', *keep
     first = job.start(*args, seconds=60)
@@ -265,6 +289,20 @@ def test_at_most_once(job: Job, keep: tuple[str, ...]) -> None:
     assert begun[0][0] < begun[1][0]
     assert [attempt for _, attempt in begun] == [1, 1]
     assert 'given up: the slot of' in second.output
+
+
+@together
+def test_at_most_once(agent: Agent) -> None:
+    """A slot that was begun, and has no recoveries, is given up."""
+    with job_on(agent, 'at-most-once') as job:
+        at_most_once(job, ())
+
+
+@together
+def test_at_most_once_with_the_lock_kept(agent: Agent) -> None:
+    """So it is where the lock was kept."""
+    with job_on(agent, 'at-most-once-kept') as job:
+        at_most_once(job, ('--keep-lock',))
 
 
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGKILL])
@@ -280,8 +318,7 @@ def test_done_before_the_holder_ends(job: Job, signum: signal.Signals) -> None:
     assert len(set(slots)) == len(slots)
 
 
-@pytest.mark.parametrize('keep', [(), ('--keep-lock',)])
-def test_run_under_way_in_status(job: Job, keep: tuple[str, ...]) -> None:
+def run_under_way_in_status(job: Job, keep: tuple[str, ...]) -> None:
     """Status shows the slot of the run that is under way and the next ones,
     also of a holder that has not written them."""
     schedule = '--schedule', '*/20 * * * * *'
@@ -295,6 +332,20 @@ def test_run_under_way_in_status(job: Job, keep: tuple[str, ...]) -> None:
     assert status['last_run'] is None
     later = [each['slot'] - begun for each in status['next_runs']]
     assert later in ([20, 40, 60], [40, 60, 80], [60, 80, 100])
+
+
+@together
+def test_run_under_way_in_status(agent: Agent) -> None:
+    """Status shows the slot of the run that is under way."""
+    with job_on(agent, 'status') as job:
+        run_under_way_in_status(job, ())
+
+
+@together
+def test_run_under_way_in_status_with_the_lock_kept(agent: Agent) -> None:
+    """So it does where its holder has not written it."""
+    with job_on(agent, 'status-kept') as job:
+        run_under_way_in_status(job, ('--keep-lock',))
 
 
 def test_standby_writes_nothing(job: Job) -> None:

@@ -13,7 +13,7 @@ Scenario = Callable[[Agent], None]
 TIMEOUT = 400.0
 
 #: So many run at the same time: what two processors carry with ease.
-AT_ONCE = 24
+AT_ONCE = 16
 
 
 class Together:
