@@ -156,4 +156,5 @@ def test_lines_that_break(agent: Agent) -> None:
         # It was told to end before it could say that it began.
         assert {runs[token] for token in set(runs) - begun()} <= {'interrupted'}
         numbers = [run[0] for run in written(agent, key)]
-        assert len(set(numbers)) == len(numbers) == len(runs)
+        # What the last process handed in at its end is merged by the next holder.
+        assert len(set(numbers)) == len(numbers) <= len(runs)
