@@ -25,19 +25,20 @@ __all__ = ['ConsulLiveness', 'parse']
 
 ENV = 'JOBSLIB_LIVENESS_CONSUL_'
 
-# A success noted later than this, in seconds, may have been overtaken.
+# When a success is noted later than this, in seconds, another machine may have
+# noted a newer one.
 LATE = 2.0
 
-# No UNIX time reaches this.
+# A UNIX time that is larger cannot be one.
 LATEST = 1e12
 
 
 class ConsulLiveness(BaseLiveness):
     """Keeps the last success in a key of Consul, as JSON.
 
-    Consul is reached as by the ``ConsulLock`` of ``ONE_INSTANCE``, but for
-    the options that are given here; where a host is given, nothing of the
-    lock's counts.  It may be used by several threads.
+    Options that are not given here are those of the ``ConsulLock`` in
+    ``ONE_INSTANCE``.  If a host is given here, none of the lock's options is
+    used.  Several threads may use it.
     """
 
     class OptionsConfig(
@@ -54,14 +55,14 @@ class ConsulLiveness(BaseLiveness):
         refuse_key(self.key, options.source('key') if options.key else '')
         self._endpoint = options.endpoint_like(
             context.config.one_instance.options)
-        # A client is for one thread at a time.
+        # Only one thread at a time may use the client.
         self._lock = threading.Lock()
 
     @cached_property
     def client(self) -> ConsulClient:
         """The client of Consul; not for two threads at once."""
-        # Imported late: the client library takes longer to import than all
-        # the rest.
+        # Imported here, because it takes longer than all the rest, and the run's
+        # process does not need it.
         from jobslib.consul.client import ConsulClient
         return ConsulClient(self._endpoint, self.options.retry_max_attempts)
 

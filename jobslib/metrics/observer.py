@@ -30,8 +30,8 @@ __all__ = ['MetricsObserver']
 class MetricsObserver(Observer):
     """Turns what the loop does into metrics.
 
-    It keeps the newest state, and ``context.metrics`` reads it: in another
-    thread, whenever metrics are pushed or asked for.
+    It keeps the newest state, which ``context.metrics`` reads in another thread
+    whenever metrics are pushed or asked for.
 
     :param context: the context of the task.
     :param now: a clock that durations are taken from, in seconds.
@@ -75,8 +75,8 @@ class MetricsObserver(Observer):
         try:
             left = self._lease_left() if self._held else None
         except Exception:
-            # This is another thread than the lock's, which may be giving up
-            # the lease at this moment.
+            # This thread is not the one that uses the lock, which may be giving
+            # up its lease at this moment.
             left = None
         if left is None:
             return 0.0 if self._has_lease else None

@@ -1,4 +1,4 @@
-"""Reading what others have written."""
+"""Reading the JSON that other processes have written."""
 
 from __future__ import annotations
 
