@@ -213,6 +213,15 @@ class History:
         return any(each.is_same(run) and each.presumed is None
                    for each in self.newest)
 
+    def has_ended(self, asked: str) -> bool:
+        """Return whether the run that was asked for has ended: not killed,
+        and not interrupted.
+
+        :param asked: :attr:`jobslib.runs.Run.asked`.
+        """
+        return any(run.asked == asked and run.outcome in (
+            Outcome.SUCCEEDED, Outcome.FAILED) for run in self.newest)
+
     def has_forgotten(self, run: Run) -> bool:
         """Return whether *run* is older than all that are kept, and so may
         have been among those that are not."""

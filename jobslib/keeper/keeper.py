@@ -190,7 +190,7 @@ class Keeper:
     def do_hold(self, proof: float, record: Mapping[str, object], token: int,
                 signum: int) -> bool:
         """The process took the key; the session lived at *proof*."""
-        self.record = record
+        self.record, self.last_notes = record, {}
         self.token = token
         self.signal = signum
         # The state is what the keeper before has begun.
@@ -235,9 +235,18 @@ class Keeper:
                 self.memory.held = False
         return True
 
+    def do_leave(self, record: Mapping[str, object],
+                 notes: dict[str, str]) -> None:
+        """The outcome of the run is in these: what the process would leave
+        if it released the key now."""
+        self.record, self.last_notes = record, notes
+        self.run_begun = None
+
     def do_note(self, key: str, value: str, token: int) -> None:
         """Write *value* to *key*, while the process has the lock."""
         self.service.notes.add(key, value, token)
+        if key in self.last_notes:
+            self.last_notes[key] = value
 
     def do_release(self, record: Mapping[str, object],
                    notes: dict[str, str]) -> bool:

@@ -361,6 +361,11 @@ class Runner:
         control, extra = self.lock.control, self._find_extra()
         if extra is None:
             return False
+        if self.history.has_ended(extra.id):
+            # By a process that did not live to note it.
+            self._done = extra.id
+            self._clear()
+            return False
         if extra.tries > self.agenda.plan.recoveries:
             self.logger.warning(
                 'given up: the run that %s asked for; its runs were cut short',
@@ -542,11 +547,6 @@ class Runner:
         else:
             result = Result(Outcome.FAILED.value, failure)
         interrupted = self._end(run, result, self.clock.now() - started)
-        ending = self._ending(run)
-        if self._scheduled:
-            self.agenda.end(ending)
-        if self._extra is not None and ending is not Ending.CUT_SHORT:
-            self._done = self._extra.id
         self._report_given_up()
         if interrupted:
             self._retires = True
@@ -554,8 +554,6 @@ class Runner:
         self.lock.spared = () if pid is None else (pid,)
         if self.process.deadline is None:
             self._stop_watching()
-        self.history.add(run, self._owner.timestamp)
-        self._unrecorded.add(self._owner.timestamp, run)
         self.observers.run_ended(run)
         if self.process.deadline is not None:
             # Something of the run goes on: it goes first, and then the lock.
@@ -617,42 +615,58 @@ class Runner:
             return Result(Outcome.FAILED.value, describe(exc), str(exc))
 
     def _end(self, run: Run, result: Result, duration: float) -> bool:
-        """Give *run* its outcome, and log it; return whether it was
-        interrupted."""
+        """Give *run* its outcome, make it known, and log it; return whether
+        it was interrupted."""
         interrupt = self.interrupts.pending
         self.interrupts.clear()
         self._overdue = getattr(interrupt, 'overdue', False)
 
-        def log(outcome: Outcome, error: str | None) -> dict[str, object]:
+        def ended(outcome: Outcome, error: str | None) -> dict[str, object]:
             run.end(outcome, duration, error)
+            # Whoever is told may kill this process the moment after.
+            self._secure(run)
             return run.log_fields(self.config.task_name)
 
         if result.outcome is Outcome.KILLED:
-            fields = log(Outcome.KILLED, result.error)
+            fields = ended(Outcome.KILLED, result.error)
             self.logger.error('run killed after %.3f s: %s', duration,
                               result.error, extra=fields)
         elif interrupt is not None or result.outcome is Outcome.INTERRUPTED:
             error = (result.error or '' if interrupt is None
                      else describe(interrupt))
-            fields = log(Outcome.INTERRUPTED, error)
+            fields = ended(Outcome.INTERRUPTED, error)
             self.logger.warning(
                 'run interrupted after %.3f s: %s', duration,
                 result.message if interrupt is None else interrupt,
                 extra=fields)
             return True
         elif result.outcome is Outcome.SUCCEEDED:
-            fields = log(Outcome.SUCCEEDED, None)
+            fields = ended(Outcome.SUCCEEDED, None)
             self.logger.info('run succeeded after %.3f s', duration,
                              extra=fields)
         elif result.traceback is None:
-            fields = log(Outcome.FAILED, result.error)
+            fields = ended(Outcome.FAILED, result.error)
             self.logger.error('run failed after %.3f s: %s', duration,
                               result.message or result.error, extra=fields)
         else:
-            fields = log(Outcome.FAILED, result.error)
+            fields = ended(Outcome.FAILED, result.error)
             with_traceback(self.logger, result.traceback,
                            'run failed after %.3f s', duration, **fields)
         return False
+
+    def _secure(self, run: Run) -> None:
+        """The slot and the history have the outcome of *run*, also if this
+        process gets no further."""
+        ending = self._ending(run)
+        if self._scheduled:
+            self.agenda.end(ending)
+        if self._extra is not None and ending is not Ending.CUT_SHORT:
+            self._done = self._extra.id
+        self.history.add(run, self._owner.timestamp)
+        self._unrecorded.add(self._owner.timestamp, run)
+        self.lock.schedule = self.agenda.export()
+        self._export_history()
+        self.lock.secure_outcome()
 
     def _deliver(self, interrupt: Interrupt) -> None:
         self.lock.watchdog.stopping()

@@ -217,6 +217,9 @@ class SupervisedLock(BaseLock):
     def wait(self, timeout: float) -> None:
         self._refuse('wait for it')
 
+    def secure_outcome(self) -> None:
+        self._refuse('write its history')
+
     def save_history(self) -> None:
         self._refuse('write its history')
 
