@@ -285,9 +285,9 @@ class InProcess(RunHandle):
     def leaves_threads(self) -> bool:
         return self.threads
 
-    def end_leftovers(self) -> list[str]:
+    def end_leftovers(self) -> None:
         ended, self.leftovers = self.leftovers, []
-        return ended
+        self._report_ended(ended)
 
     def reap_orphans(self) -> None:
         self.looks += 1

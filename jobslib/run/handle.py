@@ -20,7 +20,7 @@ from jobslib.runs import Outcome, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from jobslib.documents import Document
     from jobslib.exceptions import Interrupt
@@ -271,13 +271,11 @@ class RunHandle:
         """Return whether runs or hooks have left threads running."""
         return bool(self._threads() - self._first_threads)
 
-    def end_leftovers(self) -> list[str]:
-        """End what runs have left running, but not the process itself.
-
-        :returns: what was ended.
-        """
-        return leftovers.end_gently(os.getpid(), self._marker, self._kept(),
-                                    self.grace, self._look, self._report)
+    def end_leftovers(self) -> None:
+        """End what runs have left running, but not the process itself."""
+        self._report_ended(leftovers.end_gently(
+            os.getpid(), self._marker, self._kept(), self.grace, self._look,
+            self._report))
 
     def _kept(self) -> tuple[int, ...]:
         return () if self.pid is None else (self.pid,)
@@ -484,14 +482,10 @@ class RunHandle:
         return self._reap()
 
     def _end_all(self) -> None:
-        known = frozenset({os.getpid()} if self.pid is None
-                          else {os.getpid(), self.pid})
-        left = processes.leftovers(os.getpid(), known)
-        processes.end(os.getpid(), None, self._marker, set(), self._look,
-                      self._since, report=self._report)
-        for (pid, _), name in sorted(left.items()):
-            self._report(f'ended what a run had left running: {name} '
-                         f'(pid {pid})')
+        """End the process, and all that runs have left running."""
+        self._report_ended(leftovers.end_with(
+            os.getpid(), self._marker, self._kept(), self._since, self._look,
+            self._report))
 
     def _poll(self, timeout: float) -> list[int]:
         poller = select.poll()
@@ -507,6 +501,10 @@ class RunHandle:
         if self._wake_fd in ready:
             os.eventfd_read(self._wake_fd)
         return ready
+
+    def _report_ended(self, ended: Iterable[str]) -> None:
+        for each in ended:
+            self._report(f'ended what a run had left running: {each}')
 
     def _report(self, text: str) -> None:
         import logging
