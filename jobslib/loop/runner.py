@@ -18,7 +18,8 @@ from jobslib.loop.outages import Outage
 from jobslib.loop.recording import Recording
 from jobslib.observers import Observer, Observers
 from jobslib.owner import OwnerRecord
-from jobslib.run.handle import LOOK, Result
+from jobslib.run.handle import LOOK
+from jobslib.run.result import Result
 from jobslib.runs import Outcome, Run, describe
 from jobslib.schedule.ledger import Ending, Records
 
@@ -243,7 +244,7 @@ class Runner:
                 self.clock.sleep(min(left, LONGEST_SLEEP))
             self.lock.sign_of_life()
             self.process.reap_orphans()
-            self.process.answer_questions()
+            self.process.questions.answer_all()
             # Not interruptible: a release is not to be cut short.
             self._obey()
             if not self.lock.held:

@@ -6,13 +6,15 @@ handlers, ``os.wait()`` finds children of others, a descriptor is closed.  So
 who decides runs no code of others.
 
 - :mod:`~jobslib.run.handle` is the process as its supervisor sees it: it
-  starts it, sends requests, interrupts and kills.
+  starts it, sends requests, interrupts and kills;
+  :mod:`~jobslib.run.result` is how a request ended.
 - :mod:`~jobslib.run.process` is the other side: it makes the task, runs it,
   calls its hooks.
 - :mod:`~jobslib.run.channel` carries the requests, and
   :mod:`~jobslib.run.memory` what has to be there whatever the task does to
   its descriptors: the outcome, signs of life, and what is asked of the run.
-- :mod:`~jobslib.run.link` is what a task sees of its lock and its metrics.
+- :mod:`~jobslib.run.link` is what a task sees of its lock and its metrics, and
+  :mod:`~jobslib.run.questions` is where its supervisor answers.
 - :mod:`~jobslib.run.signals`, :mod:`~jobslib.run.threads` and
   :mod:`~jobslib.run.leftovers` know what of a run may go on, and how it is
   interrupted.

@@ -9,14 +9,16 @@ import time
 import warnings
 
 from jobslib.clock import now
-from jobslib.exceptions import LockError, Terminate
+from jobslib.exceptions import Terminate
 from jobslib.keeper import processes
 from jobslib.run import leftovers
 from jobslib.run.channel import descriptors, pair, shed
 from jobslib.run.memory import Memory
 from jobslib.run.prctl import die_with_parent
+from jobslib.run.questions import Questions
+from jobslib.run.result import Result, describe_end
 from jobslib.run.signals import INTERRUPT_SIGNAL
-from jobslib.runs import Outcome, describe
+from jobslib.runs import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     #: What the child does; it is given its ends and never returns.
     Body = Callable[[Channel, Channel, Memory], None]
 
-__all__ = ['Result', 'RunHandle', 'concerns', 'describe_end']
+__all__ = ['RunHandle', 'concerns']
 
 #: The longest wait between two looks at what is to be done meanwhile.
 LOOK = 0.25
@@ -42,29 +44,6 @@ FIRST_GRACE = 3.0
 POLL = 0.02
 # How long the kernel may take to end a thread, in seconds.
 THREAD_ENDS = 0.1
-# So many are answered at once, however fast others come.
-MOST_QUESTIONS = 1000
-
-
-class Result:
-    """How a request to the run's process ended.
-
-    :param outcome: of the run, or of the hook.
-    :param error: type and first line of what was raised, or how the process
-        ended.
-    :param message: the whole message of what was raised.
-    :param traceback: ``None`` where the message explains the failure.
-    :param closed: whether the process can be asked nothing any more.
-    """
-
-    def __init__(self, outcome: str, error: str | None = None,
-                 message: str = '', traceback: str | None = None,
-                 closed: bool = False) -> None:
-        self.outcome = Outcome(outcome)
-        self.error = error
-        self.message = message
-        self.traceback = traceback
-        self.closed = closed
 
 
 class RunHandle:
@@ -77,8 +56,8 @@ class RunHandle:
     def __init__(self, body: Body, interrupts: Interrupts) -> None:
         self._body = body
         self._interrupts = interrupts
-        #: What a question of the task is answered with, by method.
-        self.answers: dict[str, Callable[..., object]] = {}
+        #: What the task asks.
+        self.questions = Questions()
         #: Called again and again while a request is waited for; returns
         #: after how many seconds it wants to be called again at the latest.
         self.tick: Callable[[], float] = _nothing
@@ -94,7 +73,6 @@ class RunHandle:
         self._first_threads: set[str] = set()
         self._pidfd = -1
         self._channel: Channel | None = None
-        self._questions: Channel | None = None
         self._memory = Memory()
         self._numbers = 0
         self._busy = False
@@ -140,7 +118,7 @@ class RunHandle:
         theirs.close()
         answers.close()
         self.pid, self._pidfd = pid, os.pidfd_open(pid)
-        self._channel, self._questions = channel, questions
+        self._channel, self.questions.channel = channel, questions
         self._memory = memory
 
     @property
@@ -396,7 +374,7 @@ class RunHandle:
                 self.interrupt(pending)
             result = self._await(number)
             # What the task has told before its end counts.
-            self.answer_questions()
+            self.questions.answer_all()
             if result.closed and self._channel is not None:
                 self._lose_channel()
             if (self._interrupt or result.outcome is Outcome.INTERRUPTED) and (
@@ -440,13 +418,13 @@ class RunHandle:
                               lambda: memory.result(number) is not None)
         result = memory.result(number)
         # What it told before, metrics say, would wait for the next run.
-        self.answer_questions()
+        self.questions.answer_all()
         if result is not None:
             return Result(**result)
         assert status is not None
         # What it has started is nobody's any more.
         self.kill()
-        return Result(Outcome.KILLED.value, _describe(status, self._interrupt))
+        return Result.killed(status, self._interrupt)
 
     def _listen(self, heard: Callable[[Mapping[str, object]], bool],
                 seen: Callable[[], bool] = bool) -> int | None:
@@ -473,9 +451,9 @@ class RunHandle:
             elif self._pidfd in ready:
                 status = self._reap()
                 return None if seen() else status
-            if (self._questions is not None
-                    and self._questions.fileno() in ready):
-                self._answer()
+            if (self.questions.channel is not None
+                    and self.questions.channel.fileno() in ready):
+                self.questions.answer()
 
     def _kill_process(self) -> int:
         self._end_all()
@@ -489,7 +467,7 @@ class RunHandle:
 
     def _poll(self, timeout: float) -> list[int]:
         poller = select.poll()
-        for each in (self._channel, self._questions, self._pidfd,
+        for each in (self._channel, self.questions.channel, self._pidfd,
                      self._wake_fd):
             if each is not None:
                 poller.register(each, select.POLLIN)
@@ -514,53 +492,12 @@ class RunHandle:
         self.reap_orphans()
         return max(self.tick(), 0)
 
-    def _answer(self) -> None:
-        """Answer a question of the task."""
-        assert self._questions is not None
-        received = self._questions.receive()
-        if received is None:
-            self._questions.close()
-            self._questions = None
-            return
-        question = received[0]
-        answer = self._find_answer(question)
-        if question['id']:
-            try:
-                self._questions.send({'id': question['id']} | answer)
-            except ConnectionError:
-                pass
-
-    def _find_answer(self, question: Document) -> Document:
-        """Return the ``value`` that was asked for, or the ``error``."""
-        try:
-            value = self.answers[question['method']](*question['args'])
-            if question['id']:
-                import json
-                json.dumps(value)
-            return {'value': value}
-        except (LockError, NotImplementedError) as exc:
-            return {'error': str(exc)}
-        except Exception as exc:
-            # A lock of the user's, say, with a mistake in it.
-            return {'error': describe(exc)}
-
-    def answer_questions(self) -> None:
-        """Answer what is asked while no request is waited for.
-
-        Threads that a run has left may ask something at any time.
-        """
-        for _ in range(MOST_QUESTIONS):
-            if (self._questions is None
-                    or not select.select([self._questions], [], [], 0)[0]):
-                return
-            self._answer()
-
     def _limit(self, kill_at: float) -> None:
         if self._kill_at is None or kill_at < self._kill_at:
             self._kill_at = kill_at
 
     def _lose_channel(self) -> None:
-        """The task has closed it; what it leaves in the memory counts."""
+        """Nothing can be sent any more; what is in the memory counts."""
         assert self._channel is not None
         self._channel.close()
         self._channel = None
@@ -570,12 +507,12 @@ class RunHandle:
         assert self.pid is not None
         _, status = os.waitpid(self.pid, 0)
         # What it told at last.
-        self.answer_questions()
+        self.questions.answer_all()
         os.close(self._pidfd)
-        for each in (self._channel, self._questions):
-            if each is not None:
-                each.close()
-        self.pid = self._channel = self._questions = None
+        self.questions.close()
+        if self._channel is not None:
+            self._lose_channel()
+        self.pid = None
         self._pidfd = -1
         self._made = False
         self.deadline = None
@@ -586,25 +523,6 @@ def concerns(interrupt: Interrupt, do: str) -> bool:
     """Return whether what is pending interrupts what is to be done."""
     return do == 'run' or (
         do == 'hook' and not isinstance(interrupt, Terminate))
-
-
-def _describe(status: int, interrupt: Interrupt | None) -> str:
-    """Say how the process of a run ended."""
-    text = describe_end(os.waitstatus_to_exitcode(status))
-    return text if interrupt is None else f'{interrupt}; {text}'
-
-
-def describe_end(code: int) -> str:
-    """Say how a process ended.
-
-    :param code: its exit code, a signal as a negative number.
-    """
-    if code >= 0:
-        return f'its process ended with exit code {code}'
-    try:
-        return f'killed by {signal.Signals(-code).name}'
-    except ValueError:
-        return f'killed by signal {-code}'
 
 
 def _has_ended(pidfd: int) -> bool:
