@@ -6,9 +6,10 @@ It runs no code of a task.
 - :mod:`~jobslib.loop.runner` is the loop: wait, acquire, run, release or keep.
 - :mod:`~jobslib.loop.demands` is asked by the loop what operators want: that the
   lock is released, that a run is stopped, that one begins beside the schedule.
-- :mod:`~jobslib.loop.recording` is told by the loop what became of runs.  It keeps
-  the history beside the lock, and :mod:`~jobslib.loop.unrecorded` remembers what
-  could not be written, until it is handed in.
+- :mod:`~jobslib.loop.endings` tells what became of a run, and logs it.
+- :mod:`~jobslib.loop.recording` keeps that beside the lock, in the history, and
+  :mod:`~jobslib.loop.unrecorded` remembers what could not be written, until it is
+  handed in.
 - :mod:`~jobslib.loop.hooks` has the hooks of the task called.
 - :mod:`~jobslib.loop.outages` says that the lock's service does not answer.
 """

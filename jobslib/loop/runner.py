@@ -12,8 +12,8 @@ from jobslib.exceptions import (
 )
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
-from jobslib.logs import with_traceback
 from jobslib.loop.demands import Demands
+from jobslib.loop.endings import find_outcome, log_end
 from jobslib.loop.outages import Outage
 from jobslib.loop.recording import Recording
 from jobslib.observers import Observer, Observers
@@ -383,9 +383,9 @@ class Runner:
             result = self._call_task(run)
         else:
             result = Result(Outcome.FAILED.value, failure)
-        interrupted = self._end(run, result, self.clock.now() - started)
+        self._end(run, result, self.clock.now() - started)
         self._report_given_up()
-        if interrupted:
+        if run.outcome is Outcome.INTERRUPTED:
             self._retires = True
         pid = self.process.pid
         self.lock.spared = () if pid is None else (pid,)
@@ -448,45 +448,16 @@ class Runner:
         except LockError as exc:
             return Result(Outcome.FAILED.value, describe(exc), str(exc))
 
-    def _end(self, run: Run, result: Result, duration: float) -> bool:
-        """Give *run* its outcome, make it known, and log it; return whether
-        it was interrupted."""
+    def _end(self, run: Run, result: Result, duration: float) -> None:
+        """Give *run* its outcome, make it known, and log it."""
         interrupt = self.interrupts.pending
         self.interrupts.clear()
         self._overdue = getattr(interrupt, 'overdue', False)
-
-        def ended(outcome: Outcome, error: str | None) -> dict[str, object]:
-            run.end(outcome, duration, error)
-            # Whoever is told may kill this process the moment after.
-            self._secure(run)
-            return run.log_fields(self.config.task_name)
-
-        if result.outcome is Outcome.KILLED:
-            fields = ended(Outcome.KILLED, result.error)
-            self.logger.error('run killed after %.3f s: %s', duration,
-                              result.error, extra=fields)
-        elif interrupt is not None or result.outcome is Outcome.INTERRUPTED:
-            error = (result.error or '' if interrupt is None
-                     else describe(interrupt))
-            fields = ended(Outcome.INTERRUPTED, error)
-            self.logger.warning(
-                'run interrupted after %.3f s: %s', duration,
-                result.message if interrupt is None else interrupt,
-                extra=fields)
-            return True
-        elif result.outcome is Outcome.SUCCEEDED:
-            fields = ended(Outcome.SUCCEEDED, None)
-            self.logger.info('run succeeded after %.3f s', duration,
-                             extra=fields)
-        elif result.traceback is None:
-            fields = ended(Outcome.FAILED, result.error)
-            self.logger.error('run failed after %.3f s: %s', duration,
-                              result.message or result.error, extra=fields)
-        else:
-            fields = ended(Outcome.FAILED, result.error)
-            with_traceback(self.logger, result.traceback,
-                           'run failed after %.3f s', duration, **fields)
-        return False
+        outcome, error = find_outcome(result, interrupt)
+        run.end(outcome, duration, error)
+        # Whoever is told may kill this process the moment after.
+        self._secure(run)
+        log_end(self.logger, run, result, interrupt, self.config.task_name)
 
     def _secure(self, run: Run) -> None:
         """The slot and the history have the outcome of *run*, also if this
