@@ -11,5 +11,6 @@ It runs no code of a task.
   :mod:`~jobslib.loop.unrecorded` remembers what could not be written, until it is
   handed in.
 - :mod:`~jobslib.loop.hooks` has the hooks of the task called.
-- :mod:`~jobslib.loop.outages` says that the lock's service does not answer.
+- :mod:`~jobslib.loop.standby` says why this process does not run, and
+  :mod:`~jobslib.loop.outages` for how long the lock's service did not answer.
 """

@@ -14,8 +14,8 @@ from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
 from jobslib.loop.demands import Demands
 from jobslib.loop.endings import find_outcome, log_end
-from jobslib.loop.outages import Outage
 from jobslib.loop.recording import Recording
+from jobslib.loop.standby import Standby
 from jobslib.observers import Observer, Observers
 from jobslib.owner import OwnerRecord
 from jobslib.run.handle import LOOK
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 __all__ = ['Runner']
 
 STANDBY_WAIT = 60.0
-FIRST_RETRY = 0.5
-LAST_RETRY = 2.0
 # A signal that comes in the instant before a sleep does not end it.
 # Operators' requests are looked for as often.
 LONGEST_SLEEP = 0.5
@@ -78,9 +76,7 @@ class Runner:
         lock.supervised = True
         self.lock.watchdog.interrupt = interrupts.interrupt
         self.lock.inherit_schedule = self._consider
-        self._held_elsewhere = False
-        self._retry_pause = 0.0
-        self._outage = Outage(self.logger, self.clock)
+        self.standby = Standby(lock, agenda, clock, logger, self.observers)
         self.recording = Recording(lock, config, agenda, clock, logger)
         self.demands = Demands(process, lock, config, self.recording, clock,
                                interrupts, logger)
@@ -129,12 +125,12 @@ class Runner:
             if acquired:
                 break
             if self.lock.wanted or not self.agenda.is_imminent:
-                return self._explain_no_run()
+                return self.standby.explain_no_run()
             self._wait_until_due()
         self._has_acquired()
         if self.agenda.decision is not None and not self.agenda.runs:
             # What is kept beside the lock knows that the slot is done.
-            return self._report_no_run(self.agenda.describe(), True)
+            return self.standby.explain_done()
         try:
             outcome = self._run_slot()
         except OneInstanceWatchdogError:
@@ -164,24 +160,6 @@ class Runner:
             if not self.agenda.runs or self.agenda.ledger.slot != slot:
                 # A later slot has come meanwhile; that is another run.
                 return outcome
-
-    def _explain_no_run(self) -> ExitCode:
-        """Say why a process that is there for one run does not run."""
-        if self.lock.wanted:
-            reason = self._describe_holder()
-            done = not self.lock.barred and self.agenda.is_in_hand(
-                OwnerRecord.parse(self._find_holder()))
-        else:
-            reason, done = self.agenda.describe(), True
-        return self._report_no_run(reason, done)
-
-    def _report_no_run(self, reason: str, done: bool) -> ExitCode:
-        if done:
-            self.logger.info('not run: %s', reason)
-        else:
-            self.logger.warning('not run: %s', reason)
-        self.observers.standby(reason)
-        return ExitCode.DONE if done else ExitCode.LOCK_NOT_AVAILABLE
 
     def _run_cycle(self) -> None:
         self._wait_until_due()
@@ -231,7 +209,7 @@ class Runner:
         if self.agenda.seconds_left > 0 and self.interrupts.pending is None:
             self.observers.waiting(self.agenda.due)
         if self.recording.has_unrecorded and not (
-                self.lock.held or self._outage.lasts or self._ends):
+                self.lock.held or self.standby.is_cut_off or self._ends):
             # The lock may be lost, and its service within reach.
             self._peeked = float('-inf')
             self._peek()
@@ -307,24 +285,20 @@ class Runner:
 
     def _take_or_wait(self) -> bool:
         acquired = self._take()
-        if self._outage.lasts:
-            self._retry_pause = 0.0
-            # Who has it, or that nobody may, is said again.
-            self._held_elsewhere = False
-            self._outage.over()
+        self.standby.service_answered()
         if acquired:
-            self._held_elsewhere = False
+            self.standby.reset()
             self._has_acquired()
             if self.config.keep_lock:
                 self.logger.info('the lock is acquired')
             return True
         if not self.lock.wanted:
             # Free, and there is nothing to take it for.
-            self._held_elsewhere = False
+            self.standby.reset()
             self.logger.debug('not run: %s', self.agenda.describe())
             self.recording.hand_in()
             return False
-        self._report_held_elsewhere()
+        self.standby.explain_wait()
         self.recording.hand_in()
         self.process.reap_while(lambda: self.lock.wait(STANDBY_WAIT))
         return False
@@ -355,13 +329,10 @@ class Runner:
         self.observers.inherited(self.recording.history)
 
     def _wait_for_service(self, exc: LockUnavailableError) -> None:
-        if self._outage.failed(str(exc)):
-            self.observers.standby(str(exc))
-        self._retry_pause = min(
-            max(FIRST_RETRY, 2 * self._retry_pause), LAST_RETRY)
+        pause = self.standby.service_failed(str(exc))
         self.process.reap_orphans()
         with self.interrupts.interruptible():
-            self.clock.sleep(self._retry_pause)
+            self.clock.sleep(pause)
 
     def _prepare(self) -> str | None:
         """Have a process with the task; return why there is none."""
@@ -557,28 +528,6 @@ class Runner:
                 self.process.finish(
                     self.config.max_hook_time if self._ends else None)
                 self.process.end_leftovers()
-
-    def _report_held_elsewhere(self) -> None:
-        if not self._held_elsewhere:
-            reason = self._describe_holder()
-            self.logger.info('not run: %s', reason)
-            self.observers.standby(reason)
-        self._held_elsewhere = True
-
-    def _describe_holder(self) -> str:
-        if self.lock.barred:
-            barred: str = self.lock.barred
-            return barred
-        holder = self._find_holder() or {}
-        return (f'the lock is held by {holder.get("fqdn", "somebody")} '
-                f'(pid {holder.get("pid", "?")}) '
-                f'since {holder.get("time_local", "?")}')
-
-    def _find_holder(self) -> dict[str, object] | None:
-        try:
-            return self.lock.get_lock_owner_info()
-        except LockError:
-            return None
 
     def _report_given_up(self) -> None:
         """Say which slots are given up, and why."""
