@@ -281,9 +281,10 @@ def _run_job(line: CommandLine) -> int:
     environment = dict(os.environ)
 
     def body(channel: Channel, questions: Channel, memory: Memory) -> None:
-        # Secrets are taken out of it, and a later process needs them anew.
-        os.environ.clear()
-        os.environ.update(environment)
+        if os.environ != environment:
+            # Secrets are taken out of it, and a later process needs them anew.
+            os.environ.clear()
+            os.environ.update(environment)
         for name in (NOTIFY_SOCKET, *WATCHDOG):
             # The supervisor's: what a task starts must not speak for it.
             os.environ.pop(name, None)

@@ -311,7 +311,7 @@ def _find_fault_in_arguments(arguments: Any) -> str | None:
         if not (isinstance(each, Argument) or pair):
             return (f'has {each!r:.80} among its arguments; allowed: '
                     f'jobslib.argument(...)')
-    return _find_fault_in_parser(arguments)
+    return _find_fault_in_parser(arguments) if arguments else None
 
 
 def _find_fault_in_parser(arguments: Any) -> str | None:
