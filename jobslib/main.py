@@ -24,10 +24,8 @@ from jobslib.exceptions import (
     LockUnavailableError,
 )
 from jobslib.exitcodes import ExitCode
-from jobslib.folding import folded
 from jobslib.imports import import_module, import_object
 from jobslib.legacy import describe, translate
-from jobslib.slips import guess
 from jobslib.strictness import refuse_class, refuse_slips, remarks
 from jobslib.tasks import BaseTask
 
@@ -111,6 +109,7 @@ def _reported(call: Callable[[], int]) -> int:
 
 
 def _complain(what: str) -> None:
+    from jobslib.folding import folded
     print(folded(f'runjob: error: {what}', sys.stderr), file=sys.stderr)
 
 
@@ -222,6 +221,7 @@ def _find_class(path: str | None, unknown: list[str],
         return None if path is None else _load_task(path)
     except UsageError as exc:
         if unknown:
+            from jobslib.slips import guess
             meant = guess(next((word for word in unknown
                                 if word.startswith('--')), ''),
                           [*OPTIONS, *(str(each.flag) for each in known)])
@@ -401,6 +401,7 @@ def _load_task(path: str) -> type[BaseTask]:
             raise UsageError(f'{path}: it is a command, and stands where a '
                              f'task is expected; allowed: runjob COMMAND '
                              f'package.module.Task') from exc
+        from jobslib.slips import guess
         raise UsageError(f'{exc}; nor is it a command '
                          f'({", ".join(COMMANDS)})'
                          f'{guess(path, (*COMMANDS, *OPTIONS))}') from exc

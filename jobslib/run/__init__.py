@@ -12,7 +12,8 @@ who decides runs no code of others.
 - :mod:`~jobslib.run.channel` carries the requests, and
   :mod:`~jobslib.run.memory` what has to be there whatever the task does to
   its descriptors: the outcome, signs of life, and what is asked of the run.
-- :mod:`~jobslib.run.link` is what a task sees of its lock and its metrics.
+- :mod:`~jobslib.run.link` is what a task sees of its lock, and
+  :mod:`~jobslib.run.metrics` what it sees of its metrics.
 - :mod:`~jobslib.run.signals`, :mod:`~jobslib.run.threads` and
   :mod:`~jobslib.run.leftovers` know what of a run may go on, and how it is
   interrupted.

@@ -1,5 +1,4 @@
-"""What the run's process asks its supervisor, and the lock as a task sees it.
-"""
+"""What the run's process asks its supervisor, and the lock as a task sees it."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ import threading
 
 from jobslib.clock import now
 from jobslib.exceptions import LockUnavailableError, SupervisedLockError
-from jobslib.metrics import BaseMetrics, batches_of, samples_of
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.watchdog import Watchdog
@@ -22,11 +20,11 @@ if TYPE_CHECKING:
 
     from jobslib.documents import Document
     from jobslib.history import HandIn
-    from jobslib.metrics import Metrics
+    from jobslib.metrics import BaseMetrics
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
 
-__all__ = ['Link', 'SupervisedLock', 'SupervisedMetrics']
+__all__ = ['Link', 'SupervisedLock']
 
 #: How long an answer of the supervisor may take, in seconds.
 ANSWER_TIMEOUT = 5.0
@@ -76,7 +74,8 @@ class Link:
 
     def make_metrics(self, context: object, options: object) -> BaseMetrics:
         """Return the metrics as a task sees them."""
-        return SupervisedMetrics(self, context, options)
+        from jobslib.run.metrics import SupervisedMetrics
+        return SupervisedMetrics(self.tell, context, options)
 
     def adopt(self, descriptors: Sequence[int]) -> None:
         """Keep copies of the descriptors of the lock during this run."""
@@ -273,23 +272,3 @@ def _inode(fd: int) -> int:
         return os.fstat(fd).st_ino
     except OSError:
         return -1
-
-
-class SupervisedMetrics(BaseMetrics):
-    """Metrics of a task: the supervisor sends them, with its own.
-
-    :param link: to the supervisor.
-    """
-
-    def __init__(self, link: Link, context: Any, options: Any) -> None:
-        super().__init__(context, options)
-        self._link = link
-
-    def push(self, metrics: Metrics) -> None:
-        """Have *metrics* sent soon.
-
-        :raises ValueError: it is not what metrics look like.
-        """
-        # Refused here, where the task can see it.
-        for batch in batches_of(list(samples_of(metrics))):
-            self._link.tell('push', batch)
