@@ -424,7 +424,7 @@ class ConfigGroup:
     @classmethod
     def declared(cls) -> Mapping[str, option[object]]:
         """Return all options by name, inherited ones first."""
-        return _find_options(cls)
+        return _find_options(cls.__mro__)
 
     def validate(self) -> None:
         """Check the options against each other; to be overridden.
@@ -539,10 +539,13 @@ class ConfigGroup:
 
 
 @cache
-def _find_options(cls: type[ConfigGroup]) -> Mapping[str, option[object]]:
-    """Return the options of a class, which are asked for hundreds of times."""
+def _find_options(classes: tuple[type, ...]) -> Mapping[str, option[object]]:
+    """Return the options of a class, which are asked for hundreds of times.
+
+    :param classes: it and its bases, as Python looks through them.
+    """
     options: dict[str, option[object]] = {}
-    for base in reversed(cls.__mro__):
+    for base in reversed(classes):
         for name, value in vars(base).items():
             if isinstance(value, option):
                 options[name] = value

@@ -51,12 +51,11 @@ def refuse_slips(config: Config) -> None:
         option, or a variable in the environment begins with ``JOBSLIB_`` and
         no option has it.
     """
-    for name, known in _find_slips(config):
+    for name, meant in _find_slips(config):
         raise ConfigError(
             f'unknown name {name!r} in settings module '
-            f'{_name_of(config._settings)}; did you mean {known!r}? ({OWN_NAME})')
-    variables = set(_variables(config))
-    known = variables | OTHER_VARIABLES
+            f'{_name_of(config._settings)}; did you mean {meant!r}? ({OWN_NAME})')
+    known = {*_variables(config), *OTHER_VARIABLES}
     ours = [name for name in os.environ if name.upper().startswith(PREFIX)]
     unknown = [name for name in ours if name not in known]
     # JOBLIB_RUN_ONCE; what is nearly the prefix may be that of others.
