@@ -47,7 +47,8 @@ The files:
   calls its hooks; :mod:`~jobslib.run.program` is the task of ``runjob exec``.
 - :mod:`~jobslib.run.channel` carries messages, :mod:`~jobslib.run.memory` is
   the shared memory.
-- :mod:`~jobslib.run.link` has lock and metrics as the task sees them, and
+- :mod:`~jobslib.run.link` has the lock as the task sees it,
+  :mod:`~jobslib.run.metrics` its metrics, and
   :mod:`~jobslib.run.questions` is where its supervisor answers.
 - :mod:`~jobslib.run.signals` has the signal handlers,
   :mod:`~jobslib.run.threads` knows when the threads of a run are over, and
