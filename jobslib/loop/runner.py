@@ -361,6 +361,11 @@ class Runner:
         control, extra = self.lock.control, self._find_extra()
         if extra is None:
             return False
+        if self.history.has_ended(extra.id):
+            # Whoever ran it could not note that any more.
+            self._done = extra.id
+            self._clear()
+            return False
         if extra.tries > self.agenda.plan.recoveries:
             self.logger.warning(
                 'given up: the run that %s asked for; its runs were cut short',
