@@ -240,13 +240,24 @@ class Lease:
                    'spared': sorted(spared)}, timeout=None)
         self._stopping = False
 
+    def leave(self, record: Mapping[str, object],
+              notes: dict[str, str]) -> None:
+        """A run has an outcome, which is in *record* and *notes*: the keeper
+        leaves these, should this process not live to release the key.
+
+        :param record: what to leave in the key.
+        :param notes: what to leave in keys beside it.
+        """
+        # A new keeper is told as well.
+        if self._hold is not None:
+            self._hold = {**self._hold, 'record': record}
+        if self._run is not None:
+            self._run = {**self._run, 'run': None}
+        self._offer({'do': 'leave', 'record': record, 'notes': notes})
+
     def note(self, key: str, value: str, token: int) -> None:
         """Write *value* to *key* soon, if the lock is held with *token*."""
-        # Without waiting: when the keeper is too busy to take a note it is lost,
-        # which does no harm, because the next one is newer.
-        self._exchange(
-            {'do': 'note', 'key': key, 'value': value, 'token': token},
-            reply=False, timeout=0)
+        self._offer({'do': 'note', 'key': key, 'value': value, 'token': token})
 
     def release(self, record: Mapping[str, object],
                 notes: dict[str, str]) -> None:
@@ -317,6 +328,11 @@ class Lease:
     def _tell(self, message: dict[str, object]) -> None:
         """Send a message that has no reply."""
         self._exchange(message, reply=False, timeout=None)
+
+    def _offer(self, message: dict[str, object]) -> None:
+        """Send a message, unless the keeper is too busy to take it: the next
+        one of its kind is newer."""
+        self._exchange(message, reply=False, timeout=0)
 
     def _ask(self, message: dict[str, object],
              timeout: float | None = REPLY_TIMEOUT) -> None:

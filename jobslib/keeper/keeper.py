@@ -196,7 +196,7 @@ class Keeper:
     def do_hold(self, proof: float, record: Mapping[str, object], token: int,
                 signum: int) -> bool:
         """The ward took the lock; the session was alive at *proof*."""
-        self.record = record
+        self.record, self.last_notes = record, {}
         self.token = token
         self.signal = signum
         # The memory has the state that a keeper before this one has left.
@@ -241,9 +241,18 @@ class Keeper:
                 self.memory.held = False
         return True
 
+    def do_leave(self, record: Mapping[str, object],
+                 notes: dict[str, str]) -> None:
+        """The run has an outcome, which is in these: what the ward would leave
+        if it released the lock now."""
+        self.record, self.last_notes = record, notes
+        self.run_begun = None
+
     def do_note(self, key: str, value: str, token: int) -> None:
         """Write *value* to *key*, while the ward holds the lock."""
         self.service.notes.add(key, value, token)
+        if key in self.last_notes:
+            self.last_notes[key] = value
 
     def do_release(self, record: Mapping[str, object],
                    notes: dict[str, str]) -> bool:

@@ -40,7 +40,7 @@ __all__ = ['FileLock']
 # How often a lock that is waited for is looked at, in seconds.
 POLL_INTERVAL = 0.1
 # What the mark of a holder's runs looks like.
-MARKER = re.compile('[0-9a-f]{32}')
+MARKER = '[0-9a-f]{32}'
 # A process id that no process has.
 NOBODY = -1
 # How much of a lock file is read, in bytes.
@@ -187,6 +187,9 @@ class FileLock(BaseLock):
                 return
             time.sleep(min(left, POLL_INTERVAL))
 
+    def secure_outcome(self) -> None:
+        self.save_history()
+
     def save_history(self) -> None:
         # Written again with the next run, or on release, which reports it.
         with contextlib.suppress(LockUnavailableError):
@@ -283,7 +286,7 @@ class FileLock(BaseLock):
         """
         marker = record.get('marker')
         if ('released' in record or not isinstance(marker, str)
-                or not MARKER.fullmatch(marker)
+                or not re.fullmatch(MARKER, marker)
                 # This process is itself one of those, and must not end them: a
                 # run may have started it to take its place.
                 or processes.is_marked(os.getpid(), marker)):

@@ -41,12 +41,15 @@ the run.
 The files:
 
 - :mod:`~jobslib.run.handle` is the process as its supervisor sees it: it
-  starts it, sends requests, interrupts and kills.
+  starts it, sends requests, interrupts and kills;
+  :mod:`~jobslib.run.result` is how a request ended.
 - :mod:`~jobslib.run.process` is the other side: it makes the task, runs it,
-  calls its hooks.  :mod:`~jobslib.run.program` is the task of ``runjob exec``.
+  calls its hooks; :mod:`~jobslib.run.program` is the task of ``runjob exec``.
 - :mod:`~jobslib.run.channel` carries messages, :mod:`~jobslib.run.memory` is
   the shared memory.
-- :mod:`~jobslib.run.link` has lock and metrics as the task sees them.
+- :mod:`~jobslib.run.link` has the lock as the task sees it,
+  :mod:`~jobslib.run.metrics` its metrics, and
+  :mod:`~jobslib.run.questions` is where its supervisor answers.
 - :mod:`~jobslib.run.signals` has the signal handlers,
   :mod:`~jobslib.run.threads` knows when the threads of a run are over, and
   :mod:`~jobslib.run.leftovers` ends what a run has left running.

@@ -9,18 +9,20 @@ import time
 import warnings
 
 from jobslib.clock import now
-from jobslib.exceptions import LockError, Terminate
+from jobslib.exceptions import Terminate
 from jobslib.keeper import processes
 from jobslib.run import leftovers
 from jobslib.run.channel import descriptors, pair, shed
 from jobslib.run.memory import Memory
 from jobslib.run.prctl import die_with_parent
+from jobslib.run.questions import Questions
+from jobslib.run.result import Result, describe_end
 from jobslib.run.signals import INTERRUPT_SIGNAL
-from jobslib.runs import Outcome, describe
+from jobslib.runs import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from jobslib.documents import Document
     from jobslib.exceptions import Interrupt
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     #: for questions, and the memory.  It never returns.
     Body = Callable[[Channel, Channel, Memory], None]
 
-__all__ = ['Result', 'RunHandle', 'concerns', 'describe_end']
+__all__ = ['RunHandle', 'concerns']
 
 #: The longest wait until the supervisor looks what else it has to do, in seconds.
 LOOK = 0.25
@@ -44,30 +46,6 @@ FIRST_GRACE = 3.0
 POLL = 0.02
 # How long the kernel may take to end a thread, in seconds.
 THREAD_ENDS = 0.1
-# How many questions are answered before something else is done, however fast they
-# come.
-MOST_QUESTIONS = 1000
-
-
-class Result:
-    """How a request to the run's process ended.
-
-    :param outcome: the outcome of the run, or of the hook.
-    :param error: type and first line of what was raised, or how the process
-        ended.
-    :param message: the whole message of what was raised.
-    :param traceback: ``None`` where the message explains the failure.
-    :param closed: whether the process cannot be sent another request.
-    """
-
-    def __init__(self, outcome: str, error: str | None = None,
-                 message: str = '', traceback: str | None = None,
-                 closed: bool = False) -> None:
-        self.outcome = Outcome(outcome)
-        self.error = error
-        self.message = message
-        self.traceback = traceback
-        self.closed = closed
 
 
 class RunHandle:
@@ -80,8 +58,8 @@ class RunHandle:
     def __init__(self, body: Body, interrupts: Interrupts) -> None:
         self._body = body
         self._interrupts = interrupts
-        #: What answers the questions of the task, by the name of the method.
-        self.answers: dict[str, Callable[..., object]] = {}
+        #: What the task asks.
+        self.questions = Questions()
         #: Called again and again while a request is waited for; it returns
         #: after how many seconds it wants to be called again at the latest.
         self.tick: Callable[[], float] = _nothing
@@ -99,7 +77,6 @@ class RunHandle:
         self._first_threads: set[str] = set()
         self._pidfd = -1
         self._channel: Channel | None = None
-        self._questions: Channel | None = None
         self._memory = Memory()
         self._numbers = 0
         self._busy = False
@@ -147,7 +124,7 @@ class RunHandle:
         theirs.close()
         answers.close()
         self.pid, self._pidfd = pid, os.pidfd_open(pid)
-        self._channel, self._questions = channel, questions
+        self._channel, self.questions.channel = channel, questions
         self._memory = memory
 
     @property
@@ -283,13 +260,11 @@ class RunHandle:
         """Return whether runs or hooks have left threads running."""
         return bool(self._threads() - self._first_threads)
 
-    def end_leftovers(self) -> list[str]:
-        """End what runs have left running, but not the process itself.
-
-        :returns: what was ended.
-        """
-        return leftovers.end_gently(os.getpid(), self._marker, self._kept(),
-                                    self.grace, self._look, self._report)
+    def end_leftovers(self) -> None:
+        """End what runs have left running, but not the process itself."""
+        self._report_ended(leftovers.end_gently(
+            os.getpid(), self._marker, self._kept(), self.grace, self._look,
+            self._report))
 
     def _kept(self) -> tuple[int, ...]:
         return () if self.pid is None else (self.pid,)
@@ -415,7 +390,7 @@ class RunHandle:
                 self.interrupt(pending)
             result = self._await(number)
             # What the task has told before its end, such as metrics, counts.
-            self.answer_questions()
+            self.questions.answer_all()
             if result.closed and self._channel is not None:
                 self._lose_channel()
             if (self._interrupt or result.outcome is Outcome.INTERRUPTED) and (
@@ -460,13 +435,13 @@ class RunHandle:
         result = memory.result(number)
         # Answered now; otherwise what the task has told last, such as metrics,
         # would lie there until the next run.
-        self.answer_questions()
+        self.questions.answer_all()
         if result is not None:
             return Result(**result)
         assert status is not None
         # The process is gone, and what it has started must not go on.
         self.kill()
-        return Result(Outcome.KILLED.value, _describe(status, self._interrupt))
+        return Result.killed(status, self._interrupt)
 
     def _listen(self, heard: Callable[[Mapping[str, object]], bool],
                 seen: Callable[[], bool] = bool) -> int | None:
@@ -494,27 +469,23 @@ class RunHandle:
             elif self._pidfd in ready:
                 status = self._reap()
                 return None if seen() else status
-            if (self._questions is not None
-                    and self._questions.fileno() in ready):
-                self._answer()
+            if (self.questions.channel is not None
+                    and self.questions.channel.fileno() in ready):
+                self.questions.answer()
 
     def _kill_process(self) -> int:
         self._end_all()
         return self._reap()
 
     def _end_all(self) -> None:
-        known = frozenset({os.getpid()} if self.pid is None
-                          else {os.getpid(), self.pid})
-        left = processes.leftovers(os.getpid(), known)
-        processes.end(os.getpid(), None, self._marker, set(), self._look,
-                      self._since, report=self._report)
-        for (pid, _), name in sorted(left.items()):
-            self._report(f'ended what a run had left running: {name} '
-                         f'(pid {pid})')
+        """End the process, and all that runs have left running."""
+        self._report_ended(leftovers.end_with(
+            os.getpid(), self._marker, self._kept(), self._since, self._look,
+            self._report))
 
     def _poll(self, timeout: float) -> list[int]:
         poller = select.poll()
-        for each in (self._channel, self._questions, self._pidfd,
+        for each in (self._channel, self.questions.channel, self._pidfd,
                      self._wake_fd):
             if each is not None:
                 poller.register(each, select.POLLIN)
@@ -527,6 +498,10 @@ class RunHandle:
             os.eventfd_read(self._wake_fd)
         return ready
 
+    def _report_ended(self, ended: Iterable[str]) -> None:
+        for each in ended:
+            self._report(f'ended what a run had left running: {each}')
+
     def _report(self, text: str) -> None:
         import logging
         logging.getLogger('jobslib').warning('%s', text)
@@ -534,47 +509,6 @@ class RunHandle:
     def _look(self) -> float:
         self.reap_orphans()
         return max(self.tick(), 0)
-
-    def _answer(self) -> None:
-        """Answer a question of the task."""
-        assert self._questions is not None
-        received = self._questions.receive()
-        if received is None:
-            self._questions.close()
-            self._questions = None
-            return
-        question = received[0]
-        answer = self._find_answer(question)
-        if question['id']:
-            try:
-                self._questions.send({'id': question['id']} | answer)
-            except ConnectionError:
-                pass
-
-    def _find_answer(self, question: Document) -> Document:
-        """Return the ``value`` that was asked for, or the ``error``."""
-        try:
-            value = self.answers[question['method']](*question['args'])
-            if question['id']:
-                import json
-                json.dumps(value)
-            return {'value': value}
-        except (LockError, NotImplementedError) as exc:
-            return {'error': str(exc)}
-        except Exception as exc:
-            # A lock of the user's may have a mistake in it.
-            return {'error': describe(exc)}
-
-    def answer_questions(self) -> None:
-        """Answer what is asked while no request is waited for.
-
-        Threads that a run has left may ask something at any time.
-        """
-        for _ in range(MOST_QUESTIONS):
-            if (self._questions is None
-                    or not select.select([self._questions], [], [], 0)[0]):
-                return
-            self._answer()
 
     def _limit(self, kill_at: float) -> None:
         if self._kill_at is None or kill_at < self._kill_at:
@@ -593,12 +527,12 @@ class RunHandle:
         assert self.pid is not None
         _, status = os.waitpid(self.pid, 0)
         # It may have told something before its end.
-        self.answer_questions()
+        self.questions.answer_all()
         os.close(self._pidfd)
-        for each in (self._channel, self._questions):
-            if each is not None:
-                each.close()
-        self.pid = self._channel = self._questions = None
+        self.questions.close()
+        if self._channel is not None:
+            self._lose_channel()
+        self.pid = None
         self._pidfd = -1
         self._made = False
         self.deadline = None
@@ -609,25 +543,6 @@ def concerns(interrupt: Interrupt, do: str) -> bool:
     """Return whether a pending interrupt interrupts a request of the kind *do*."""
     return do == 'run' or (
         do == 'hook' and not isinstance(interrupt, Terminate))
-
-
-def _describe(status: int, interrupt: Interrupt | None) -> str:
-    """Return how the process of a run ended, and why."""
-    text = describe_end(os.waitstatus_to_exitcode(status))
-    return text if interrupt is None else f'{interrupt}; {text}'
-
-
-def describe_end(code: int) -> str:
-    """Return how a process ended, in words.
-
-    :param code: its exit code; a signal is a negative number.
-    """
-    if code >= 0:
-        return f'its process ended with exit code {code}'
-    try:
-        return f'killed by {signal.Signals(-code).name}'
-    except ValueError:
-        return f'killed by signal {-code}'
 
 
 def _has_ended(pidfd: int) -> bool:

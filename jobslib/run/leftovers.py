@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ['end_gently', 'left_below', 'remain']
+__all__ = ['end_gently', 'end_with', 'left_below', 'remain']
 
 #: How long a process may take to end by itself, in seconds.
 PATIENCE = 0.2
@@ -65,4 +65,26 @@ def end_gently(root: int, marker: str, keep: Iterable[int], grace: float,
         return []
     ended = processes.end_gently(
         root, marker, set(), frozenset({root, *keep}), grace, tick, report)
-    return [f'{name} (pid {pid})' for pid, name in ended]
+    return [_shown(pid, name) for pid, name in ended]
+
+
+def end_with(root: int, marker: str, owners: Iterable[int], since: int,
+             tick: Callable[[], object],
+             report: Callable[[str], None]) -> list[str]:
+    """Kill *owners*, which *root* has started, and what :func:`left_below`
+    finds beside them.
+
+    :param marker: see :func:`.processes.mark`.
+    :param since: see :func:`.processes.find`.
+    :param tick: called at least four times a second while it waits.
+    :param report: called with a line that says what is waited for.
+    :returns: what was ended but *owners*, each as ``COMMAND (pid PID)``.
+    """
+    # Only now can be told what is a helper of which process.
+    left = processes.leftovers(root, frozenset({root, *owners}))
+    processes.end(root, None, marker, set(), tick, since, report=report)
+    return [_shown(pid, name) for (pid, _), name in sorted(left.items())]
+
+
+def _shown(pid: int, name: str) -> str:
+    return f'{name} (pid {pid})'

@@ -1,4 +1,4 @@
-"""Lock and metrics as a task sees them, and how they ask the supervisor."""
+"""What the run's process asks its supervisor, and the lock as a task sees it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 
 from jobslib.clock import now
 from jobslib.exceptions import LockUnavailableError, SupervisedLockError
-from jobslib.metrics import BaseMetrics, batches_of, samples_of
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.watchdog import Watchdog
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
     from jobslib.documents import Document
     from jobslib.history import HandIn
-    from jobslib.metrics import Metrics
+    from jobslib.metrics import BaseMetrics
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
 
-__all__ = ['Link', 'SupervisedLock', 'SupervisedMetrics']
+__all__ = ['Link', 'SupervisedLock']
 
 #: How long an answer of the supervisor may take, in seconds.
 ANSWER_TIMEOUT = 5.0
@@ -76,7 +75,8 @@ class Link:
 
     def make_metrics(self, context: object, options: object) -> BaseMetrics:
         """Return the metrics as a task sees them."""
-        return SupervisedMetrics(self, context, options)
+        from jobslib.run.metrics import SupervisedMetrics
+        return SupervisedMetrics(self.tell, context, options)
 
     def adopt(self, descriptors: Sequence[int]) -> None:
         """Keep copies of the descriptors of the lock during this run."""
@@ -219,6 +219,9 @@ class SupervisedLock(BaseLock):
     def wait(self, timeout: float) -> None:
         self._refuse('wait for it')
 
+    def secure_outcome(self) -> None:
+        self._refuse('write its history')
+
     def save_history(self) -> None:
         self._refuse('write its history')
 
@@ -276,23 +279,3 @@ def _inode(fd: int) -> int:
         return os.fstat(fd).st_ino
     except OSError:
         return -1
-
-
-class SupervisedMetrics(BaseMetrics):
-    """Metrics of a task: the supervisor sends them, with its own.
-
-    :param link: to the supervisor.
-    """
-
-    def __init__(self, link: Link, context: Any, options: Any) -> None:
-        super().__init__(context, options)
-        self._link = link
-
-    def push(self, metrics: Metrics) -> None:
-        """Let the supervisor send *metrics* soon.
-
-        :raises ValueError: they do not look like metrics.
-        """
-        # Checked here, so that the error is raised in the task.
-        for batch in batches_of(list(samples_of(metrics))):
-            self._link.tell('push', batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -48,7 +49,7 @@ class Program(BaseTask):
             raise
         except OSError as exc:
             raise TaskError(f'{self.command[0]!r} cannot be executed: '
-                            f'{exc.strerror}') from None
+                            f'{exc.strerror}{_hint(exc)}') from None
         if code < 0:
             _die_of(-code)
         if code:
@@ -92,6 +93,15 @@ def refuse_program(program: str) -> None:
     raise ConfigError(f'exec: the command {program!r} cannot be executed: {why}')
 
 
+def _hint(exc: OSError) -> str:
+    """Return what is to be looked at in a program that was found at first."""
+    if exc.errno == errno.ENOEXEC:
+        return ' (a script has to name its interpreter first: #!/bin/sh)'
+    if exc.errno == errno.ENOENT:
+        return ' (it, or the interpreter that its first line names)'
+    return ''
+
+
 def _end_all() -> None:
     """End the program and all that it has started, and wait for that.
 
@@ -121,4 +131,6 @@ def _die_of(signum: int) -> None:
 def _flush() -> None:
     """Write out what the settings have printed before the program prints."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        # None where it was closed by who started the job.
+        if stream is not None:
+            stream.flush()
