@@ -55,7 +55,7 @@ class Bar:
             redirect_stdout=False, redirect_stderr=False)
         self._id = self._progress.add_task(
             task.name, total=None, count='', message='')
-        self._above: dict[Any, _Above] = {}
+        self._above: dict[object, _Above] = {}
         self._restore: list[Callable[[], object]] = []
         self._progress.start()
         try:

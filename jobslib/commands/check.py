@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobslib.cmdlineparser import build_parser
 from jobslib.commands.common import add_json, hasten, is_default_lock
@@ -43,6 +43,8 @@ from jobslib.strictness import find_unknown_settings, remarks
 
 if TYPE_CHECKING:
     import argparse
+
+    from jobslib.documents import Document
 
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
@@ -154,8 +156,8 @@ def _warn(config: Config) -> list[str]:
     ] if is_default_lock(config) else [])
 
 
-def as_dict(report: Report) -> dict[str, Any]:
-    """Return *report* fit for JSON."""
+def as_dict(report: Report) -> Document:
+    """Return *report* as JSON takes it."""
     return {
         'task': report.task,
         'ok': report.code == ExitCode.DONE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.history import History
 from jobslib.oneinstance import LockState
@@ -218,28 +218,33 @@ def who(process: Mapping[str, object] | None) -> str:
     return f'{process.get("fqdn", "?")} (pid {process.get("pid", "?")})'
 
 
-def ago(then: Any, now: float | None = None) -> str:
-    """Return a UNIX time for people, and how long ago or ahead it is."""
-    if then is None:
-        return '-'
-    if (passed := since(then, now)) == 'never':
+def ago(then: object, now: float | None = None) -> str:
+    """Return a UNIX time for people, and how long ago or ahead it is; a dash if
+    *then* is not a time."""
+    passed, at = since(then, now), _time(then)
+    if at is None or at >= NEVER:
         return passed
-    try:
-        shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(then))
-    except (TypeError, ValueError, OverflowError, OSError):
-        return '-'
+    shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))
     return f'{shown} ({passed})'
 
 
-def since(then: Any, now: float | None = None) -> str:
-    """Return how long ago or ahead a UNIX time is."""
-    if not (isinstance(then, int | float) and abs(then) < LATEST):
+def since(then: object, now: float | None = None) -> str:
+    """Return how long ago or ahead a UNIX time is; a dash if *then* is not a
+    time."""
+    at = _time(then)
+    if at is None:
         return '-'
-    if then >= NEVER:
+    if at >= NEVER:
         return 'never'
-    passed = (time.time() if now is None else now) - then
+    passed = (time.time() if now is None else now) - at
     return (f'in {_span(-passed)}' if passed < 0
             else f'{_span(passed)} ago')
+
+
+def _time(value: object) -> float | None:
+    if isinstance(value, int | float) and abs(value) < LATEST:
+        return value
+    return None
 
 
 def _span(seconds: float) -> str:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.jobs import iso, since
 from jobslib.commands.looking import Look, tables
@@ -23,6 +23,9 @@ from jobslib.commands.output import (
 from jobslib.config import Config
 from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 __all__ = ['INTERVAL', 'watch']
 
@@ -89,11 +92,11 @@ def _show_plainly(config: Config, last: Look | None, problem: str) -> None:
 
 
 def _picture(config: Config, last: Look | None, problem: str,
-             width: int) -> Any:
+             width: int) -> RenderableType:
     """Return all that is to be seen on a terminal."""
     from rich.console import Group
     from rich.text import Text
-    parts: list[Any] = [
+    parts: list[RenderableType] = [
         make_table(*fit(*table, width=width))
         for table in (tables(config, last.jobs) if last else ())]
     parts += [Text(printable(note), 'yellow')

@@ -92,6 +92,13 @@ class BaseMetrics:
         """
         return False
 
+    def wake(self) -> None:
+        """Take note that what :meth:`watch` was given returns something new.
+
+        The loop calls it at each event.  To be overridden by backends that read
+        in their own time, and want to do so now.
+        """
+
     def close(self) -> None:
         """Close what was opened; nothing is pushed any more."""
 

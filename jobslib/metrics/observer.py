@@ -18,11 +18,21 @@ from jobslib.runs import Outcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Protocol
 
+    from jobslib.backends import BackendContext
     from jobslib.history import History
-    from jobslib.metrics import Metrics
+    from jobslib.metrics import BaseMetrics, Metrics
     from jobslib.runs import Run
+
+    class ReportingContext(BackendContext, Protocol):
+        """What is used of a :class:`jobslib.Context`."""
+
+        @property
+        def metrics(self) -> BaseMetrics: ...
+
+        @property
+        def one_instance_lock(self) -> object: ...
 
 __all__ = ['MetricsObserver']
 
@@ -37,7 +47,7 @@ class MetricsObserver(Observer):
     :param now: a clock that durations are taken from, in seconds.
     """
 
-    def __init__(self, context: Any,
+    def __init__(self, context: ReportingContext,
                  now: Callable[[], float] = time.monotonic) -> None:
         self._context = context
         self._metrics = context.metrics

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+    from wsgiref.simple_server import WSGIServer
 
     from prometheus_client import Metric
 
@@ -89,7 +90,7 @@ class PrometheusMetrics(BaseMetrics):
         self._core = require('prometheus_client.core', 'prometheus')
         self._samples: dict[Series, float] = {}
         self._read: Callable[[], list[Metrics]] | None = None
-        self._server: Any = None
+        self._server: WSGIServer | None = None
         self._is_forked = False
         run_once = getattr(context.config, 'run_once', False)
         self._pushes = options.push_gateway is not None and (
@@ -157,10 +158,12 @@ class PrometheusMetrics(BaseMetrics):
     def _push_to_gateway(self) -> None:
         options = self.options
 
-        def handler(*args: Any, **kwargs: Any) -> Any:
-            return self._client.exposition.basic_auth_handler(
-                *args, **kwargs, username=options.user,
-                password=options.password)
+        def handler(*args: object, **kwargs: object) -> Callable[[], None]:
+            send: Callable[[], None] = (
+                self._client.exposition.basic_auth_handler(
+                    *args, **kwargs, username=options.user,
+                    password=options.password))
+            return send
 
         # This way of pushing leaves metrics of other names there, so that after a
         # failure the time of the last success can still be read.
@@ -184,7 +187,7 @@ class PrometheusMetrics(BaseMetrics):
             self._server = None
 
 
-def _stop(server: Any) -> None:
+def _stop(server: WSGIServer) -> None:
     server.shutdown()
     server.server_close()
 
