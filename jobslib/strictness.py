@@ -1,9 +1,9 @@
 """What is refused at the start because it can only be a mistake.
 
-Values are checked where they are declared (:mod:`jobslib.options`).  Here is
-what no option sees: names that no option has, in the settings module and in
-the environment; options that have no effect together; classes of tasks that
-cannot work.
+The values of options are checked where these are declared
+(:mod:`jobslib.options`).  Here is checked what no option sees: names in the settings
+module and in the environment that no option has, options that have no effect
+together, task classes that cannot work.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ __all__ = ['find_unknown_settings', 'refuse_class', 'refuse_slips',
            'remarks']
 
 PREFIX = 'JOBSLIB_'
-#: Variables that are no options: one is read before there is a
-#: configuration, the others are for what a run starts.
+#: Variables that are not options: the first is read before there is a configuration,
+#: the others are set for the processes that a run starts.
 OTHER_VARIABLES = frozenset({
     'JOBSLIB_SETTINGS_MODULE', 'JOBSLIB_SLOT', 'JOBSLIB_FENCING_TOKEN',
     'JOBSLIB_JOB', 'JOBSLIB_LEASE'})
-#: Where the options of jobslib's own backends are.  Their variables may be
-#: there for other jobs of this machine, whose backends are not loaded here.
+#: The modules of jobslib's own backends.  The variables of their options may be set
+#: for other jobs of this machine, whose backends are not loaded here.
 BACKENDS = ('jobslib.oneinstance.file', 'jobslib.oneinstance.consul',
             'jobslib.liveness.consul_check', 'jobslib.metrics.prometheus',
             'jobslib.metrics.influxdb')
-# What people set in a settings module; functions, classes and modules in it
-# were imported, or are for its own use.
+# The types of settings.  Functions, classes and modules in a settings module were
+# imported, or are for its own use.
 PLAIN = (str, int, float, dict, list, tuple, type(None))
 
-# Flags of code objects: *args; yield, in a function and in a coroutine.
+# Flags of code objects: it takes *args; it yields, as a function or a coroutine.
 TAKES_ANY = 0x04
 YIELDS = 0x20 | 0x200
 
@@ -58,7 +58,8 @@ def refuse_slips(config: Config) -> None:
     known = {*_variables(config), *OTHER_VARIABLES}
     ours = [name for name in os.environ if name.upper().startswith(PREFIX)]
     unknown = [name for name in ours if name not in known]
-    # JOBLIB_RUN_ONCE; what is nearly the prefix may be that of others.
+    # Names like JOBLIB_RUN_ONCE; other programs may have similar prefixes, so these
+    # are refused only if the rest is an option.
     alike = [name for name in os.environ if name not in ours
              and name.upper().startswith('JO') and 'LIB' in name.upper()]
     if not unknown and not alike:
