@@ -392,8 +392,8 @@ def _load_config_class(settings: object) -> type[Config]:
                          f'allowed; allowed: {declared.allowed()}')
     found = _load(path, f'config_class: {path!r} from {source}')
     if not (isinstance(found, type) and issubclass(found, Config)):
-        raise UsageError(f'config_class: {path!r} from {source} is no '
-                         f'subclass of jobslib.Config')
+        raise UsageError(f'config_class: {path!r} from {source} is not '
+                         f'a subclass of jobslib.Config')
     return found
 
 

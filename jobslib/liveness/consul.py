@@ -11,7 +11,9 @@ from functools import cached_property
 from jobslib.consul.connection import ConsulConnection, refuse_key
 from jobslib.exceptions import LivenessError, LockError
 from jobslib.liveness import BaseLiveness
+from jobslib.oneinstance.record import parse as parse_object
 from jobslib.options import option
+from jobslib.reading import mapping, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +30,6 @@ ENV = 'JOBSLIB_LIVENESS_CONSUL_'
 # When a success is noted later than this, in seconds, another machine may have
 # noted a newer one.
 LATE = 2.0
-
-# A UNIX time that is larger cannot be one.
-LATEST = 1e12
 
 
 class ConsulLiveness(BaseLiveness):
@@ -96,15 +95,6 @@ class ConsulLiveness(BaseLiveness):
 
 
 def parse(data: bytes | None) -> dict[str, Any] | None:
-    """Return the record in the value of a key, ``None`` if it is none."""
-    try:
-        record = json.loads(data or b'')
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    timestamp = record.get('timestamp')
-    # A boolean is an int to Python, and no time; nor is a NaN of JSON's.
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
-        return None
-    return record if abs(timestamp) < LATEST else None
+    """Return the record in the value of a key, ``None`` if it is not one."""
+    record = mapping(parse_object(data))
+    return None if number(record.get('timestamp')) is None else record

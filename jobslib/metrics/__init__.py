@@ -116,9 +116,9 @@ def samples_of(metrics: Metrics) -> Iterator[tuple[Series, float]]:
                 f"{{'value': NUMBER, 'tags': {{NAME: TEXT}}}}")
         value, tags = entry['value'], entry.get('tags') or {}
         if not isinstance(tags, dict):
-            raise ValueError(f'metric {name!r}: tags {tags!r} are no dict')
+            raise ValueError(f'metric {name!r}: tags {tags!r} are not a dict')
         if not isinstance(value, int | float):
-            raise ValueError(f'metric {name!r}: value {value!r} is no number')
+            raise ValueError(f'metric {name!r}: value {value!r} is not a number')
         try:
             value = float(value)
         except OverflowError:

@@ -126,6 +126,6 @@ def file_name(task_name: str) -> str:
     if len(name) > MAX_NAME:
         raise ConfigError(
             f'name: {task_name!r} is not allowed; allowed for a lock file: at '
-            f'most {MAX_NAME} characters, where each byte that is no ASCII '
-            f'letter, digit, dot, hyphen or underscore takes three')
+            f'most {MAX_NAME} characters, where each byte that is not an '
+            f'ASCII letter, digit, dot, hyphen or underscore takes three')
     return name
