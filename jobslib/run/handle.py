@@ -168,13 +168,16 @@ class RunHandle:
         self._busy = True
         self._kill_at = None
         try:
-            if not self.lives:
+            is_new = not self.lives
+            if is_new:
                 self.start()
+            # It goes on to that by itself when it has read its options.
+            self.begin_making()
+            if is_new:
                 told = self.first_word()
                 if 'exit' in told:
                     return ('there is no process for the task: '
                             f'{describe_end(told["exit"])}')
-            self.begin_making()
             told = self.end_making()
         except OSError as exc:
             return f'there is no process for the task: {exc}'
