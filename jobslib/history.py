@@ -213,6 +213,12 @@ class History:
         return any(each.is_same(run) and each.presumed is None
                    for each in self.newest)
 
+    def has_ended(self, asked: str) -> bool:
+        """Return whether the run that was asked for, by the id of the request,
+        has come to its end, well or not."""
+        return any(each.asked == asked and each.outcome in (
+            Outcome.SUCCEEDED, Outcome.FAILED) for each in self.newest)
+
     def has_forgotten(self, run: Run) -> bool:
         """Return whether *run* is older than all that are kept, and so may
         have been among those that are not."""

@@ -19,8 +19,9 @@ from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
 from jobslib.logs import protect
 from jobslib.run.channel import fill_standard
-from jobslib.run.handle import RunHandle, describe_end
+from jobslib.run.handle import RunHandle
 from jobslib.run.prctl import adopt_orphans
+from jobslib.run.result import describe_end
 from jobslib.schedule.ledger import Records
 
 TYPE_CHECKING = False
@@ -157,7 +158,7 @@ def _supervise(process: RunHandle, exported: Document,
         _refuse_half_a_lock(lock, config)
     except (ConfigError, LockError) as exc:
         return _refuse(str(exc), exc)
-    process.answers = answers_of(lock, context)
+    process.questions.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace
     if not config.cold_standby:
         with interrupts.interruptible(process.interrupt):

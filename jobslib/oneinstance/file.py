@@ -183,6 +183,9 @@ class FileLock(BaseLock):
                 return
             time.sleep(min(left, POLL_INTERVAL))
 
+    def secure_outcome(self) -> None:
+        self.save_history()
+
     def save_history(self) -> None:
         # Written again with the next run, or on release, which reports it.
         with contextlib.suppress(LockUnavailableError):

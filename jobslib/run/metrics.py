@@ -27,10 +27,10 @@ class SupervisedMetrics(BaseMetrics):
         self._tell = tell
 
     def push(self, metrics: Metrics) -> None:
-        """Have *metrics* sent soon.
+        """Let the supervisor send *metrics* soon.
 
-        :raises ValueError: it is not what metrics look like.
+        :raises ValueError: they do not look like metrics.
         """
-        # Refused here, where the task can see it.
+        # Checked here, so that the error is raised in the task.
         for batch in batches_of(list(samples_of(metrics))):
             self._tell('push', batch)
