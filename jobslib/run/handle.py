@@ -158,7 +158,8 @@ class RunHandle:
             is_new = not self.lives
             if is_new:
                 self.start()
-            # It goes on to that by itself when it has read its options.
+            # Asked in advance: it makes the task as soon as it has read its options,
+            # without waiting for this process in between.
             self.begin_making()
             if is_new:
                 told = self.first_word()
