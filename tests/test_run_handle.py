@@ -5,6 +5,7 @@ import faulthandler
 import os
 import pathlib
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
 from jobslib.keeper import processes
+from jobslib.run.channel import Channel
 from jobslib.run.handle import RunHandle
 from jobslib.runs import Outcome
 
@@ -95,6 +97,20 @@ def test_process_whose_code_raises() -> None:
     handle = RunHandle(body, Interrupts())
     handle.start()
     assert handle.first_word() == {'exit': 1}
+
+
+def test_task_is_asked_for_in_advance() -> None:
+    """A new process need not wait for its supervisor before it makes the task."""
+    def body(channel: Channel, *_: object) -> None:
+        asked = bool(select.select([channel], [], [], DEADLINE)[0])
+        channel.send({'config': {}})
+        channel.send({'made': asked, 'hooks': []})
+        while received := channel.receive():
+            if received[0] == {'do': 'end'}:
+                os._exit(0)
+    handle = RunHandle(body, Interrupts())
+    assert handle.prepare() is None
+    assert handle.finish(DEADLINE) == 0
 
 
 def test_descriptors_of_the_supervisor_are_not_the_task_s() -> None:
