@@ -214,13 +214,10 @@ class History:
                    for each in self.newest)
 
     def has_ended(self, asked: str) -> bool:
-        """Return whether the run that was asked for has ended: not killed,
-        and not interrupted.
-
-        :param asked: :attr:`jobslib.runs.Run.asked`.
-        """
-        return any(run.asked == asked and run.outcome in (
-            Outcome.SUCCEEDED, Outcome.FAILED) for run in self.newest)
+        """Return whether the run that was asked for, by the id of the request,
+        has come to its end, well or not."""
+        return any(each.asked == asked and each.outcome in (
+            Outcome.SUCCEEDED, Outcome.FAILED) for each in self.newest)
 
     def has_forgotten(self, run: Run) -> bool:
         """Return whether *run* is older than all that are kept, and so may

@@ -16,7 +16,6 @@ from jobslib.config import Config
 from jobslib.environment import NOTIFY_SOCKET
 from jobslib.exceptions import ConfigError, LockError, Terminate
 from jobslib.exitcodes import ExitCode
-from jobslib.folding import folded
 from jobslib.interrupts import Interrupts
 from jobslib.logs import protect
 from jobslib.run.channel import fill_standard
@@ -214,6 +213,7 @@ def _refuse(message: str, exc: Exception | None = None) -> int:
         # Code of the user that broke.
         import traceback
         traceback.print_exception(exc.__cause__)
+    from jobslib.folding import folded
     print(folded(f'runjob: error: {message}', sys.stderr), file=sys.stderr)
     return ExitCode.USAGE
 

@@ -31,23 +31,25 @@ if TYPE_CHECKING:
     from jobslib.run.channel import Channel
     from jobslib.runs import Run
 
-    #: What the child does; it is given its ends and never returns.
+    #: What the child does: it is given its ends of the channels for requests and
+    #: for questions, and the memory.  It never returns.
     Body = Callable[[Channel, Channel, Memory], None]
 
 __all__ = ['RunHandle', 'concerns']
 
-#: The longest wait between two looks at what is to be done meanwhile.
+#: The longest wait until the supervisor looks what else it has to do, in seconds.
 LOOK = 0.25
-# From a signal to the kill, in seconds, before there is a lock.
+# From a signal to the kill, in seconds, while there is no lock yet that names it.
 FIRST_GRACE = 3.0
-# When the task has closed the descriptor of the channel.
+# How often the memory is looked at when the task has closed the descriptor of the
+# channel, in seconds.
 POLL = 0.02
 # How long the kernel may take to end a thread, in seconds.
 THREAD_ENDS = 0.1
 
 
 class RunHandle:
-    """Starts the run's process, asks it, interrupts and ends it.
+    """Starts the run's process, sends it requests, interrupts and ends it.
 
     :param body: what the child does.
     :param interrupts: the signals of the supervisor.
@@ -58,18 +60,20 @@ class RunHandle:
         self._interrupts = interrupts
         #: What the task asks.
         self.questions = Questions()
-        #: Called again and again while a request is waited for; returns
+        #: Called again and again while a request is waited for; it returns
         #: after how many seconds it wants to be called again at the latest.
         self.tick: Callable[[], float] = _nothing
-        #: From an interrupt to the kill, in seconds; the lock knows better.
+        #: From an interrupt to the kill, in seconds; the lock's own grace time
+        #: takes its place when there is a lock.
         self.grace = FIRST_GRACE
         self.pid: int | None = None
         #: The hooks that the task overrides.
         self.hooks: list[str] = []
-        #: Until when something of an interrupted run that goes on may live.
+        #: When an interrupted run has ended and something that it has started
+        #: goes on: until when that may live.
         self.deadline: float | None = None
         self._made = False
-        # Those that it had when it had made the task.
+        # The threads of the process when it had made the task.
         self._first_threads: set[str] = set()
         self._pidfd = -1
         self._channel: Channel | None = None
@@ -80,9 +84,10 @@ class RunHandle:
         self._interrupt: Interrupt | None = None
         self._marker = os.urandom(16).hex()
         self._since = processes.start_time(os.getpid())
-        # What is not ours: it was open when we were started.
+        # The descriptors that were open when the supervisor was started; they
+        # are the user's, and the run inherits them.
         self._given = set(descriptors())
-        # Wakes the wait when a signal handler has something to do.
+        # Ends the wait in poll() when a signal handler has something to do.
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     # The process.
@@ -97,8 +102,8 @@ class RunHandle:
             signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
             with warnings.catch_warnings():
-                # That there are threads here: none of them has anything that
-                # the child uses.
+                # Python warns of a fork in a process with threads.  None of the
+                # threads here holds a lock that the child needs.
                 warnings.simplefilter('ignore', DeprecationWarning)
                 pid = os.fork()
             if pid == 0:
@@ -109,9 +114,10 @@ class RunHandle:
                     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                     self._body(theirs, answers, memory)
                 finally:
-                    # Whatever was raised, by a hook of the interpreter that
-                    # the task has replaced, say: what returned from here
-                    # would go on as a second supervisor.
+                    # Whatever is raised, for instance by a hook of the
+                    # interpreter that the task has replaced: the child must
+                    # never return from here, or it would go on as a second
+                    # supervisor.
                     os._exit(1)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -137,11 +143,14 @@ class RunHandle:
         return self.lives and self._made
 
     def prepare(self) -> str | None:
-        """Have a process with a task in it; return why there is none."""
+        """Make sure that there is a process that has made the task.
+
+        :returns: why there is none; ``None`` if there is.
+        """
         if self.is_ready:
             return None
         if self.pid is not None and self._channel is None:
-            # It ends by itself.
+            # A process that has lost its channel ends by itself.
             self.finish(self.grace)
         self._busy = True
         self._kill_at = None
@@ -169,20 +178,20 @@ class RunHandle:
         return None
 
     def begin_making(self) -> None:
-        """Have the process make the task."""
+        """Ask the process to make the task; :meth:`end_making` waits for it."""
         assert self._channel is not None
         self._memory.forget()
         try:
             self._channel.send({'do': 'make'})
         except ConnectionError:
-            # It has ended meanwhile, as will be seen.
+            # The process has ended meanwhile, which end_making() will see.
             pass
 
     def end_making(self) -> Document:
-        """Wait until the task is made; return what is said of it.
+        """Wait until the task is made; return what the process says of it.
 
-        ``made`` is whether it is, ``refused`` and ``error`` say why not,
-        ``exit`` is the exit code of a process that ended meanwhile.
+        ``made`` tells whether it is made, ``refused`` or ``error`` why not, and
+        ``exit`` is the exit code if the process ended meanwhile.
         """
         self._busy = True
         try:
@@ -198,8 +207,10 @@ class RunHandle:
         return told
 
     def first_word(self) -> Document:
-        """Wait for what the process says of itself; ``exit`` is how it ended
-        instead, as an exit code."""
+        """Wait for a message of the process.
+
+        If it ended instead, the message has its exit code, as ``exit``.
+        """
         told: dict[str, object] = {}
 
         def heard(message: Mapping[str, object]) -> bool:
@@ -211,10 +222,10 @@ class RunHandle:
             'exit': os.waitstatus_to_exitcode(status)}
 
     def finish(self, limit: float | None = None) -> int:
-        """Have the process end properly; return its exit code.
+        """Let the process end properly; return its exit code.
 
-        :param limit: seconds after which it is killed.  Without a limit, a
-            signal leaves it the grace time.
+        :param limit: seconds after which it is killed.  Without one it is
+            killed only after a signal, when the grace time has passed.
         """
         if self.pid is None:
             return 0
@@ -259,7 +270,11 @@ class RunHandle:
         return () if self.pid is None else (self.pid,)
 
     def reap_orphans(self) -> None:
-        """Take leave of processes that have lost their parents to us."""
+        """Wait for orphans that have ended, so that none stays as a zombie.
+
+        What runs have started and what has lost its parent is a child of the
+        supervisor.
+        """
         while True:
             try:
                 ended = os.waitid(
@@ -269,16 +284,17 @@ class RunHandle:
             if ended is None or ended.si_pid == self.pid:
                 return
             try:
-                # Without a wait: a signal handler may have been faster.
+                # It does not wait: a signal handler may have been faster, and
+                # then there is nothing left to be waited for.
                 os.waitpid(ended.si_pid, os.WNOHANG)
             except ChildProcessError:
                 pass
 
     def reap_while(self, wait: Callable[[], None]) -> None:
-        """Call *wait*, and take leave of orphans that end meanwhile at once.
+        """Call *wait*, and reap orphans while it waits.
 
-        A signal handler does it, so that whatever is waited for need not be
-        asked again for their sake.
+        A signal handler does it, so that *wait* does not have to return, and to
+        ask a service again, each time that one of them has ended.
         """
         previous = signal.getsignal(signal.SIGCHLD)
         try:
@@ -286,14 +302,14 @@ class RunHandle:
             self.reap_orphans()
             wait()
         finally:
-            # None: a handler that was not installed by Python.
+            # It is None when the handler before was not installed by Python.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if previous is None
                           else previous)
 
     # Requests.
 
     def run(self, run: Run, lock: BaseLock) -> Result:
-        """Have the task run, and wait until the run is over."""
+        """Let the task run, and wait until the run is over."""
         self._marker = lock.marker or self._marker
         return self._ask('run', lock, {
             'run': run.export(), 'marker': self._marker},
@@ -303,8 +319,8 @@ class RunHandle:
                   with_lock: bool = True) -> Result:
         """Call a hook of the task, and wait until it has returned.
 
-        :param with_lock: whether it counts on the lock: then an interrupt
-            that is pending when it begins interrupts it.
+        :param with_lock: whether the hook relies on the lock.  If so, the loss
+            of the lock interrupts it, also when that is pending already.
         """
         return self._ask('hook' if with_lock else 'free hook', lock, {
             'name': name, 'args': list(args), 'token': lock.fencing_token})
@@ -325,13 +341,13 @@ class RunHandle:
         try:
             signal.pidfd_send_signal(self._pidfd, signum)
         except OSError:
-            # It has ended in this instant.
+            # The process has ended in this instant.
             pass
         os.eventfd_write(self._wake_fd, 1)
 
     def limit(self, seconds: float) -> None:
-        """Kill the process if what it does, or is about to be asked, is not
-        over within *seconds*; may be called by a handler."""
+        """Kill the process if the current request, or the next one if there is
+        none, is not done within *seconds*; may be called by a handler."""
         self._limit(now() + seconds)
         os.eventfd_write(self._wake_fd, 1)
 
@@ -368,12 +384,12 @@ class RunHandle:
                 self._channel.send(
                     {'do': do, 'number': number} | message, descriptors)
             except ConnectionError:
-                # It has ended meanwhile, or will.
+                # The process has ended, or is about to, which _await() will see.
                 pass
             if pending is not None and concerns(pending, do):
                 self.interrupt(pending)
             result = self._await(number)
-            # What the task has told before its end counts.
+            # What the task has told before its end, such as metrics, counts.
             self.questions.answer_all()
             if result.closed and self._channel is not None:
                 self._lose_channel()
@@ -387,16 +403,16 @@ class RunHandle:
             self._kill_at = None
 
     def _goes_on(self, threads: set[str]) -> bool:
-        """Return whether a thread that is not among *threads*, or a process,
-        goes on.
+        """Return whether a thread that is not among *threads*, or a process that
+        the run has started, goes on.
 
-        The process itself is not asked: it does not see what has lost its
-        parent, nor threads that Python knows nothing of, and what it could
-        look with may be replaced or shut off by the task.
+        The run's process is not asked.  It sees neither processes that have
+        lost their parents nor threads that were not started by Python, and the
+        task may have replaced whatever it would look with.
         """
         if leftovers.left_below(os.getpid(), self._kept()):
             return True
-        # Python takes a thread for ended a moment before the kernel does.
+        # For Python a thread has ended a moment earlier than for the kernel.
         ends = now() + THREAD_ENDS
         while self._threads() - threads:
             if now() >= ends:
@@ -417,18 +433,20 @@ class RunHandle:
         status = self._listen(lambda _: memory.result(number) is not None,
                               lambda: memory.result(number) is not None)
         result = memory.result(number)
-        # What it told before, metrics say, would wait for the next run.
+        # Answered now; otherwise what the task has told last, such as metrics,
+        # would lie there until the next run.
         self.questions.answer_all()
         if result is not None:
             return Result(**result)
         assert status is not None
-        # What it has started is nobody's any more.
+        # The process is gone, and what it has started must not go on.
         self.kill()
         return Result.killed(status, self._interrupt)
 
     def _listen(self, heard: Callable[[Mapping[str, object]], bool],
                 seen: Callable[[], bool] = bool) -> int | None:
-        """Deal with what the process says, until *heard* or *seen*.
+        """Deal with what the process says until *heard* accepts a message, *seen*
+        returns true, or the process ends.
 
         :returns: ``None``, or the status with which the process ended.
         """
@@ -497,16 +515,18 @@ class RunHandle:
             self._kill_at = kill_at
 
     def _lose_channel(self) -> None:
-        """Nothing can be sent any more; what is in the memory counts."""
+        """Close what is left of a channel that the task has closed; from here on
+        only the memory tells how requests end."""
         assert self._channel is not None
         self._channel.close()
         self._channel = None
 
     def _reap(self) -> int:
-        """Take leave of the process, which has ended; return its status."""
+        """Close all that belongs to the process, which has ended; return its
+        exit status."""
         assert self.pid is not None
         _, status = os.waitpid(self.pid, 0)
-        # What it told at last.
+        # It may have told something before its end.
         self.questions.answer_all()
         os.close(self._pidfd)
         self.questions.close()
@@ -520,7 +540,7 @@ class RunHandle:
 
 
 def concerns(interrupt: Interrupt, do: str) -> bool:
-    """Return whether what is pending interrupts what is to be done."""
+    """Return whether a pending interrupt interrupts a request of the kind *do*."""
     return do == 'run' or (
         do == 'hook' and not isinstance(interrupt, Terminate))
 

@@ -1,4 +1,4 @@
-"""What a run leaves running: finding it, and ending it politely."""
+"""What a run has left running: finding it, and ending it gently."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ __all__ = ['end_gently', 'end_with', 'left_below', 'remain']
 
 #: How long a process may take to end by itself, in seconds.
 PATIENCE = 0.2
+# How often it is looked whether it has, in seconds.
 TICK = 0.02
 
 
 def left_below(root: int, keep: Iterable[int] = ()) -> set[tuple[int, int]]:
-    """Return what *root* has started and what still lives.
+    """Return the processes that *root* has started and that still live.
 
-    Keepers do not count, nor do helpers of :mod:`multiprocessing` of *root*
-    and of those that are kept: they end by themselves.
+    Keepers do not count, nor do the :mod:`multiprocessing` helpers of *root*
+    and of the processes that are kept: they end by themselves.
 
-    :param keep: process ids that do not count; what is below them does.
+    :param keep: process ids that do not count; processes below them do.
     :returns: pairs of process id and start time.
     """
     return set(processes.leftovers(root, frozenset({root, *keep})))
@@ -34,7 +35,7 @@ def remain(root: int, keep: Iterable[int],
            tick: Callable[[], object]) -> bool:
     """Return whether something that :func:`left_below` finds goes on.
 
-    What ends by itself in this very moment is given the time to.
+    A process that is about to end by itself gets the time to do so.
 
     :param tick: called at least four times a second while it waits.
     """
