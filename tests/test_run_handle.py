@@ -483,6 +483,11 @@ class LeavingForEver(Leaving):
         super().task()
         print('left', flush=True)
         time.sleep(99)
+
+class LeavingAndDying(Leaving):
+    def task(self):
+        super().task()
+        os.kill(os.getpid(), 9)
 '''
 
 
@@ -547,6 +552,16 @@ def test_interrupted_job_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
                           r'time\.sleep\(99\) \(pid (\d+)\)', job.output)
         assert found, job.output
         assert processes.start_time(int(found[1])) == 0
+
+
+def test_killed_run_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
+    """What goes on when a run was killed is ended, and named once."""
+    write_module(tmp_path, 'jobs', JOBS)
+    done = run_job(tmp_path, '--run-once', 'jobs.LeavingAndDying')
+    assert done.returncode == ExitCode.TASK_FAILED
+    [pid] = re.findall(r'ended what a run had left running: .*\(pid (\d+)\)',
+                       done.stderr)
+    assert processes.start_time(int(pid)) == 0
 
 
 def test_orphans_that_end_in_a_wait() -> None:

@@ -1,4 +1,9 @@
-"""The loop: wait, acquire, run, report, release or keep, repeat."""
+"""The loop: wait, acquire, run, report, release or keep, repeat.
+
+A signal, or the watchdog of the lock, interrupts it by an exception, but only
+inside ``interruptible()``, so that a release, for instance, is never cut short; see
+:mod:`jobslib.interrupts`.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +43,15 @@ if TYPE_CHECKING:
 
 __all__ = ['Runner']
 
+# How long a standby waits for a lock that others have before it asks again, in
+# seconds.
 STANDBY_WAIT = 60.0
-# A signal that comes in the instant before a sleep does not end it.
-# Operators' requests are looked for as often.
+# The longest sleep, in seconds.  A signal that comes in the instant before a
+# sleep does not end it, and is seen only when it is over.  Between two of them
+# the loop looks whether operators ask for something.
 LONGEST_SLEEP = 0.5
-# How often who does not hold the lock sees what is asked, in seconds.
+# How often a process that does not hold the lock asks its service whether
+# operators ask for something, in seconds.
 PEEK = 10.0
 
 
@@ -80,8 +89,8 @@ class Runner:
         self.recording = Recording(lock, config, agenda, clock, logger)
         self.demands = Demands(process, lock, config, self.recording, clock,
                                interrupts, logger)
-        # Whether the process is to end: its run was interrupted, or it has lost
-        # its children.
+        # Whether the run's process is to end before the next run: its run was
+        # interrupted, or its children were ended behind its back.
         self._retires = False
         # The last sign of life of the run that was passed on.
         self._beat = 0.0
@@ -92,8 +101,11 @@ class Runner:
         # else asked for it.
         self._scheduled = False
         self._extra: Extra | None = None
-        # When the lock was last asked what is asked of the job.
+        # When the lock's service was last asked whether operators ask for
+        # something.
         self._peeked = 0.0
+
+    # The loop.
 
     def run(self) -> ExitCode:
         """Run until the job is done or the process is told to end."""
@@ -113,6 +125,37 @@ class Runner:
                 return ExitCode.TERMINATED
             finally:
                 self._shutdown()
+
+    def _run_cycle(self) -> None:
+        self._wait_until_due()
+        if not self._acquire():
+            return
+        self._look()
+        self._report_given_up()
+        self._extra = None
+        if not self.agenda.runs or not self.agenda.plan.has_slots:
+            # Without slots the next run is as good as any.
+            self._extra = self.demands.take_extra(self.agenda.plan.recoveries)
+        if not (self.agenda.runs or self._extra):
+            if not self.config.keep_lock:
+                self._release()
+            return
+        outcome = self._run()
+        self.demands.clear()
+        if not self.config.keep_lock or (
+                self.config.release_on_error
+                and outcome is not Outcome.SUCCEEDED
+                and not self.demands.stopped):
+            self._release()
+            return
+        if outcome in (Outcome.INTERRUPTED, Outcome.KILLED):
+            self._release_if_lost()
+        if self._ends:
+            return
+        self._retire(self.config.max_hook_time)
+        if self.lock.held:
+            # In all other cases it goes with the release.
+            self.recording.save()
 
     def _run_once(self) -> ExitCode:
         while True:
@@ -161,45 +204,24 @@ class Runner:
                 # A later slot has come meanwhile; that is another run.
                 return outcome
 
-    def _run_cycle(self) -> None:
-        self._wait_until_due()
-        if not self._acquire():
-            return
-        self._look()
-        self._report_given_up()
-        self._extra = None
-        if not self.agenda.runs or not self.agenda.plan.has_slots:
-            # Without slots the next run is as good as any.
-            self._extra = self.demands.take_extra(self.agenda.plan.recoveries)
-        if not (self.agenda.runs or self._extra):
-            if not self.config.keep_lock:
-                self._release()
-            return
-        outcome = self._run()
-        self.demands.clear()
-        if not self.config.keep_lock or (
-                self.config.release_on_error
-                and outcome is not Outcome.SUCCEEDED
-                and not self.demands.stopped):
-            self._release()
-            return
-        if outcome in (Outcome.INTERRUPTED, Outcome.KILLED):
-            self._release_if_lost()
-        if self._ends:
-            return
-        self._retire(self.config.max_hook_time)
-        if self.lock.held:
-            # In all other cases it goes with the release.
-            self.recording.save()
-
     def _look(self) -> None:
         self.agenda.skips = self.lock.control.skipped
         self.agenda.look()
+
+    def _report_given_up(self) -> None:
+        """Say which slots are given up, and why."""
+        given_up, self.agenda.given_up = self.agenda.given_up, []
+        for why, slots in self.agenda.by_reason(given_up):
+            self.logger.warning('given up: %s; %s', slots, why)
+        if given_up:
+            self.observers.missed(len(given_up))
 
     @property
     def _ends(self) -> bool:
         """Whether the job was told to end."""
         return isinstance(self.interrupts.pending, Terminate)
+
+    # Between two runs.
 
     def _wait_until_due(self) -> None:
         if not self.config.cold_standby and not self._ends:
@@ -231,18 +253,6 @@ class Runner:
                     not self.lock.control.paused):
                 return
 
-    def _acquire(self) -> bool:
-        """Hold the lock, or arrange when to try again."""
-        self._obey()
-        if self._still_held():
-            return True
-        try:
-            with self.interrupts.interruptible():
-                return self._take_or_wait()
-        except LockUnavailableError as exc:
-            self._wait_for_service(exc)
-            return False
-
     def _obey(self) -> None:
         """Release the lock between runs, if an operator asks for it."""
         if not self.lock.held:
@@ -266,21 +276,18 @@ class Runner:
             # It is heard of when the lock is to be taken.
             pass
 
-    def _still_held(self) -> bool:
-        self._release_if_lost()
-        held: bool = self.lock.held
-        return held
+    # The lock.
 
-    def _release_if_lost(self) -> None:
-        self.interrupts.clear()
-        if self.lock.held and not self._refresh():
-            self.logger.warning('the lock is lost')
-            self._release()
-
-    def _refresh(self) -> bool:
+    def _acquire(self) -> bool:
+        """Hold the lock, or arrange when to try again."""
+        self._obey()
+        if self._still_held():
+            return True
         try:
-            return bool(self.lock.refresh())
-        except LockError:
+            with self.interrupts.interruptible():
+                return self._take_or_wait()
+        except LockUnavailableError as exc:
+            self._wait_for_service(exc)
             return False
 
     def _take_or_wait(self) -> bool:
@@ -334,12 +341,47 @@ class Runner:
         with self.interrupts.interruptible():
             self.clock.sleep(pause)
 
-    def _prepare(self) -> str | None:
-        """Have a process with the task; return why there is none."""
-        if self.process.is_ready:
-            return None
-        with self.interrupts.interruptible(self.process.interrupt):
-            return self.process.prepare()
+    def _still_held(self) -> bool:
+        self._release_if_lost()
+        held: bool = self.lock.held
+        return held
+
+    def _release_if_lost(self) -> None:
+        self.interrupts.clear()
+        if self.lock.held and not self._refresh():
+            self.logger.warning('the lock is lost')
+            self._release()
+
+    def _refresh(self) -> bool:
+        try:
+            return bool(self.lock.refresh())
+        except LockError:
+            return False
+
+    def _release(self) -> bool:
+        """Release the lock; return whether its service could be asked."""
+        # Told to end before it came to that, perhaps.
+        self._report_given_up()
+        answers = True
+        self.agenda.cancel()
+        self.recording.update()
+        self._end_leftovers()
+        try:
+            if self.lock.release():
+                self.recording.is_written()
+                self.observers.released()
+            else:
+                self.observers.lost('the lock was not ours any more')
+        except LockError as exc:
+            self.logger.warning('the lock was not released: %s', exc)
+            self.observers.lost(str(exc))
+            self.recording.is_lacking(str(exc))
+            answers = False
+        if not self._ends:
+            self._retire(self.config.max_hook_time)
+        return answers
+
+    # A run.
 
     def _run(self) -> Outcome:
         run = self.recording.new_run()
@@ -370,13 +412,6 @@ class Runner:
             self._stop_watching()
         return run.outcome
 
-    def _stop_watching(self) -> None:
-        try:
-            self.lock.watchdog.stop()
-        except LockError as exc:
-            # The lock is lost, as will be seen.
-            self.logger.warning('the end of the run was not noted: %s', exc)
-
     def _begin(self, run: Run) -> None:
         """The slot that was decided on is begun, by *run*."""
         run.started = self.clock.wall()
@@ -398,18 +433,6 @@ class Runner:
                 or self.config.recoveries == 0):
             self.recording.save()
 
-    def _ending(self, run: Run) -> Ending:
-        """Return what the outcome of *run* is for the schedule."""
-        if run.outcome is Outcome.SUCCEEDED:
-            return Ending.SUCCEEDED
-        if self.demands.stopped:
-            return Ending.STOPPED
-        # Where runs follow one another, the next one makes up for this one;
-        # after a pause, since it may end in the same way.
-        endless = not self.agenda.plan.has_slots and not self._ends
-        failed = run.outcome is Outcome.FAILED or self._overdue or endless
-        return Ending.FAILED if failed else Ending.CUT_SHORT
-
     def _call_task(self, run: Run) -> Result:
         try:
             with self.interrupts.interruptible(self._deliver):
@@ -418,27 +441,6 @@ class Runner:
                 return self.process.run(run, self.lock)
         except LockError as exc:
             return Result(Outcome.FAILED.value, describe(exc), str(exc))
-
-    def _end(self, run: Run, result: Result, duration: float) -> None:
-        """Give *run* its outcome, make it known, and log it."""
-        interrupt = self.interrupts.pending
-        self.interrupts.clear()
-        self._overdue = getattr(interrupt, 'overdue', False)
-        outcome, error = find_outcome(result, interrupt)
-        run.end(outcome, duration, error)
-        # Whoever is told may kill this process the moment after.
-        self._secure(run)
-        log_end(self.logger, run, result, interrupt, self.config.task_name)
-
-    def _secure(self, run: Run) -> None:
-        """The slot and the history have the outcome of *run*, also if this
-        process gets no further."""
-        ending = self._ending(run)
-        if self._scheduled:
-            self.agenda.end(ending)
-        if self._extra is not None and ending is not Ending.CUT_SHORT:
-            self.demands.end_extra(self._extra)
-        self.recording.add(run)
 
     def _deliver(self, interrupt: Interrupt) -> None:
         self.lock.watchdog.stopping()
@@ -461,6 +463,55 @@ class Runner:
             self.demands.pass_on()
         return min(LOOK, watchdog.due() - now())
 
+    def _end(self, run: Run, result: Result, duration: float) -> None:
+        """Give *run* its outcome, make it known, and log it."""
+        interrupt = self.interrupts.pending
+        self.interrupts.clear()
+        self._overdue = getattr(interrupt, 'overdue', False)
+        outcome, error = find_outcome(result, interrupt)
+        run.end(outcome, duration, error)
+        # Whoever is told may kill this process the moment after.
+        self._secure(run)
+        log_end(self.logger, run, result, interrupt, self.config.task_name)
+
+    def _secure(self, run: Run) -> None:
+        """The slot and the history have the outcome of *run*, also if this
+        process gets no further."""
+        ending = self._ending(run)
+        if self._scheduled:
+            self.agenda.end(ending)
+        if self._extra is not None and ending is not Ending.CUT_SHORT:
+            self.demands.end_extra(self._extra)
+        self.recording.add(run)
+
+    def _ending(self, run: Run) -> Ending:
+        """Return what the outcome of *run* is for the schedule."""
+        if run.outcome is Outcome.SUCCEEDED:
+            return Ending.SUCCEEDED
+        if self.demands.stopped:
+            return Ending.STOPPED
+        # Where runs follow one another, the next one makes up for this one;
+        # after a pause, since it may end in the same way.
+        endless = not self.agenda.plan.has_slots and not self._ends
+        failed = run.outcome is Outcome.FAILED or self._overdue or endless
+        return Ending.FAILED if failed else Ending.CUT_SHORT
+
+    def _stop_watching(self) -> None:
+        try:
+            self.lock.watchdog.stop()
+        except LockError as exc:
+            # The lock is lost, as will be seen.
+            self.logger.warning('the end of the run was not noted: %s', exc)
+
+    # The run's process.
+
+    def _prepare(self) -> str | None:
+        """Have a process with the task; return why there is none."""
+        if self.process.is_ready:
+            return None
+        with self.interrupts.interruptible(self.process.interrupt):
+            return self.process.prepare()
+
     def _retire(self, limit: float) -> None:
         """End a process that is not to run again; the next run gets another.
 
@@ -470,29 +521,6 @@ class Runner:
             self._retires = False
             self.process.finish(limit)
             self.process.end_leftovers()
-
-    def _release(self) -> bool:
-        """Release the lock; return whether its service could be asked."""
-        # Told to end before it came to that, perhaps.
-        self._report_given_up()
-        answers = True
-        self.agenda.cancel()
-        self.recording.update()
-        self._end_leftovers()
-        try:
-            if self.lock.release():
-                self.recording.is_written()
-                self.observers.released()
-            else:
-                self.observers.lost('the lock was not ours any more')
-        except LockError as exc:
-            self.logger.warning('the lock was not released: %s', exc)
-            self.observers.lost(str(exc))
-            self.recording.is_lacking(str(exc))
-            answers = False
-        if not self._ends:
-            self._retire(self.config.max_hook_time)
-        return answers
 
     def _end_leftovers(self) -> None:
         """End what runs have left, before the lock goes.
@@ -511,6 +539,8 @@ class Runner:
                              else self.config.max_hook_time)
         self.process.end_leftovers()
 
+    # The end.
+
     def _shutdown(self) -> None:
         """Leave nothing locked, and close what was opened."""
         try:
@@ -528,11 +558,3 @@ class Runner:
                 self.process.finish(
                     self.config.max_hook_time if self._ends else None)
                 self.process.end_leftovers()
-
-    def _report_given_up(self) -> None:
-        """Say which slots are given up, and why."""
-        given_up, self.agenda.given_up = self.agenda.given_up, []
-        for why, slots in self.agenda.by_reason(given_up):
-            self.logger.warning('given up: %s; %s', slots, why)
-        if given_up:
-            self.observers.missed(len(given_up))
