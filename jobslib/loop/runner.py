@@ -56,7 +56,7 @@ PEEK = 10.0
 
 
 class Runner:
-    """Has one task run under its lock, once or for ever.
+    """Runs one task under its lock, once or for ever.
 
     :param process: the run's process, which has the task.
     :param lock: the lock.
@@ -92,13 +92,13 @@ class Runner:
         # Whether the run's process is to end before the next run: its run was
         # interrupted, or its children were ended behind its back.
         self._retires = False
-        # The last sign of life of the run that was passed on.
+        # The last sign of life of the run that was passed on to the watchdog.
         self._beat = 0.0
-        # Whether the last run was interrupted for its length or its silence:
-        # it has failed then, and was not cut short.
+        # Whether the last run was interrupted because it took too long or was
+        # silent; then it has failed, and was not cut short.
         self._overdue = False
-        # Whether the run that is under way is one by the schedule, and what
-        # else asked for it.
+        # Whether the run that is under way is by the schedule, and the request that
+        # has asked for it, if one has.
         self._scheduled = False
         self._extra: Extra | None = None
         # When the lock's service was last asked whether operators ask for
@@ -118,7 +118,7 @@ class Runner:
                     try:
                         self._run_cycle()
                     except OneInstanceWatchdogError:
-                        # Raised while the lock was kept between two runs.
+                        # It was raised while the lock was kept between two runs.
                         self._release_if_lost()
             except Terminate as exc:
                 self.logger.info('ended by %s', exc)
@@ -134,7 +134,8 @@ class Runner:
         self._report_given_up()
         self._extra = None
         if not self.agenda.runs or not self.agenda.plan.has_slots:
-            # Without slots the next run is as good as any.
+            # A run that was asked for must not take the place of a slot's run, but
+            # without slots the next run is as good as any other.
             self._extra = self.demands.take_extra(self.agenda.plan.recoveries)
         if not (self.agenda.runs or self._extra):
             if not self.config.keep_lock:
@@ -172,7 +173,7 @@ class Runner:
             self._wait_until_due()
         self._has_acquired()
         if self.agenda.decision is not None and not self.agenda.runs:
-            # What is kept beside the lock knows that the slot is done.
+            # The ledger that is kept beside the lock says that the slot is done.
             return self.standby.explain_done()
         try:
             outcome = self._run_slot()
@@ -225,14 +226,14 @@ class Runner:
 
     def _wait_until_due(self) -> None:
         if not self.config.cold_standby and not self._ends:
-            # After a run that was interrupted or killed: the next, or the
-            # takeover of a standby, is not to wait for imports.
+            # After a run that was interrupted or killed, a new process is made now,
+            # so that neither the next run nor a takeover has to wait for imports.
             self._prepare()
         if self.agenda.seconds_left > 0 and self.interrupts.pending is None:
             self.observers.waiting(self.agenda.due)
         if self.recording.has_unrecorded and not (
                 self.lock.held or self.standby.is_cut_off or self._ends):
-            # The lock may be lost, and its service within reach.
+            # The lock was lost in an outage, and its service may answer again.
             self._peeked = float('-inf')
             self._peek()
         self._peeked = self.clock.now()
@@ -245,7 +246,7 @@ class Runner:
             self.lock.sign_of_life()
             self.process.reap_orphans()
             self.process.questions.answer_all()
-            # Not interruptible: a release is not to be cut short.
+            # This is not interruptible, because a release must not be cut short.
             self._obey()
             if not self.lock.held:
                 self._peek()
@@ -264,7 +265,8 @@ class Runner:
             self.demands.clear()
 
     def _peek(self) -> None:
-        """See what is asked of the job, while nobody may have the lock."""
+        """Ask what is asked of the job, and hand in what is missing, while this
+        process does not hold the lock."""
         if self.clock.now() - self._peeked < PEEK or self.config.run_once:
             return
         self._peeked = self.clock.now()
@@ -273,7 +275,7 @@ class Runner:
                 self.lock.peek()
                 self.recording.hand_in()
         except LockError:
-            # It is heard of when the lock is to be taken.
+            # An outage is reported when the lock is to be taken.
             pass
 
     # The lock.
@@ -300,7 +302,7 @@ class Runner:
                 self.logger.info('the lock is acquired')
             return True
         if not self.lock.wanted:
-            # Free, and there is nothing to take it for.
+            # The lock is free, and there is nothing to take it for.
             self.standby.reset()
             self.logger.debug('not run: %s', self.agenda.describe())
             self.recording.hand_in()
@@ -316,7 +318,7 @@ class Runner:
 
     def _consider(self,
                   record: Document | None) -> Document | None:
-        """Decide whether the free lock is taken; see
+        """Decide whether a lock that is free is taken; see
         :attr:`jobslib.oneinstance.BaseLock.inherit_schedule`."""
         self.agenda.pauses = self.lock.control.pauses
         self.agenda.skips = self.lock.control.skipped
@@ -330,7 +332,7 @@ class Runner:
             self.recording.history.ledger)
         self.process.show_lock(self.lock)
         self.recording.report_unfinished()
-        # Before the hooks, which are called in there.
+        # Done before the hooks, because these are called in that process.
         self._prepare()
         self.observers.acquired(self.lock.fencing_token)
         self.observers.inherited(self.recording.history)
@@ -506,7 +508,8 @@ class Runner:
     # The run's process.
 
     def _prepare(self) -> str | None:
-        """Have a process with the task; return why there is none."""
+        """Make sure that there is a process with the task; return why there is
+        none, ``None`` if there is."""
         if self.process.is_ready:
             return None
         with self.interrupts.interruptible(self.process.interrupt):
