@@ -49,6 +49,9 @@ LONGEST_SLEEP = 0.5
 BELATED = 2.0
 # How often who does not hold the lock sees what is asked, in seconds.
 PEEK = 10.0
+# For so long, in seconds, others go first when a process that keeps the lock
+# has given it up.
+OTHERS_FIRST = 10.0
 # How long the service of the lock may take to note that one is obeyed.
 LONGEST_NOTE = 10.0
 
@@ -120,6 +123,9 @@ class Runner:
         self._scheduled = False
         # When the lock was last asked what is asked of the job.
         self._peeked = 0.0
+        # From when on others have had their chance to take the lock that this
+        # process has given up.
+        self._contends_at = float('-inf')
 
     def run(self) -> ExitCode:
         """Run until the job is done or the process is told to end."""
@@ -255,7 +261,8 @@ class Runner:
             # After a run that was interrupted or killed: the next, or the
             # takeover of a standby, is not to wait for imports.
             self._prepare()
-        if self.agenda.seconds_left > 0 and self.interrupts.pending is None:
+        if (self.agenda.seconds_left > 0 and not self._stands_by
+                and self.interrupts.pending is None):
             self.observers.waiting(self.agenda.due)
         if self._unrecorded and not (
                 self.lock.held or self._outage.lasts or self._ends):
@@ -266,7 +273,7 @@ class Runner:
         while True:
             with self.interrupts.interruptible():
                 left = self.agenda.seconds_left
-                if left <= 0:
+                if left <= 0 or self._stands_by:
                     return
                 self.clock.sleep(min(left, LONGEST_SLEEP))
             self.lock.sign_of_life()
@@ -279,6 +286,14 @@ class Runner:
             if self._find_extra() is not None and (
                     not self.lock.control.paused):
                 return
+
+    @property
+    def _stands_by(self) -> bool:
+        """Whether this process waits for the lock to keep it, even if nothing
+        is due."""
+        return (self.config.keep_lock and not self.config.run_once
+                and not self.lock.held
+                and self.clock.now() >= self._contends_at)
 
     def _acquire(self) -> bool:
         """Hold the lock, or arrange when to try again."""
@@ -460,7 +475,8 @@ class Runner:
         record = OwnerRecord.parse(self.lock.previous_record)
         self.history = History.read(
             self.lock.previous_history, record, self.clock.wall(),
-            self.config.history, handed_in=self.lock.handed_in)
+            self.config.history, handed_in=self.lock.handed_in,
+            asked=self.lock.control.begun)
         for each in self._unrecorded.missing(self.history, record):
             self.history.merge(each)
         self.history.hold = self._owner.timestamp
@@ -481,7 +497,7 @@ class Runner:
             record = OwnerRecord.parse(state.record)
             history = History.read(
                 state.history, record, self.clock.wall(), held=state.held,
-                handed_in=state.handed_in)
+                handed_in=state.handed_in, asked=state.control.begun)
             for each in self._unrecorded.missing(history, record):
                 if self.lock.hand_in(each):
                     self._unrecorded.forget(each.hold)
@@ -748,6 +764,7 @@ class Runner:
         """Release the lock; return whether its service could be asked."""
         # Told to end before it came to that, perhaps.
         self._report_given_up()
+        self._contends_at = self.clock.now() + OTHERS_FIRST
         answers = True
         self.agenda.cancel()
         self.lock.schedule = self.agenda.export()
