@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from jobslib.owner import OwnerRecord
 from jobslib.reading import count, mapping, mappings, number
-from jobslib.runs import SAME, Outcome, Run
+from jobslib.runs import Outcome, Run
 from jobslib.schedule.ledger import Ledger, Records, State
 
 TYPE_CHECKING = False
@@ -114,8 +114,7 @@ class History:
     def read(cls, document: Mapping[str, object] | None,
              record: OwnerRecord | None, now: float, limit: int = 1000, *,
              held: bool = False,
-             handed_in: Mapping[str, HandIn] | None = None,
-             asked: Run | None = None) -> History:
+             handed_in: Mapping[str, HandIn] | None = None) -> History:
         """Return the history in *document*, with what is not yet in there.
 
         :param document: what :meth:`export` returned, or whatever was found
@@ -124,7 +123,6 @@ class History:
         :param now: UNIX time.
         :param held: whether the holder of that record has the lock.
         :param handed_in: what others have handed in, by name.
-        :param asked: the run that is asked for, if a holder has begun it.
         """
         history = cls(limit)
         history.ledger = Ledger.parse(mapping(document).get('ledger'))
@@ -132,14 +130,12 @@ class History:
             return history
         history._load(mapping(document))
         holds = [] if record is None else [*record.before, record]
-        begun_by = None if asked is None else _holder_of(asked, holds)
         known = [each.timestamp for each in holds]
         if history.hold is not None and history.hold in known:
             # Whatever was before it is in there.
             holds = holds[known.index(history.hold):]
         for each in holds[:-1] if held else holds:
-            history._add_unfinished(
-                each, now, asked if each is begun_by else None)
+            history._add_unfinished(each, now)
         history.merge_all(handed_in or {}, with_numbers=not held)
         return history
 
@@ -164,12 +160,10 @@ class History:
         self._token = count(document.get('token'))
         self.due = number(document.get('due'))
 
-    def _add_unfinished(self, record: OwnerRecord, now: float,
-                        asked: Run | None) -> None:
+    def _add_unfinished(self, record: OwnerRecord, now: float) -> None:
         run = record.killed
         if run is None and not record.released:
-            run = (self._presume_asked(record, asked)
-                   or self._presume(record, now))
+            run = self._presume(record, now)
         if run is not None and not self.knows(run):
             run.number = max(run.number, self.number + 1)
             self.unfinished = run
@@ -195,20 +189,13 @@ class History:
         token = record.token
         if token is None and is_writer:
             token = self._token
-        run = _presumed(Run(0, token, began), record)
+        run = Run(0, token, began)
+        run.end(Outcome.KILLED, None, VANISHED)
+        run.fqdn, run.pid = record.fqdn, record.pid
+        run.presumed = record.timestamp
         if ledger is not None and is_begun:
             run.slot, run.attempt = ledger.slot, ledger.attempt
         return run
-
-    def _presume_asked(self, record: OwnerRecord,
-                       run: Run | None) -> Run | None:
-        """Return the run that was asked for, if its holder, which vanished,
-        had it under way."""
-        if run is None or any(
-                each.asked == run.asked and each.started > run.started - SAME
-                for each in self.newest):
-            return None
-        return _presumed(run, record)
 
     def _guess_begin(self, record: OwnerRecord, now: float) -> float | None:
         """Return when a holder began its first run, where begins are not
@@ -227,13 +214,10 @@ class History:
                    for each in self.newest)
 
     def has_ended(self, asked: str) -> bool:
-        """Return whether the run that was asked for has ended: not killed,
-        and not interrupted.
-
-        :param asked: :attr:`jobslib.runs.Run.asked`.
-        """
-        return any(run.asked == asked and run.outcome in (
-            Outcome.SUCCEEDED, Outcome.FAILED) for run in self.newest)
+        """Return whether the run that was asked for, by the id of the request,
+        has come to its end, well or not."""
+        return any(each.asked == asked and each.outcome in (
+            Outcome.SUCCEEDED, Outcome.FAILED) for each in self.newest)
 
     def has_forgotten(self, run: Run) -> bool:
         """Return whether *run* is older than all that are kept, and so may
@@ -326,23 +310,6 @@ class History:
                 **self.outcomes, 'number': self.number, 'succeeded': self.succeeded,
                 'acquired': self.acquired, 'hold': self.hold, 'due': due,
                 **merged, 'newest': [run.export() for run in self.newest]}
-
-
-def _presumed(run: Run, record: OwnerRecord) -> Run:
-    """Return *run* as one that its holder, which vanished, did not end."""
-    run.end(Outcome.KILLED, None, VANISHED)
-    run.fqdn, run.pid = record.fqdn, record.pid
-    run.presumed = record.timestamp
-    return run
-
-
-def _holder_of(run: Run, holds: Sequence[OwnerRecord]) -> OwnerRecord | None:
-    """Return which of *holds* began *run*, ``None`` if none did."""
-    # A holder that vanished has not always left its token.
-    return next((each for each in reversed(holds)
-                 if each.timestamp is not None
-                 and each.timestamp <= run.started + SAME
-                 and each.token in (None, run.token)), None)
 
 
 def shortened(document: Document) -> Document:

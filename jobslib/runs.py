@@ -95,7 +95,7 @@ class Run:
                 **self._export_slot(), 'fqdn': self.fqdn, 'pid': self.pid}
 
     def _export_slot(self) -> Document:
-        if self.slot is None:
+        if self.slot is None and self.asked is None:
             return {}
         return {'slot': self.slot, 'attempt': self.attempt,
                 'reason': self.reason}
@@ -131,9 +131,16 @@ class Run:
 
     def is_same(self, other: Run) -> bool:
         """Return whether *other* tells of the same run: no two have the
-        fencing token and the begin in common."""
-        return (self.token == other.token
-                and abs(self.started - other.started) < SAME)
+        fencing token and the begin in common.
+
+        A run that was asked for may be known from the request, which has the
+        moment before it began.
+        """
+        if self.token != other.token:
+            return False
+        is_asked = self.asked is not None and (
+            (self.asked, self.attempt) == (other.asked, other.attempt))
+        return is_asked or abs(self.started - other.started) < SAME
 
     def log_fields(self, task: str) -> Document:
         """Return the fields that a log record about the run has.

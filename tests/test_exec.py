@@ -4,11 +4,20 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 from typing import Any
 
 import pytest
-from support import Job, is_free, run_job, until, write_module
+from support import (
+    DEADLINE,
+    Job,
+    environment,
+    is_free,
+    run_job,
+    until,
+    write_module,
+)
 
 from jobslib.exitcodes import ExitCode
 from jobslib.testing import ConsulStandIn
@@ -130,15 +139,31 @@ def test_killed(tmp_path: pathlib.Path) -> None:
         ('killed', 'killed by SIGUSR1'), ('succeeded', None)]
 
 
-def test_no_program_any_more(tmp_path: pathlib.Path) -> None:
-    """A program that is gone, or is none, fails the run."""
+@pytest.mark.parametrize('content, why', [
+    (b'\x7fELF, but only nearly', 'Exec format error (a script has to name '
+                                  'its interpreter first: #!/bin/sh)'),
+    (b'#!/no/such/sh\n', 'No such file or directory (it, or the interpreter '
+                         'that its first line names)')])
+def test_no_program(tmp_path: pathlib.Path, content: bytes, why: str) -> None:
+    """A program that cannot be executed after all fails the run, and what to
+    look at is said."""
     program = tmp_path / 'program'
-    program.write_bytes(b'\x7fELF, but only nearly')
+    program.write_bytes(content)
     program.chmod(0o755)
     done = run_job(tmp_path, *ONCE, './program')
     assert done.returncode == ExitCode.TASK_FAILED
-    assert done.stderr.endswith(
-        ": './program' cannot be executed: Exec format error\n")
+    assert done.stderr.endswith(f": './program' cannot be executed: {why}\n")
+
+
+def test_output_is_closed(tmp_path: pathlib.Path) -> None:
+    """A job that was started without an output runs its program all the
+    same."""
+    done = subprocess.run(
+        ['sh', '-c', 'exec "$@" >&-', 'sh', sys.executable, '-m', 'jobslib',
+         *ONCE, 'touch', 'made'], cwd=tmp_path, timeout=DEADLINE,
+        env=environment(tmp_path / 'run'), stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'made').exists()
 
 
 def test_again_and_again(tmp_path: pathlib.Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from jobslib.history import MAX_SIZE, HandIn, History, encode
 from jobslib.oneinstance.control import Control, Restraint
-from jobslib.oneinstance.requests import PATIENCE, Extra, Pause, Request
+from jobslib.oneinstance.requests import PATIENCE, Pause, Request
 from jobslib.owner import OwnerRecord
 from jobslib.runs import MAX_ERROR, Outcome, Run, describe
 from jobslib.schedule.ledger import Ledger, Records, State
@@ -121,49 +121,6 @@ def test_run_of_a_vanished_holder(record: dict[str, Any]) -> None:
     assert (found.runs, found.failures) == (2, 1)
     assert found.newest[-1].outcome is Outcome.KILLED
     assert found.newest[-1].started == 150.0
-
-
-ASKED = Extra('x1', 'ann', 140.0, 5.0, 2, 7, 150.0)
-
-
-@pytest.mark.parametrize('record', [
-    {**HOLDER, 'token': 7}, HOLDER,
-    # The next one has the lock, and has not begun it yet.
-    {**HOLDER, 'timestamp': 160.0, 'before': [HOLDER]}])
-def test_asked_run_of_a_vanished_holder(record: dict[str, Any]) -> None:
-    """A run that was asked for, and whose holder vanished, is a killed one."""
-    found = read(exported(kept(ended())), record,
-                 held='before' in record, asked=Control(extra=ASKED).begun)
-    assert found.runs == 2
-    run = found.newest[-1]
-    assert (run.asked, run.attempt, run.slot, run.token, run.started) == (
-        'x1', 2, 5.0, 7, 150.0)
-    assert (run.outcome, run.presumed) == (Outcome.KILLED, HOLD)
-
-
-@pytest.mark.parametrize('record, held', [
-    # It is under way.
-    (HOLDER, True),
-    # Its holder has given the lock back.
-    ({**HOLDER, 'released': 300.0}, False),
-    # Another one has vanished.
-    ({**HOLDER, 'timestamp': 140.0, 'token': 8}, False)])
-def test_asked_run_that_is_not_missing(
-        record: dict[str, Any], held: bool) -> None:
-    """It is not presumed where its holder did not vanish."""
-    history = kept(ended())
-    history.hold = record['timestamp']
-    history.acquired = record['timestamp']
-    assert read(exported(history), record, held=held,
-                asked=Control(extra=ASKED).begun).runs == 1
-
-
-def test_asked_run_that_has_ended() -> None:
-    """Nor is it where it has ended, and the request is still there."""
-    run = ended()
-    run.asked = 'x1'
-    assert read(exported(kept(run)), HOLDER,
-                asked=Control(extra=ASKED).begun).runs == 1
 
 
 def test_vanished_between_runs() -> None:

@@ -17,12 +17,14 @@ from jobslib.commands.jobs import ago, describe
 from jobslib.commands.jobtables import details, runs, shown_progress
 from jobslib.commands.output import fit
 from jobslib.exitcodes import ExitCode
+from jobslib.history import VANISHED, History
 from jobslib.keeper.memory import LeaseMemory
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.requests import Extra, Pause, Request, Skip, Stop
-from jobslib.runs import ProgressReport
+from jobslib.owner import OwnerRecord
+from jobslib.runs import Outcome, ProgressReport, Run
 from jobslib.schedule.agenda import NEVER
 from jobslib.schedule.ledger import Ledger, Records
 from jobslib.schedule.plans import Plan
@@ -573,6 +575,46 @@ def test_run_that_was_asked_for() -> None:
         100.0, 2, 'asked', 10.0)
     rows = {row[0]: row[1] for row in details(found).rows}
     assert str(rows['slot']).endswith('asked for by ann')
+
+
+@pytest.mark.parametrize('token, began, known', [
+    (7, 990.0, True), (8, 990.0, False), (None, 901.0, True),
+    (None, 899.0, False)])
+def test_run_that_was_asked_for_vanished_with_its_holder(
+        token: int | None, began: float, known: bool) -> None:
+    """It is in the history as soon as the lock is free: for the status, and
+    for the next holder, and whoever reads after that one has vanished too."""
+    record: dict[str, object] = {
+        'timestamp': 900.0, 'token': token, 'fqdn': 'here', 'pid': 5}
+    extra = Extra('x', 'ann', tries=2, token=7, began=began)
+    state = LockState(False, record, control=Control(extra=extra))
+    for history in (
+            History.read(None, state.owner, 1000.0),
+            History.read(None, OwnerRecord(
+                {'timestamp': 950.0, 'before': state.owner.unsettled}), 1000.0,
+                held=True)):
+        asked = [run for run in history.newest if run.asked]
+        assert [(run.asked, run.attempt, run.outcome, run.error, run.fqdn)
+                for run in asked] == known * [
+            ('x', 2, Outcome.KILLED, VANISHED, 'here')]
+    # What it has written itself is not presumed.
+    run = Run(3, 7, began + 1)
+    run.asked, run.attempt = 'x', 2
+    run.end(Outcome.FAILED, 1.0)
+    written = History(9)
+    written.add(run, 900.0)
+    written.hold = 900.0
+    document = written.export(7)
+    found = History.read(document, state.owner, 1000.0)
+    assert [run.number for run in found.newest if run.asked] == [3]
+
+
+def test_run_that_was_asked_for_is_held() -> None:
+    """While its holder has the lock, it is under way."""
+    extra = Extra('x', 'ann', tries=1, token=7, began=990.0)
+    state = held(Ledger(HUNDREDS.fingerprint, 900.0), 1003.0,
+                 control=Control(extra=extra))
+    assert not describe('job', state, 1000.0)['history']
 
 
 def test_progress_of_an_earlier_run() -> None:

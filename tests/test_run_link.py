@@ -184,7 +184,7 @@ def test_refresh_of_the_dummy_lock() -> None:
             self.begin()
             super().task()
     with Forked(Silent) as forked:
-        forked.handle.answers.clear()
+        forked.handle.questions.answers.clear()
         assert forked.run().message == 'goes on'
         assert forked.handle.beat != BEGUN
 
@@ -301,7 +301,7 @@ def test_questions_of_many_threads() -> None:
             self.tell(wrong)
 
     with Forked(Asking) as forked:
-        forked.handle.answers['double'] = lambda number: 2 * number
+        forked.handle.questions.answers['double'] = lambda number: 2 * number
         assert forked.run().message == '[]'
 
 

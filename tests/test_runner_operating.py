@@ -18,7 +18,7 @@ from test_runner import (  # noqa: F401
 from jobslib import OneInstanceWatchdogError
 from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
-from jobslib.history import HandIn
+from jobslib.history import HandIn, History
 from jobslib.loop.runner import OTHERS_FIRST, STANDBY_WAIT
 from jobslib.observers import Observer
 from jobslib.oneinstance import LockState
@@ -231,7 +231,7 @@ def test_stop_for_another_run(control: Control) -> None:
     job.task.script = [stopping(job, control)]
     job.lock.token = 7
     job.run()
-    assert job.runner.history.newest[0].outcome is Outcome.SUCCEEDED
+    assert job.runner.recording.history.newest[0].outcome is Outcome.SUCCEEDED
 
 
 def test_stop_between_runs() -> None:
@@ -247,7 +247,7 @@ def test_stop_between_runs() -> None:
     job.lock.ask_error = LockUnavailableError('away')
     job.run()
     assert job.lock.events.count('ask') > 1
-    assert job.runner.history.newest[1].outcome is Outcome.SUCCEEDED
+    assert job.runner.recording.history.newest[1].outcome is Outcome.SUCCEEDED
 
 
 def test_signal_while_a_request_is_obeyed() -> None:
@@ -575,7 +575,7 @@ def test_extra_run_without_a_schedule() -> None:
     job = Job(succeed, succeed, KEEP_LOCK=True)
     job.lock.asked = wanted()
     job.run()
-    assert [run.asked for run in job.runner.history.newest] == [
+    assert [run.asked for run in job.runner.recording.history.newest] == [
         'x1', None, None]
 
 
@@ -593,6 +593,33 @@ def test_extra_run_that_was_cut_short(
     assert (len(job.starts) == 2) is runs
     assert any('given up: the run that ann' in each
                for each in messages) is not runs
+
+
+@pytest.mark.parametrize('slot', [None, 1.6e9])
+def test_extra_run_knows_its_attempt(slot: float | None) -> None:
+    """A run that makes up for one that was cut short is told so, whether it
+    is for a slot or not."""
+    runs = Runs()
+    job = Job(succeed, succeed, RUN_INTERVAL=60, observers=[runs])
+    at(job, 30, wanted(tries=1, slot=slot))
+    job.run()
+    [run] = [run for run in runs.ended if 'asked' in run]
+    assert (run['slot'], run['attempt'], run['reason']) == (slot, 2, 'asked')
+
+
+def test_extra_run_that_has_ended_is_not_run_again() -> None:
+    """Its holder could not note the end in the request; the history has it."""
+    job = Job(succeed, RUN_INTERVAL=60)
+    run = Run(1, 3, job.clock.wall() - 50)
+    run.asked = 'x1'
+    run.end(Outcome.FAILED, 1.0)
+    written = History(9)
+    written.add(run, None)
+    job.lock.previous_history = written.export(3)
+    job.lock.asked = wanted(tries=1)
+    job.run()
+    assert job.starts == [0, 60]
+    assert job.lock.asked.extra is None
 
 
 def test_extra_run_is_left_to_the_next_holder() -> None:

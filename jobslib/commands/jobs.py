@@ -46,7 +46,7 @@ def describe(name: str, state: LockState, now: float | None = None,
     record = state.owner
     history = History.read(
         state.history, OwnerRecord.parse(state.record), now, held=state.held,
-        handed_in=state.handed_in, asked=state.control.begun)
+        handed_in=state.handed_in)
     due = record.due
     if state.held and history.acquired == record.timestamp:
         # It has ended a run since it took the lock, and keeps it.

@@ -18,6 +18,7 @@ from jobslib.exceptions import (  # noqa: F401
     OneInstanceWatchdogError,
 )
 from jobslib.oneinstance.control import Control, Restraint
+from jobslib.oneinstance.record import with_asked_run
 from jobslib.oneinstance.watchdog import LimitsWatchdog, Watchdog
 from jobslib.owner import OwnerRecord
 from jobslib.runs import ProgressReport
@@ -61,9 +62,10 @@ class LockState:
                  token: int | None = None,
                  handed_in: dict[str, HandIn] | None = None) -> None:
         self.held = held
-        self.record = record
         self.history = history
         self.control = control or Control()
+        self.record = record if held else with_asked_run(
+            record, self.control.extra)
         self.progress = ProgressReport.parse(progress)
         self.others = others
         self.token = token
@@ -182,6 +184,7 @@ class BaseLock:
 
     @previous_record.setter
     def previous_record(self, record: dict[str, object] | None) -> None:
+        record = with_asked_run(record, self.control.extra)
         self._previous_record = record
         if self.inherit_schedule is not None:
             schedule = self.inherit_schedule(record)

@@ -13,7 +13,6 @@ from jobslib.oneinstance.requests import (
     Stop,
 )
 from jobslib.reading import mapping, mappings, number
-from jobslib.runs import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,17 +109,6 @@ class Control:
     def skipped(self) -> list[float]:
         """The slots that are not to be run."""
         return [each.slot for each in self.skips]
-
-    @property
-    def begun(self) -> Run | None:
-        """The run that is asked for, if a holder has begun it."""
-        extra = self.extra
-        if extra is None or extra.began is None:
-            return None
-        run = Run(0, extra.token, extra.began)
-        run.asked, run.reason = extra.id, 'asked'
-        run.slot, run.attempt = extra.slot, extra.tries
-        return run
 
     def resumed(self, now: float) -> Control:
         """Return what is asked when the pause is over.

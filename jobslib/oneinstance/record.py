@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+from jobslib.history import VANISHED
+from jobslib.owner import OwnerRecord
 from jobslib.reading import mapping
+from jobslib.runs import Outcome, Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobslib.documents import Document
+    from jobslib.oneinstance.requests import Extra
 
-__all__ = ['parse']
+__all__ = ['parse', 'with_asked_run']
 
 
 def parse(data: bytes | None) -> Document | None:
@@ -20,3 +24,30 @@ def parse(data: bytes | None) -> Document | None:
     except (ValueError, RecursionError):
         return None
     return found if mapping(found) is found else None
+
+
+def with_asked_run(record: Document | None,
+                   extra: Extra | None) -> Document | None:
+    """Return the record of the last holder with the run that it had begun
+    because an operator asked for it, if it vanished in that run.
+
+    Of such a run the schedule in the record knows nothing: that it began is
+    noted in the request alone.
+
+    :param record: the record of a holder that has the lock no more.
+    :param extra: the request that is pending.
+    """
+    if record is None or extra is None or extra.began is None or (
+            'released' in record or 'killed' in record):
+        return record
+    owner = OwnerRecord(record)
+    # Who vanishes may not have written its token.
+    is_its = (extra.began >= (owner.timestamp or 0.0) if owner.token is None
+              else extra.token == owner.token)
+    if not is_its:
+        return record
+    run = Run(0, extra.token, extra.began)
+    run.end(Outcome.KILLED, None, VANISHED)
+    run.slot, run.attempt, run.reason = extra.slot, extra.tries, 'asked'
+    run.asked, run.presumed = extra.id, owner.timestamp
+    return {**record, 'killed': run.export()}

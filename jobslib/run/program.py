@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ['Program', 'make_program', 'refuse_name', 'refuse_program']
 
-#: How long a signal that was sent to a whole group may be on its way to this
-#: process when it has ended the program, in seconds.
+#: When a signal was sent to a whole process group, how much later than the
+#: program this process may get it, in seconds.
 PATIENCE = 0.2
 
 
@@ -32,12 +33,12 @@ class Program(BaseTask):
     command: Sequence[str] = ()
 
     def task(self) -> None:
-        """Run the program to its end, which is that of the run."""
+        """Run the program; the run ends with it."""
         parent = os.getpid()
         _flush()
         try:
-            # The kernel kills it with this process; a lock that has no keeper
-            # would be free with the program still running.
+            # The kernel kills the program when this process is gone.  A lock
+            # without a keeper would be free then, with the program running on.
             code = subprocess.Popen(
                 self.command,
                 preexec_fn=lambda: die_with_parent(parent)).wait()
@@ -48,7 +49,7 @@ class Program(BaseTask):
             raise
         except OSError as exc:
             raise TaskError(f'{self.command[0]!r} cannot be executed: '
-                            f'{exc.strerror}') from None
+                            f'{exc.strerror}{_hint(exc)}') from None
         if code < 0:
             _die_of(-code)
         if code:
@@ -58,8 +59,8 @@ class Program(BaseTask):
 def make_program(name: str, command: Sequence[str] = ()) -> type[Program]:
     """Return the task class of the job *name*.
 
-    :param command: the program and its arguments; a command that only looks
-        at the job does without.
+    :param command: the program and its arguments; not needed by a command that
+        only looks at the job.
     """
     return type('Program', (Program,), {
         'name': name, 'command': tuple(command), '__module__': __name__})
@@ -92,21 +93,32 @@ def refuse_program(program: str) -> None:
     raise ConfigError(f'exec: the command {program!r} cannot be executed: {why}')
 
 
-def _end_all() -> None:
-    """Have the program end, and all that was started; wait for that.
+def _hint(exc: OSError) -> str:
+    """Return what is to be looked at in a program that was found at first."""
+    if exc.errno == errno.ENOEXEC:
+        return ' (a script has to name its interpreter first: #!/bin/sh)'
+    if exc.errno == errno.ENOENT:
+        return ' (it, or the interpreter that its first line names)'
+    return ''
 
-    The supervisor knows when the time for it is over, and kills it.
+
+def _end_all() -> None:
+    """End the program and all that it has started, and wait for that.
+
+    It sends SIGTERM only.  The supervisor kills what is left when the grace time
+    is over.
     """
     spared = frozenset({os.getppid(), os.getpid()})
-    # No process has this mark: what cannot be found is left to who made it.
+    # No process has this mark.  A process that is not below this one any more is
+    # found, and ended, by the supervisor.
     processes.end_gently(os.getppid(), os.urandom(16).hex(), set(), spared,
                          float('inf'))
 
 
 def _die_of(signum: int) -> None:
-    """End this process as the program ended.
+    """End this process by the signal that has ended the program.
 
-    The supervisor then ends what the program has started, and says so.
+    The supervisor then ends what the program has started, and reports it.
     """
     import resource
     resource.setrlimit(
@@ -117,6 +129,8 @@ def _die_of(signum: int) -> None:
 
 
 def _flush() -> None:
-    """Write out what the settings have printed, before the program does."""
+    """Write out what the settings have printed before the program prints."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        # None where it was closed by who started the job.
+        if stream is not None:
+            stream.flush()
