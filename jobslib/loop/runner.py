@@ -53,6 +53,9 @@ LONGEST_SLEEP = 0.5
 # How often a process that does not hold the lock asks its service whether
 # operators ask for something, in seconds.
 PEEK = 10.0
+# For so long, in seconds, others go first when a process that keeps the lock
+# has given it up.
+OTHERS_FIRST = 10.0
 
 
 class Runner:
@@ -104,6 +107,9 @@ class Runner:
         # When the lock's service was last asked whether operators ask for
         # something.
         self._peeked = 0.0
+        # From when on others have had their chance to take the lock that this
+        # process has given up.
+        self._contends_at = float('-inf')
 
     # The loop.
 
@@ -229,7 +235,8 @@ class Runner:
             # After a run that was interrupted or killed, a new process is made now,
             # so that neither the next run nor a takeover has to wait for imports.
             self._prepare()
-        if self.agenda.seconds_left > 0 and self.interrupts.pending is None:
+        if (self.agenda.seconds_left > 0 and not self._stands_by
+                and self.interrupts.pending is None):
             self.observers.waiting(self.agenda.due)
         if self.recording.has_unrecorded and not (
                 self.lock.held or self.standby.is_cut_off or self._ends):
@@ -240,7 +247,7 @@ class Runner:
         while True:
             with self.interrupts.interruptible():
                 left = self.agenda.seconds_left
-                if left <= 0:
+                if left <= 0 or self._stands_by:
                     return
                 self.clock.sleep(min(left, LONGEST_SLEEP))
             self.lock.sign_of_life()
@@ -253,6 +260,14 @@ class Runner:
             if self.demands.extra is not None and (
                     not self.lock.control.paused):
                 return
+
+    @property
+    def _stands_by(self) -> bool:
+        """Whether this process waits for the lock to keep it, even if nothing
+        is due."""
+        return (self.config.keep_lock and not self.config.run_once
+                and not self.lock.held
+                and self.clock.now() >= self._contends_at)
 
     def _obey(self) -> None:
         """Release the lock between runs, if an operator asks for it."""
@@ -364,6 +379,7 @@ class Runner:
         """Release the lock; return whether its service could be asked."""
         # Told to end before it came to that, perhaps.
         self._report_given_up()
+        self._contends_at = self.clock.now() + OTHERS_FIRST
         answers = True
         self.agenda.cancel()
         self.recording.update()
