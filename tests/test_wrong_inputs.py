@@ -332,6 +332,10 @@ WRONG = [
     Wrong('jobs.Copy', "sleep_interval: '5' from settings, SLEEP_INTERVAL is "
           'not allowed; allowed: a number of seconds of at least 0',
           "SLEEP_INTERVAL = '5'"),
+    # With it no slot would ever be run.
+    Wrong('jobs.Copy', 'start_deadline: 0 from settings, START_DEADLINE is '
+          'not allowed; allowed: a number of seconds of at least 1',
+          "SCHEDULE = '@daily'\nSTART_DEADLINE = 0"),
     Wrong('jobs.Copy', 'config_class: 7 from settings, CONFIG_CLASS is not '
           'allowed; allowed: a dotted path (a string)', 'CONFIG_CLASS = 7'),
     Wrong('jobs.Copy', "folder: 7 from settings, "
