@@ -177,12 +177,14 @@ def _variables_of(declared: option[object]) -> set[str]:
 def remarks(config: Config) -> list[str]:
     """Return what is probably not meant, a sentence for each: options that
     have no effect, and tasks of one name."""
-    shared = _find_namesakes(config)
-    return _find_ineffective(config) + _find_unused_backends(config) + (
-        _find_empty_settings(config)) + ([
-        f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
-        f'tasks of one name share one lock and one history, and run one at a '
-        f'time'] if shared else [])
+    found = (_find_ineffective(config) + _find_unused_backends(config)
+             + _find_empty_settings(config))
+    if shared := _find_namesakes(config):
+        found.append(
+            f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
+            f'tasks of one name share one lock and one history, and run one at '
+            f'a time')
+    return found
 
 
 def _find_ineffective(config: Config) -> list[str]:
