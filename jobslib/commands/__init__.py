@@ -10,8 +10,8 @@ Each command is a module here, named for it, with
 
 and, where it needs them,
 
-- ``SHOWS_OPTIONS = True`` if its help has all options of a run, which every
-  command takes,
+- ``OPTIONS``, the flags of those options of a run that its help shows; ``None``
+  for all of them.  Every command takes them, and most need none,
 - ``TAKES_TASK = False`` if no task can be named,
 - ``NAME_HELP`` and ``USAGE``, for its help, in place of those of all commands.
 

@@ -51,7 +51,7 @@ DESCRIPTION = ('Show the options that are set and check the lock, '
                'without disturbing a running job.')
 
 #: Its help has all options of a run: it shows what they lead to.
-SHOWS_OPTIONS = True
+OPTIONS = None
 
 WRONG = (DENIED, FAILED)
 

@@ -19,7 +19,7 @@ NAME_HELP = ('names the job in logs, and its lock: jobs of one name exclude '
              'each other')
 
 #: Its help has all options of a run: it is one.
-SHOWS_OPTIONS = True
+OPTIONS = None
 #: There is no class to be named.
 TAKES_TASK = False
 
