@@ -311,6 +311,8 @@ def test_done_before_the_holder_ends(job: Job, signum: signal.Signals) -> None:
     first = job.start(*SECONDLY, '--keep-lock')
     job.wait_for('DONE', 3)
     job.start(*SECONDLY, '--keep-lock').wait_for('the lock is held by')
+    # Between two runs: one that is killed is run again.
+    first.wait_for('run succeeded', first.output.count('run succeeded') + 1)
     first.send(signum)
     done = len(job.said('DONE'))
     job.wait_for('DONE', done + 3)

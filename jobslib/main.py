@@ -24,10 +24,8 @@ from jobslib.exceptions import (
     LockUnavailableError,
 )
 from jobslib.exitcodes import ExitCode
-from jobslib.folding import folded
 from jobslib.imports import import_module, import_object
 from jobslib.legacy import describe, translate
-from jobslib.slips import guess
 from jobslib.strictness import refuse_class, refuse_slips, remarks
 from jobslib.tasks import BaseTask
 
@@ -71,31 +69,21 @@ def main(argv: list[str] | None = None) -> int:
     except FileNotFoundError:
         # It was removed, and nothing can be in it.
         pass
-    argv = sys.argv[1:] if argv is None else argv
-    line = _read_command(argv)
-    if line is None:
-        return _run_job(argv)
+    line = CommandLine(sys.argv[1:] if argv is None else argv)
+    if _names_job(line):
+        return _run_job(line)
     return _reported(lambda: _answer(line))
 
 
-def _read_command(argv: list[str]) -> CommandLine | None:
-    """Return what *argv* says, ``None`` if it seems to name a task to be run.
+def _names_job(line: CommandLine) -> bool:
+    """Return whether *line* seems to name a job to be run.
 
     It cannot be known before the settings are loaded, which is left to the
-    run's process; so that reads the words itself, and carries out a command
-    as well, if it is one.
+    run's process; so that carries out a command as well, if it is one.
     """
-    if not argv or argv in HELP:
-        return CommandLine(argv)
-    if not set(argv) & set(COMMANDS):
-        return None
-    try:
-        # What is wrong is said by who reads the options in earnest.
-        with contextlib.redirect_stderr(io.StringIO()):
-            line = CommandLine(argv)
-    except (ConfigError, SystemExit):
-        return None
-    return line if line.word in COMMANDS and line.word != EXEC else None
+    if not line.argv or line.argv in HELP:
+        return False
+    return line.word not in COMMANDS or line.word == EXEC
 
 
 def _answer(line: CommandLine) -> int:
@@ -103,7 +91,7 @@ def _answer(line: CommandLine) -> int:
     config = _configure(line)
     refuse_slips(config)
     command = getattr(config.args, 'runjob_command', None)
-    return (_run_job(line.argv) if command is None
+    return (_run_job(line) if command is None
             else _command(command, config))
 
 
@@ -121,6 +109,7 @@ def _reported(call: Callable[[], int]) -> int:
 
 
 def _complain(what: str) -> None:
+    from jobslib.folding import folded
     print(folded(f'runjob: error: {what}', sys.stderr), file=sys.stderr)
 
 
@@ -232,6 +221,7 @@ def _find_class(path: str | None, unknown: list[str],
         return None if path is None else _load_task(path)
     except UsageError as exc:
         if unknown:
+            from jobslib.slips import guess
             meant = guess(next((word for word in unknown
                                 if word.startswith('--')), ''),
                           [*OPTIONS, *(str(each.flag) for each in known)])
@@ -280,7 +270,7 @@ def _mute() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run_job(argv: list[str]) -> int:
+def _run_job(line: CommandLine) -> int:
     """Run a job: in this process its supervisor, in another the task."""
     # What both processes need is loaded once, before the fork.
     with _never_garbage():
@@ -291,16 +281,17 @@ def _run_job(argv: list[str]) -> int:
     environment = dict(os.environ)
 
     def body(channel: Channel, questions: Channel, memory: Memory) -> None:
-        # Secrets are taken out of it, and a later process needs them anew.
-        os.environ.clear()
-        os.environ.update(environment)
+        if os.environ != environment:
+            # Secrets are taken out of it, and a later process needs them anew.
+            os.environ.clear()
+            os.environ.update(environment)
         for name in (NOTIFY_SOCKET, *WATCHDOG):
             # The supervisor's: what a task starts must not speak for it.
             os.environ.pop(name, None)
         from jobslib.run.process import RunProcess, exit_like_python
         process = RunProcess(channel, questions, memory)
         try:
-            code = _reported(lambda: _be_run_process(process, CommandLine(argv)))
+            code = _reported(lambda: _be_run_process(process, line))
         except BaseException as exc:
             process.leave()
             exit_like_python(exc)
@@ -410,6 +401,7 @@ def _load_task(path: str) -> type[BaseTask]:
             raise UsageError(f'{path}: it is a command, and stands where a '
                              f'task is expected; allowed: runjob COMMAND '
                              f'package.module.Task') from exc
+        from jobslib.slips import guess
         raise UsageError(f'{exc}; nor is it a command '
                          f'({", ".join(COMMANDS)})'
                          f'{guess(path, (*COMMANDS, *OPTIONS))}') from exc

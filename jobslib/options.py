@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 from jobslib.environment import forget
 from jobslib.exceptions import ConfigError
@@ -421,16 +422,9 @@ class ConfigGroup:
         self.validate()
 
     @classmethod
-    def declared(cls) -> dict[str, option[object]]:
+    def declared(cls) -> Mapping[str, option[object]]:
         """Return all options by name, inherited ones first."""
-        options: dict[str, option[object]] = {}
-        for base in reversed(cls.__mro__):
-            for name, value in vars(base).items():
-                if isinstance(value, option):
-                    options[name] = value
-                elif name in options:
-                    del options[name]
-        return options
+        return _find_options(cls.__mro__)
 
     def validate(self) -> None:
         """Check the options against each other; to be overridden.
@@ -542,6 +536,22 @@ class ConfigGroup:
                     f'unknown option {name!r} in settings'
                     f'{", " + self._location if self._location else ""}{hint}; '
                     f'allowed: {", ".join(sorted(known)) or "none"}')
+
+
+@cache
+def _find_options(classes: tuple[type, ...]) -> Mapping[str, option[object]]:
+    """Return the options of a class, which are asked for hundreds of times.
+
+    :param classes: it and its bases, as Python looks through them.
+    """
+    options: dict[str, option[object]] = {}
+    for base in reversed(classes):
+        for name, value in vars(base).items():
+            if isinstance(value, option):
+                options[name] = value
+            elif name in options:
+                del options[name]
+    return options
 
 
 def _fits_json(value: object) -> bool:

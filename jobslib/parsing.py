@@ -6,9 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
-from jobslib.folding import folded
-from jobslib.slips import nearest
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -47,6 +44,7 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             if word in self._commands and task:
                 return f' (did you mean "runjob {word} {task}"?)'
+        from jobslib.slips import nearest
         flags = [flag for flag in self._option_string_actions
                  if flag.startswith('--')]
         meant = [nearest(word.partition('=')[0], flags)
@@ -69,5 +67,6 @@ class Parser(argparse.ArgumentParser):
                 message += (f'; unknown: {" ".join(unknown)}'
                             f'{self.guess(unknown)}')
         self.print_usage(sys.stderr)
+        from jobslib.folding import folded
         text = f'{self.prog}: error: {message}'
         self.exit(2, f'{folded(text, sys.stderr)}\n')

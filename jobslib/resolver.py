@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Address = tuple[int, object]
+    Address = tuple[int, tuple[object, ...]]
 
 __all__ = ['addresses', 'machine_name']
 

@@ -15,7 +15,6 @@ from types import ModuleType
 from jobslib.config import Config, ConfigGroup, option
 from jobslib.exceptions import ConfigError
 from jobslib.reading import mapping
-from jobslib.slips import is_slip, nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,32 +56,30 @@ def refuse_slips(config: Config) -> None:
         option, or a variable in the environment begins with ``JOBSLIB_`` and
         no option has it.
     """
-    for name, known in _find_slips(config):
+    for name, meant in _find_slips(config):
         raise ConfigError(
             f'unknown name {name!r} in settings module '
-            f'{_name_of(config._settings)}; did you mean {known!r}? ({OWN_NAME})')
-    unknown = [name for name in os.environ
-               if name.upper().startswith(PREFIX)
-               and name not in OTHER_VARIABLES]
+            f'{_name_of(config._settings)}; did you mean {meant!r}? ({OWN_NAME})')
+    known = {*_variables(config), *OTHER_VARIABLES}
+    ours = [name for name in os.environ if name.upper().startswith(PREFIX)]
+    unknown = [name for name in ours if name not in known]
     # JOBLIB_RUN_ONCE; what is nearly the prefix may be that of others.
-    alike = [name for name in os.environ if name not in unknown
-             and name.upper().startswith('JO') and 'LIB' in name.upper()
-             and name not in OTHER_VARIABLES]
+    alike = [name for name in os.environ if name not in ours
+             and name.upper().startswith('JO') and 'LIB' in name.upper()]
     if not unknown and not alike:
         return
-    variables = set(_variables(config))
+    from jobslib.slips import is_slip, nearest
     for name in alike:
-        for known in sorted(variables | OTHER_VARIABLES):
-            if is_slip(name, known):
+        for each in sorted(known):
+            if is_slip(name, each):
                 raise ConfigError(f'unknown variable {name} in the '
-                                  f'environment; did you mean {known}?')
-    unknown = [name for name in unknown if name not in variables]
+                                  f'environment; did you mean {each}?')
     if unknown:
-        variables |= _variables_of_all()
+        known |= _variables_of_all()
     for name in sorted(unknown):
-        if name not in variables:
-            near = (f'{name}_BACKEND' if f'{name}_BACKEND' in variables else
-                    nearest(name, variables | OTHER_VARIABLES, 0.0))
+        if name not in known:
+            near = (f'{name}_BACKEND' if f'{name}_BACKEND' in known else
+                    nearest(name, known, 0.0))
             raise ConfigError(
                 f'unknown variable {name} in the environment, no option of '
                 f'jobslib or of your classes has it; nearest known: {near}')
@@ -104,6 +101,7 @@ def _find_slips(config: Config) -> Iterator[tuple[str, str]]:
                if name not in known and isinstance(value, PLAIN)]
     if not unknown:
         return
+    from jobslib.slips import is_slip
     variables = {name.removeprefix(PREFIX): name
                  for name in _variables(config)}
     for name in unknown:
@@ -348,7 +346,7 @@ def _find_fault_in_arguments(arguments: Any) -> str | None:
         if not (isinstance(each, Argument) or pair):
             return (f'has {each!r:.80} among its arguments; allowed: '
                     f'jobslib.argument(...)')
-    return _find_fault_in_parser(arguments)
+    return _find_fault_in_parser(arguments) if arguments else None
 
 
 def _find_fault_in_parser(arguments: Any) -> str | None:

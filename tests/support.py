@@ -22,9 +22,10 @@ from jobslib.loop.supervisor import answers_of
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.file import FileLock
 from jobslib.run.channel import Channel
-from jobslib.run.handle import Result, RunHandle, concerns
+from jobslib.run.handle import RunHandle, concerns
 from jobslib.run.memory import Memory
 from jobslib.run.process import HOOKS, RunProcess
+from jobslib.run.result import Result
 from jobslib.runs import Outcome, Run, describe
 
 DEADLINE = 15.0
@@ -285,9 +286,9 @@ class InProcess(RunHandle):
     def leaves_threads(self) -> bool:
         return self.threads
 
-    def end_leftovers(self) -> list[str]:
+    def end_leftovers(self) -> None:
         ended, self.leftovers = self.leftovers, []
-        return ended
+        self._report_ended(ended)
 
     def reap_orphans(self) -> None:
         self.looks += 1
@@ -295,9 +296,6 @@ class InProcess(RunHandle):
     def reap_while(self, wait: Callable[[], None]) -> None:
         self.reap_orphans()
         wait()
-
-    def answer_questions(self) -> None:
-        pass
 
     def run(self, run: Run, lock: BaseLock) -> Result:
         result = self._call('run', lock, self.task.task)
@@ -393,7 +391,7 @@ class Forked:
         self.lock = self.context.one_instance_lock
         self.interrupts = Interrupts()
         self.handle = RunHandle(self._body, self.interrupts)
-        self.handle.answers = answers_of(self.lock, self.context)
+        self.handle.questions.answers = answers_of(self.lock, self.context)
         self.handle.grace = grace
         self._runs = 0
 

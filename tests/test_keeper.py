@@ -443,6 +443,44 @@ def test_notes(kept: Kept) -> None:
     assert kept.engine.notes == {'history': 'two'}
 
 
+def test_outcome_of_a_process_that_dies(kept: Kept) -> None:
+    """What it would leave is left; a run that has an outcome is not killed."""
+    kept.hold()
+    kept.run()
+    kept.tell('leave', record={**RECORD, 'schedule': {'due': 5}},
+              notes={'history': 'one'})
+    kept.ward.kill()
+    kept.is_over()
+    [record] = kept.engine.released
+    assert record['schedule'] == {'due': 5}
+    assert 'killed' not in record
+    assert kept.engine.notes == {'history': 'one'}
+
+
+def test_note_is_newer_than_the_last_outcome(kept: Kept) -> None:
+    """A run that is killed leaves the history as it was saved last."""
+    kept.hold()
+    kept.tell('leave', record=RECORD, notes={'history': 'one'})
+    kept.tell('note', key='history', value='two', token=9)
+    until(lambda: kept.engine.notes == {'history': 'two by 9'}, 'the note')
+    kept.run()
+    kept.ward.kill()
+    kept.is_over()
+    assert kept.engine.released[0]['killed']['run'] == 5
+    assert kept.engine.notes == {'history': 'two'}
+
+
+def test_next_hold_leaves_nothing_of_the_last(kept: Kept) -> None:
+    """What one hold would leave is not left by another."""
+    kept.hold()
+    kept.tell('leave', record={'pid': 8}, notes={'history': 'one'})
+    kept.hold()
+    kept.ward.kill()
+    kept.is_over()
+    assert kept.engine.released[0]['pid'] == 7
+    assert kept.engine.notes == {}
+
+
 def test_process_that_does_not_wait_for_the_reply(kept: Kept) -> None:
     """What a process said last is heard, although it has closed the line and a
     reply cannot be sent any more."""

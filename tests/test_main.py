@@ -640,8 +640,16 @@ def loaded(folder: pathlib.Path, names: set[str], **env: str) -> set[str]:
 def test_library_only(shared: pathlib.Path) -> None:
     """A run under the embedded lock loads no more than it needs."""
     assert loaded(shared, {
-        'asyncio', 'consul', 'ctypes', 'email', 'http', 'requests', 'socket', 'ssl',
-        'typing', 'urllib.parse'}) == set()
+        'asyncio', 'concurrent', 'consul', 'ctypes', 'dataclasses', 'datetime',
+        'email', 'hashlib', 'http', 'inspect', 'random', 'requests', 'shutil',
+        'socket', 'ssl', 'subprocess', 'tempfile', 'typing', 'urllib.parse', 'uuid',
+        'jobslib.folding', 'jobslib.metrics', 'jobslib.slips'},
+        JOBSLIB_LOG_LEVEL='debug') == set()
+
+
+def test_words_are_read_before_the_fork(shared: pathlib.Path) -> None:
+    """A new process for the next run need not load what reads the words."""
+    assert loaded(shared, {'jobslib.parsing'}) == {'jobslib.parsing'}
 
 
 def test_library_under_consul(shared: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """What a job needs of the kernel is tried before anything is locked."""
 
+import _thread
 import os
 import pathlib
 import resource
@@ -7,8 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from support import environment, make_context
@@ -58,19 +58,20 @@ def test_call_that_is_refused(
 
 def test_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of threads is found out, whichever of them is refused."""
-    start = threading.Thread.start
-    started: list[threading.Thread] = []
+    start = _thread.start_new_thread
+    over: list[_thread.LockType] = []
 
-    def refuse(thread: threading.Thread) -> None:
-        if len(started) == 2:
+    def refuse(run: Callable[..., object], args: tuple[_thread.LockType]) -> int:
+        if len(over) == 2:
             raise RuntimeError("can't start new thread")
-        started.append(thread)
-        start(thread)
+        over.extend(args)
+        return start(run, args)
 
-    monkeypatch.setattr(threading.Thread, 'start', refuse)
+    monkeypatch.setattr(_thread, 'start_new_thread', refuse)
     assert "start a few threads: can't start new thread; needed: more room, " \
         'see ulimit -u' in (needs.missing() or '')
-    assert not any(thread.is_alive() for thread in started)
+    # None of them is left: each has let go of its own, and was waited for.
+    assert [each.locked() for each in over] == [True, True]
 
 
 def run(program: str) -> list[str]:

@@ -295,7 +295,7 @@ def test_questions() -> None:
             self.tell(answer)
 
     with Forked(Task) as forked:
-        forked.handle.answers |= {
+        forked.handle.questions.answers |= {
             'note': heard.append, 'double': lambda number: 2 * number}
         assert forked.run().message == '42'
         assert heard == ['first', *range(50)]
@@ -311,7 +311,7 @@ def test_what_a_process_told_before_it_died_is_heard() -> None:
             os._exit(1)
 
     with Forked(Task) as forked:
-        forked.handle.answers['note'] = heard.append
+        forked.handle.questions.answers['note'] = heard.append
         assert forked.run().outcome is Outcome.KILLED
         assert heard == ['last']
 
@@ -335,7 +335,7 @@ def test_question_that_has_no_answer(answer: Any, error: str) -> None:
             raise answer
         return answer
     with Forked(Task) as forked:
-        forked.handle.answers['question'] = give
+        forked.handle.questions.answers['question'] = give
         for _ in range(2):
             assert forked.run().message == error
 
@@ -357,11 +357,11 @@ def test_thread_that_asks_between_runs() -> None:
 
     heard: list[Any] = []
     with Forked(Task) as forked:
-        forked.handle.answers |= {'note': heard.append, 'answer': lambda: 5}
+        forked.handle.questions.answers |= {'note': heard.append, 'answer': lambda: 5}
         assert forked.run().outcome is Outcome.SUCCEEDED
 
         def look() -> bool:
-            forked.handle.answer_questions()
+            forked.handle.questions.answer_all()
             return bool(heard)
         until(look)
         assert heard == [5]
@@ -433,7 +433,7 @@ def test_nothing_to_end() -> None:
     handle.interrupt(Terminate('nobody'))
     assert not handle.lives and not handle.is_ready
     assert handle.finish() == 0
-    handle.answer_questions()
+    handle.questions.answer_all()
 
 
 # In whole jobs

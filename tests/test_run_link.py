@@ -91,13 +91,14 @@ def file_lock(folder: pathlib.Path) -> dict[str, Any]:
     (lambda lock: lock.acquire(), 'acquire it'),
     (lambda lock: lock.release(), 'release it'),
     (lambda lock: lock.wait(1), 'wait for it'),
+    (lambda lock: lock.secure_outcome(), 'write its history'),
     (lambda lock: lock.save_history(), 'write its history'),
     (lambda lock: lock.find_handed_in(), 'write its history'),
     (lambda lock: lock.hand_in(None), 'write its history'),
     (lambda lock: lock.watchdog.start(5), 'limit its runs'),
     (lambda lock: lock.watchdog.stopping(), 'limit its runs'),
     (lambda lock: lock.watchdog.stop(), 'limit its runs')],
-    ids=['acquire', 'release', 'wait', 'history', 'handed-in', 'hand-in',
+    ids=['acquire', 'release', 'wait', 'outcome', 'history', 'handed-in', 'hand-in',
          'start', 'stopping', 'stop'])
 @pytest.mark.parametrize('backend', ['dummy', 'file', 'own'])
 def test_what_is_the_supervisors(
@@ -183,7 +184,7 @@ def test_refresh_of_the_dummy_lock() -> None:
             self.begin()
             super().task()
     with Forked(Silent) as forked:
-        forked.handle.answers.clear()
+        forked.handle.questions.answers.clear()
         assert forked.run().message == 'goes on'
         assert forked.handle.beat != BEGUN
 
@@ -300,7 +301,7 @@ def test_questions_of_many_threads() -> None:
             self.tell(wrong)
 
     with Forked(Asking) as forked:
-        forked.handle.answers['double'] = lambda number: 2 * number
+        forked.handle.questions.answers['double'] = lambda number: 2 * number
         assert forked.run().message == '[]'
 
 

@@ -95,10 +95,10 @@ def test_memory_is_shared() -> None:
     pid = os.fork()
     if pid == 0:
         os.closerange(0, 1000)
-        memory.finish(3, ['of the child'])
+        memory.finish(3, {'of': 'the child'})
         os._exit(0)
     os.waitpid(pid, 0)
-    assert memory.result(3) == ['of the child']
+    assert memory.result(3) == {'of': 'the child'}
 
 
 # Channel

@@ -413,7 +413,7 @@ def test_thread_of_a_run() -> None:
                 self.context.config.link.tell('note', 'done')
             threading.Thread(target=work).start()
     with Forked(Task) as forked:
-        forked.handle.answers['note'] = heard.append
+        forked.handle.questions.answers['note'] = heard.append
         assert forked.run().outcome is Outcome.SUCCEEDED
         assert heard == ['done']
 

@@ -1085,10 +1085,10 @@ def leaving(job: Job) -> None:
     """Have runs of *job* leave a process, and note when it is ended."""
     end_leftovers = job.process.end_leftovers
 
-    def noted() -> list[str]:
-        if ended := end_leftovers():
+    def noted() -> None:
+        if job.process.leftovers:
             job.lock.events.append('ended')
-        return ended
+        end_leftovers()
     job.process.end_leftovers = noted  # type: ignore[method-assign]
     job.process.leftovers = ['sleep 60 (pid 7)']
 

@@ -202,7 +202,7 @@ def test_stop_for_another_run(control: Control) -> None:
     job.task.script = [stopping(job, control)]
     job.lock.token = 7
     job.run()
-    assert job.runner.history.newest[0].outcome is Outcome.SUCCEEDED
+    assert job.runner.recording.history.newest[0].outcome is Outcome.SUCCEEDED
 
 
 def test_stop_between_runs() -> None:
@@ -218,7 +218,7 @@ def test_stop_between_runs() -> None:
     job.lock.ask_error = LockUnavailableError('away')
     job.run()
     assert job.lock.events.count('ask') > 1
-    assert job.runner.history.newest[1].outcome is Outcome.SUCCEEDED
+    assert job.runner.recording.history.newest[1].outcome is Outcome.SUCCEEDED
 
 
 def test_signal_while_a_request_is_obeyed() -> None:
@@ -546,7 +546,7 @@ def test_extra_run_without_a_schedule() -> None:
     job = Job(succeed, succeed, KEEP_LOCK=True)
     job.lock.asked = wanted()
     job.run()
-    assert [run.asked for run in job.runner.history.newest] == [
+    assert [run.asked for run in job.runner.recording.history.newest] == [
         'x1', None, None]
 
 

@@ -10,11 +10,11 @@ NAME = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'
 
 
 class AddressError(ValueError):
-    """It cannot be understood; the message says what is allowed instead."""
+    """The address cannot be read; the message says what is allowed instead."""
 
 
 class Address:
-    """The parts of an address; what it does not say is ``None``."""
+    """The parts of an address; a part that it does not have is ``None``."""
 
     def __init__(self, scheme: str | None, host: str | None,
                  port: int | None) -> None:
@@ -24,9 +24,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Read ``CONSUL_HTTP_ADDR``.
+    """Read the value of ``CONSUL_HTTP_ADDR``.
 
-    :raises AddressError: it is none, or has a part that is not supported.
+    :raises AddressError: it is not an address, or has a part that is not
+        supported.
     """
     if text.startswith('unix://'):
         return Address(None, text, None)
@@ -55,7 +56,8 @@ def parse_address(text: str) -> Address:
 
 
 def _parse_plain(text: str) -> Address | None:
-    """Read what needs no library that takes a millisecond to import."""
+    """Read a plain address, without a library that takes a millisecond to
+    import; ``None`` if it is not plain."""
     scheme, mark, place = text.rpartition('://')
     host, _, port = place.rpartition(':')
     if (scheme in (SCHEMES if mark else ('',)) and host and NAME.issuperset(host)
@@ -67,7 +69,7 @@ def _parse_plain(text: str) -> Address | None:
 def plain_host(host: str) -> str:
     """Return *host* as it is looked up: without brackets, in ASCII.
 
-    :raises AddressError: it is not the name or address of a host alone.
+    :raises AddressError: it is not just the name or the address of a host.
     """
     if host.removeprefix('unix://') not in ('', host):
         return host
@@ -101,10 +103,10 @@ def plain_host(host: str) -> str:
 
 
 def _is_ipv6(text: str) -> bool:
-    # Imported late: most addresses have no colon.
+    # Imported here, because most addresses have no colon.
     import socket
     try:
-        # Behind the percent sign is the interface of a link-local address.
+        # After a percent sign there is the interface of a link-local address.
         socket.inet_pton(socket.AF_INET6, text.partition('%')[0])
     except (OSError, ValueError):
         return False

@@ -1,9 +1,9 @@
 """Reading the answer to an HTTP request.
 
-As Consul's agents send it, and what may stand in front of them: with a length,
-in chunks, or up to the end of the connection.  :mod:`http.client` reads that as
-well, but loads :mod:`email` and TLS, and with them takes longer to start than
-all the rest that a lock needs, in the supervisor and in the lease keeper.
+Answers come from Consul's agents, and from proxies before them: with a length,
+in chunks, or up to the end of the connection.  :mod:`http.client` reads them as
+well, but it loads :mod:`email` and TLS, which takes longer than all the rest that
+a lock needs at the start of a supervisor and of a lease keeper.
 
 Standard library only, see :mod:`jobslib.keeper.keeper`.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ['Answer', 'read_answer']
 
-# Of the first line and of each header, in bytes, and of the headers.
+# The longest first line and header, in bytes, and the most headers.
 MAX_LINE = 64 * 1024
 MAX_HEADERS = 200
 HEXADECIMAL = frozenset(b'0123456789abcdefABCDEF')
@@ -27,8 +27,8 @@ BODILESS = (204, 304)
 class Answer:
     """An answer, read to its end.
 
-    The names of the *headers* are in lower case.  *closes*: the connection
-    can carry no other request.
+    The names of the *headers* are in lower case.  *closes* tells whether the
+    connection can carry no other request.
     """
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes,
@@ -43,14 +43,14 @@ def read_answer(file: io.BufferedReader, limit: int) -> Answer:
     """Read an answer.
 
     :param file: what the server sends.
-    :param limit: of the body, in bytes.
-    :raises ConnectionResetError: there is none.
-    :raises ValueError: it is longer, cut short, or not HTTP/1.
+    :param limit: the longest body, in bytes.
+    :raises ConnectionResetError: the connection was ended without an answer.
+    :raises ValueError: the answer is too long, cut short, or not HTTP/1.
     """
     while True:
         version, status = _read_status(file)
         headers = _read_headers(file)
-        # Others say that the answer is yet to come.
+        # Statuses below say that the answer is still to come.
         if status >= 200:
             break
     connection = headers.get('connection', '').lower()
@@ -108,11 +108,11 @@ def _read_chunks(file: io.BufferedReader, coding: str, limit: int) -> bytes:
         raise ValueError(f'an answer that is coded as {coding[:80]!r}')
     body = b''
     while True:
-        # Behind a semicolon are extensions, which mean nothing.
+        # After a semicolon there may be extensions, which mean nothing here.
         text = _read_line(file).partition(b';')[0]
         size = _number(text, 16, limit - len(body))
         if not size:
-            # After the last chunk there may be headers.
+            # After the last chunk there may be more headers.
             _read_headers(file)
             return body
         body += _read_exactly(file, size)

@@ -18,25 +18,30 @@ from jobslib.consul.transport import Transport, TransportError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+
+    #: What the package makes of an answer.
+    Callback = Callable[['_Answer'], object]
+    Params = Iterable[tuple[str, object]] | None
 
 __all__ = ['FAILURES', 'duration', 'make_consul']
 
 _failure, _make_client = import_api()
 
 CREATE_SESSION = '/v1/session/create'
+# How a server refuses a field that it does not know.
 UNKNOWN_FIELD = ('unknown field', 'invalid keys')
 
 
 #: What a call can raise; the last five are what the package makes of an answer
-#: that is not as Consul's are.
+#: that is not Consul's.
 FAILURES = (TransportError, Refused, _failure, ValueError, TypeError,
             LookupError, AttributeError, RecursionError)
 
 
 class _Answer:
-    """An answer, as the package reads it."""
+    """An answer, with the attributes that the package reads."""
 
     def __init__(self, code: int, headers: dict[str, str], body: str) -> None:
         self.code = code
@@ -47,30 +52,30 @@ class _Answer:
 class _Http:
     """The HTTP layer of the ``consul`` package, on the transport.
 
-    Raises :class:`Refused` for what the two packages would turn into
-    different exceptions, without the status.
+    Raises :class:`Refused` for each status but 200.  The two packages would
+    raise different exceptions, which do not have the status.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def get(self, callback: object, path: str, params: object = None, **_: Any) -> Any:
+    def get(self, callback: Callback, path: str, params: Params = None,
+            **_: object) -> object:
         return self._send('GET', callback, path, params)
 
-    def put(
-        self, callback: object, path: str, params: Any = None, data: Any = '', **_: Any,
-    ) -> object:
+    def put(self, callback: Callback, path: str, params: Params = None,
+            data: str | bytes = '', **_: object) -> object:
         if path == CREATE_SESSION:
             return self._create_session(callback, path, params, data)
         return self._send('PUT', callback, path, params, data)
 
-    def _create_session(
-        self, callback: object, path: str, params: object, data: Any,
-    ) -> Any:
-        """Name the checks as Consul does from 1.7 on, which the package does not.
+    def _create_session(self, callback: Callback, path: str, params: Params,
+                        data: str | bytes) -> object:
+        """Create a session, with the name that Consul has for its checks.
 
-        Later versions say that the old name will go, and older ones do not
-        know the new one; they refuse it without doing anything.
+        The package uses the name of versions before 1.7, which is deprecated.
+        Those versions do not know the new one, and refuse a request with it
+        without doing anything.
         """
         fields = json.loads(data)
         checks = [fields.pop(name) for name in list(fields)
@@ -93,10 +98,9 @@ class _Http:
     def close(self) -> None:
         self._transport.close()
 
-    def _send(
-        self, method: str, callback: Any, path: str, params: Any, data: Any = '',
-    ) -> Any:
-        # The token goes in the transport's header, never in a URL.
+    def _send(self, method: str, callback: Callback, path: str, params: Params,
+              data: str | bytes = '') -> object:
+        # The transport sends the token in a header; it must never be in a URL.
         params = [(name, value) for name, value in params or () if name != 'token']
         response = self._transport.request(
             method, path, params, data.encode() if isinstance(data, str) else data,
@@ -106,18 +110,19 @@ class _Http:
         headers = {'X-Consul-Index': str(response.index)}
         return callback(_Answer(response.status, headers, response.text))
 
-    def _timeout(self, params: dict[str, str]) -> float:
-        """Seconds that a request may take, the wait of a blocking query included."""
+    def _timeout(self, params: dict[str, object]) -> float:
+        """Return how long a request may take in seconds, with the wait of a
+        blocking query, which Consul answers up to a sixteenth late."""
         timeout = self._transport.endpoint.timeout
         wait = params.get('wait')
-        return timeout + (_seconds(wait) * 17 / 16 if wait else 0)
+        return timeout + (_seconds(str(wait)) * 17 / 16 if wait else 0)
 
 
 _environment = threading.Lock()
 
 
 def make_consul(transport: Transport) -> Any:
-    """Return a client of the package that talks by *transport*."""
+    """Return a client of the package that sends its requests by *transport*."""
     with _hidden_environment():
         return _make_client(_Http(transport))
 
@@ -126,9 +131,9 @@ def make_consul(transport: Transport) -> Any:
 def _hidden_environment() -> Iterator[None]:
     """Hide CONSUL_HTTP_* while a client of the package is made.
 
-    Both packages prefer CONSUL_HTTP_TOKEN to what they are told, and
-    python-consul fails on a CONSUL_HTTP_ADDR with a scheme.  What applies of
-    these variables is in the endpoint already.
+    Both packages prefer CONSUL_HTTP_TOKEN to the token that they are given, and
+    python-consul fails on a CONSUL_HTTP_ADDR with a scheme.  The endpoint has
+    what counts of these variables already.
     """
     with _environment:
         hidden = {name: value for name, value in os.environ.items()
@@ -142,8 +147,8 @@ def _hidden_environment() -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """Return *seconds* as Consul reads them."""
-    # 0 would be taken for Consul's default, five minutes.
+    """Return *seconds* in the notation of Consul."""
+    # Consul takes 0 for its default, which is five minutes.
     return f'{max(1, round(seconds * 1000))}ms'
 
 

@@ -1,9 +1,9 @@
 """Asking Consul for something, and noting how it went.
 
-The requests go by the transport, and not by the client that a lock has.  That one
-tries again what has failed, asks for more than one right in a call, and makes
-errors of a lock of what it is told.  Here each request needs one right, is sent
-once, and is refused in Consul's own words.
+The requests do not go by the client that locks have.  That client tries again
+what has failed, needs more than one right for a call, and turns a refusal into
+an error of the lock.  Here each request needs one right, is sent once, and its
+refusal is shown in Consul's own words.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ['Attempts', 'SkippedError', 'denial', 'undisturbed']
 
 
 class SkippedError(Exception):
-    """It cannot be told, or is not needed; the message says why."""
+    """It cannot be tried, or is not needed; the message says why."""
 
 
 class Attempts:
@@ -35,7 +35,7 @@ class Attempts:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.findings: list[Finding] = []
-        #: Whether Consul does not answer, so that nothing more is tried.
+        #: True when Consul did not answer, so that nothing more is tried.
         self.away = False
         self._transport = Transport(endpoint)
 
@@ -45,7 +45,12 @@ class Attempts:
 
     def attempt(self, what: str, call: Callable[[], object],
                 grant: str = '') -> None:
-        """Call, and note how it went; *call* may return a detail."""
+        """Call, and note how it went.
+
+        :param what: what is tried, for people.
+        :param call: tries it; a string that it returns is shown as a detail.
+        :param grant: the ACL rule to name when it is denied.
+        """
         if self.away:
             self.findings.append(Finding(
                 what, NOT_TRIED, 'Consul does not answer'))
@@ -71,17 +76,17 @@ class Attempts:
         self.findings.append(finding)
 
     def remove(self, what: str, call: Callable[[], object]) -> None:
-        """Call, to clear up, also when Consul did not answer before."""
+        """Like :meth:`attempt`, also when Consul did not answer before."""
         away, self.away = self.away, False
         self.attempt(what, call)
         self.away = self.away or away
 
     def ask(self, method: str, path: str, body: object = None,
             **params: object) -> Response:
-        """Send a request and return the answer, if its status is 200.
+        """Send a request and return the answer.
 
-        :raises Refused: it has another.
-        :raises TransportError: there is none.
+        :raises Refused: the status is not 200.
+        :raises TransportError: no answer came.
         """
         data = b'' if body is None else json.dumps(body).encode()
         response = self._transport.request(
@@ -96,13 +101,14 @@ class Attempts:
 
 
 def denial(text: str) -> Refused:
-    """Return how Consul would refuse if it did not just leave things out."""
+    """Return the refusal that stands for something that Consul left out of an
+    answer because the token may not read it."""
     return Refused(Response(403, {}, text.encode()))
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Have SIGINT and SIGTERM wait until the end of the block."""
+    """Let SIGINT and SIGTERM wait until the end of the block."""
     before = signal.pthread_sigmask(
         signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:

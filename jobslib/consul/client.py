@@ -1,4 +1,4 @@
-"""The calls that a lock needs, through the API of the ``consul`` package."""
+"""The calls of locks and commands, through the API of the ``consul`` package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from typing import NamedTuple, TypeVar
 
 from jobslib.consul import transactions
 from jobslib.consul.api import FAILURES, duration, make_consul
-from jobslib.consul.refusals import Refused
+from jobslib.consul.names import (
+    control_key,
+    handed_in_key,
+    handed_in_of,
+    history_key,
+    progress_key,
+)
+from jobslib.consul.refusals import BAD_TTL, ELSEWHERE, NO_NODE, Refused
 from jobslib.consul.transactions import (
     CHANGED,
     HELD,
@@ -25,34 +32,31 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobslib.documents import Document
 
-__all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
-           'Entry', 'SessionLostError', 'control_key', 'handed_in_key', 'handed_in_of',
-           'history_key', 'progress_key']
+__all__ = ['Acquired', 'ConsulClient', 'Entry', 'KeyState', 'PermissionDeniedError',
+           'SessionLostError', 'history_key', 'progress_key']
 
 T = TypeVar('T')
 
-# Pauses between attempts, in seconds: the first, doubled each time, and the longest.
+# The pause after the first attempt, in seconds; it doubles up to the longest.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 1.0
 
-# Some servers cut every answer that takes longer than 30 s, and a blocking query
-# is answered up to a sixteenth late.
+# The longest wait of a blocking query, in seconds.  Consul answers up to a
+# sixteenth later, and some proxies cut off every answer that takes longer than
+# 30 seconds.
 LONGEST_WAIT = 20.0
-# A blocking query that was cut is not begun again within so many seconds.
+# How long after it began a blocking query that was cut off is followed by another
+# read, in seconds.
 SHORTEST_WAIT = 1.0
 
-# What Consul says, in lower case.  A failed call is 500 whatever the cause, so
-# the text decides.
+# Texts of Consul's refusals, in lower case.  The status is 500 whatever the
+# cause, so the text decides.
 _NO_LEADER = ('no cluster leader',)
 _UNKNOWN = ('does not have associated ttl', 'unknown check', 'unknown service')
-_NO_NODE = ('missing node registration',)
-# What creating a session on the agent's node in another datacenter can lead to.
-_ELSEWHERE = _NO_NODE + ('permission denied',)
 _BAD_NAME = ('invalid key name',)
-_FINAL = MAY_NOT + SESSION_LOST + _NO_NODE + (
-    'invalid session ttl', 'missing check ', 'failed session lookup',
-    'cross datacenter lock', *_BAD_NAME,
-)
+# It is of no use to try again what was refused with one of these.
+_FINAL = MAY_NOT + SESSION_LOST + NO_NODE + BAD_TTL + _BAD_NAME + (
+    'missing check ', 'failed session lookup', 'cross datacenter lock')
 
 
 class PermissionDeniedError(LockUnavailableError):
@@ -64,12 +68,12 @@ class SessionLostError(LockError):
 
 
 class KeyState:
-    """A key as it was read, and what is asked of its job.
+    """The key of a lock as it was read, and its control key.
 
-    *index* is what a blocking query waits on.  *record* is the value, None if
-    the key is missing or empty.  *session* is the holder's, None if the key
-    is free.  A missing key has the *modify_index* 0; so has *control*, the
-    value of its control key, an index of 0 if that is missing.
+    *index* is where a blocking query goes on from.  *record* is the value, None
+    if the key is missing or empty.  *session* is the holder's, None if the lock
+    is free.  *modify_index* is 0 if the key is missing.  *control* is the value
+    of the control key, and *control_index* its index, 0 if it is missing.
     """
 
     def __init__(
@@ -85,11 +89,12 @@ class KeyState:
 
 
 class Acquired(NamedTuple):
-    """A key that was just taken: the fencing *token*, and the *history*.
+    """A lock that was just taken.
 
-    The token is the index of the key as long as it is held, and what is
-    written for the holder names it.  *handed_in* is what was handed in for
-    the history, by name.
+    *token* is the fencing token: the index that its key has as long as the lock
+    is held.  Whatever is written for the holder names it.  *history* is the
+    value of the history's key, None if there is none, and *handed_in* what was
+    handed in for the history, by name.
     """
 
     token: int
@@ -97,40 +102,8 @@ class Acquired(NamedTuple):
     handed_in: dict[str, bytes]
 
 
-def control_key(key: str) -> str:
-    """The key of what operators ask of the job whose lock is *key*.
-
-    It begins with *key*, so that one query on that prefix sees to both.
-    """
-    return f'{key}.control'
-
-
-def history_key(key: str) -> str:
-    """The key of the history of the job whose lock is *key*."""
-    return _beside(key, 'history')
-
-
-def handed_in_key(key: str, name: str = '') -> str:
-    """The key of what was handed in for that history by *name*.
-
-    It begins with the history's, so that one read finds both.
-    """
-    return f'{history_key(key)}.handed.{name}'
-
-
-def progress_key(key: str) -> str:
-    """The key of how far the run is, of the job whose lock is *key*."""
-    return _beside(key, 'progress')
-
-
-def _beside(key: str, folder: str) -> str:
-    # Not below the lock's own prefix: it changes too often to be watched.
-    parent, slash, name = key.rpartition('/')
-    return f'{parent}{slash}{folder}/{name}'
-
-
 class Entry(NamedTuple):
-    """A key as it was read; *session* is its holder's, None if it is free."""
+    """A key as it was read; *session* is None if nobody holds it."""
 
     value: bytes
     session: str | None
@@ -140,11 +113,11 @@ class Entry(NamedTuple):
 class ConsulClient:
     """A client of one Consul agent.  Not thread-safe.
 
-    Every call is tried up to *retry_max_attempts* times if it failed in a way
-    that passes and is safe to repeat.  What it raises then is a
-    :class:`LockUnavailableError`, :class:`PermissionDeniedError` among them,
-    and whatever more its description names.  *sleep* takes seconds.  What has
-    been tried for *patience* seconds is not tried again.
+    A call that failed is tried again when the cause may pass and the call is
+    safe to repeat: up to *retry_max_attempts* times in all, and not after
+    *patience* seconds.  Then it raises :class:`LockUnavailableError`, or its
+    subclass :class:`PermissionDeniedError`; what else a call raises is in its
+    description.  *sleep* is called with the seconds to pause.
     """
 
     def __init__(
@@ -155,10 +128,11 @@ class ConsulClient:
         self._transport = Transport(endpoint)
         self._attempts = retry_max_attempts
         self._sleep = sleep
-        # Sessions with a request that may still be carried out.
+        # The sessions of requests that may still be carried out, because their
+        # answers did not come.
         self._doubtful: set[str] = set()
         self._patience = patience
-        # The node of another datacenter that sessions are bound to.
+        # With another datacenter: the node there that sessions are bound to.
         self._node: str | None = None
         self._consul = make_consul(self._transport)
 
@@ -169,10 +143,10 @@ class ConsulClient:
         """Create a session and return its id.
 
         *ttl*, 10 to 86400, and *lock_delay* are in seconds.  The session is
-        bound to the health checks with the ids *checks*, to none if there are
-        none, and to *node*, by default the agent's own; in another datacenter
-        than the agent's, to a server of that datacenter, which the token has
-        to be allowed to look up.
+        bound to the health checks with the ids *checks*, which may be none, and
+        to *node*, by default the agent's own.  In another datacenter than the
+        agent's it is bound to a server there, which the token must be allowed
+        to look up.
 
         It is not repeated when Consul may have carried it out: a session whose
         id nobody knows would stay until its TTL ends.
@@ -187,19 +161,20 @@ class ConsulClient:
             try:
                 return create(node or self._node)
             except Refused as exc:
-                # Another datacenter does not know the agent's node, and the
-                # token need have no rights to a node of that name.
+                # Another datacenter does not know the agent's node, or the
+                # token has no rights to a node of that name there.
                 elsewhere = self._transport.endpoint.dc and not node
-                if not elsewhere or not exc.says(_ELSEWHERE):
+                if not elsewhere or not exc.says(ELSEWHERE):
                     raise
                 self._node = self._find_server(exc)
             return create(self._node)
         return self._call('create a session', call, _is_undone)
 
     def register_check(self, check: str, name: str, ttl: float) -> None:
-        """Register a check, passing, that fails *ttl* seconds after a pass.
+        """Register a check that passes, and fails when it is not updated.
 
-        *check* is its id, *name* is for people.
+        *check* is its id, *name* is for people.  It fails *ttl* seconds after
+        the last update.
         """
         self._call('register a check', lambda: self._consul.agent.check.register(
             name, check_id=check,
@@ -214,22 +189,22 @@ class ConsulClient:
         self._call('deregister checks', call)
 
     def destroy_session(self, session: str) -> None:
-        """Destroy *session*, if it still is."""
+        """Destroy *session*, if it still exists."""
         self._call('destroy the session',
                    lambda: self._consul.session.destroy(session))
 
     def read(
         self, key: str, index: int | None = None, wait: float = LONGEST_WAIT,
     ) -> KeyState:
-        """Read *key*, as the leader that a quorum confirms has it, and with
-        it its control key.
+        """Read *key* and its control key, from a leader that a quorum confirms.
 
-        With *index* the answer comes when the key has changed since then, or
-        after *wait* seconds, 20 at the most, and up to a sixteenth more; it
-        can also come with nothing changed.  An index that falls, or is 0, is
-        no good for the next call: start again without one.  A blocking query
-        that is cut or gets no answer is no error: the key is then read at
-        once, and only if that fails something is wrong.
+        With *index* this is a blocking query: the answer comes when the key has
+        changed since then, or after *wait* seconds, 20 at the most, and up to a
+        sixteenth more.  It can also come with nothing changed.  When the index
+        of an answer is lower than the one before, or 0, start again without
+        one.  A blocking query that is cut off or gets no answer is not an
+        error: the key is then read without waiting, and only if that fails an
+        error is raised.
         """
         if index:
             began = time.monotonic()
@@ -238,7 +213,8 @@ class ConsulClient:
             except FAILURES as exc:
                 if not _is_passing(exc):
                     raise _translated(f'read {key}', exc) from exc
-            # Where every query is cut at once, no rush follows.
+            # Where each query is cut off at once, requests must not follow each
+            # other without a pause.
             early = began + min(wait, SHORTEST_WAIT) - time.monotonic()
             if early > 0:
                 self._sleep(early)
@@ -246,14 +222,15 @@ class ConsulClient:
 
     def acquire(self, key: str, value: bytes, session: str,
                 state: KeyState) -> Acquired | None:
-        """Take *key*, which was read as *state*, for *session*, with *value*
-        in it.
+        """Take *key* for *session*, and write *value* to it.
 
-        Returns None if the key is held or in its lock-delay, or if it or its
-        control key is not as it was read.  Raises :class:`SessionLostError`.
-        To be called only for a key that was just read free, or held by this
-        very session.  Afterwards, see :meth:`is_doubtful`: the session may
-        hold the key, or get it later, whatever this returned or raised.
+        *state* is the key as it was just read: free, or held by this very
+        session.  Returns None if the key is held or in its lock-delay by now,
+        or if it or its control key has changed.  Raises
+        :class:`SessionLostError` if the session has ended.
+
+        Call :meth:`is_doubtful` afterwards: whatever this returned or raised,
+        the session may hold the key, or get it later.
         """
         index: int | None = state.modify_index
         repeated = False
@@ -272,7 +249,8 @@ class ConsulClient:
                     unchanged(control_key(key), state.control_index),
                     transactions.get_tree(history_key(key))], session)
             except Refused as exc:
-                # A session that is gone is the cause, whatever else is.
+                # Consul may name several reasons.  If one of them is that the
+                # session has ended, no other attempt with it can succeed.
                 if (exc.status == 409 and exc.says(HELD + CHANGED)
                         and not exc.says(SESSION_LOST)):
                     return None
@@ -289,10 +267,11 @@ class ConsulClient:
                 merged: Sequence[str] = ()) -> bool:
         """Free *key* and leave *value* in it; False if *session* does not hold it.
 
-        *token* is that of the hold that is to end, so that a request that is
-        late does not end another one; None if it is not known whether the
-        session holds the key.  A *history* is written in the same transaction,
-        in which what is *merged* into it is removed, by its names.
+        *token* is the fencing token of the hold that is to end, so that a
+        request that is carried out late does not end a later hold; None if it
+        is not known whether the session holds the key.  A *history* is written
+        in the same transaction.  *merged* are the names of what was handed in
+        and is part of it by now; the transaction deletes them.
         """
         index = token
 
@@ -301,7 +280,7 @@ class ConsulClient:
             if index is None:
                 state = self._read(key)
                 if state.session != session:
-                    # An attempt before may have freed it.
+                    # True if an earlier attempt has freed it.
                     return state.session is None and state.record == value
                 index = state.modify_index
             operations = [unchanged(key, index),
@@ -316,7 +295,8 @@ class ConsulClient:
             except Refused as exc:
                 if exc.status != 409 or not exc.says(CHANGED + NOT_HELD):
                     raise
-                # Lost, or freed by an attempt before, or written to by hand.
+                # The lock was lost, or freed by an earlier attempt, or somebody
+                # has written to its key by hand: read which of these it is.
                 index = None
                 return call()
             return True
@@ -325,8 +305,8 @@ class ConsulClient:
     def is_doubtful(self, session: str) -> bool:
         """Return whether a request with *session* may still be carried out.
 
-        Its answer did not come, or did not tell.  The session is not to be
-        used again: it could hold a key without anybody's knowing.
+        Its answer did not come, or did not tell.  Such a session must not be
+        used again: it could come to hold a key without anybody's knowing.
         """
         return session in self._doubtful
 
@@ -341,8 +321,8 @@ class ConsulClient:
         return self._call(f'read {", ".join(prefixes)}', call)
 
     def list_keys(self, prefix: str) -> list[str]:
-        """The names of all keys that begin with *prefix*, as far as the
-        token may read them."""
+        """Return the names of all keys that begin with *prefix* and that the
+        token may read."""
         def call() -> list[str]:
             try:
                 _, found = self._consul.kv.get(
@@ -355,12 +335,11 @@ class ConsulClient:
         return self._call(f'list the keys in {prefix}', call)
 
     def prove_readable(self, key: str) -> None:
-        """Do nothing if the token may read *key*, whether it is there or not.
+        """Raise :class:`PermissionDeniedError` if the token may not read *key*.
 
-        Of several keys Consul leaves out those that may not be read, so that
-        they look like keys that are not there; of one alone it says so.
-
-        Raises :class:`PermissionDeniedError`.
+        When several keys are read at once, Consul leaves out those that the
+        token may not read, as if they did not exist.  When one is read by its
+        name, Consul says so, even if it does not exist.
         """
         def call() -> None:
             try:
@@ -371,7 +350,8 @@ class ConsulClient:
         self._call(f'read {key}', call)
 
     def write_if(self, key: str, value: bytes, index: int) -> bool:
-        """Write *value* to *key* if that is as at *index*, 0: missing."""
+        """Write *value* to *key* if that has the *index*; 0 stands for a key
+        that does not exist."""
         def call() -> bool:
             try:
                 transactions.modify_index(self._transact([
@@ -379,18 +359,18 @@ class ConsulClient:
             except Refused as exc:
                 if exc.status != 409 or not exc.says(CHANGED):
                     raise
-                # By an attempt before, perhaps, whose answer was lost.
+                # An earlier attempt whose answer was lost may have written it.
                 return self._read(key).record == value
             return True
         return self._call(f'write {key}', call)
 
     def hand_in(self, key: str, name: str, value: bytes, state: KeyState,
                 control: bytes | None) -> bool:
-        """Leave *value* for the holder of *key* by *name*, once, if the key is
-        still as it was read, as *state*; False if it is not.
+        """Hand in *value* by *name* for the history of the job; False if the
+        key or its control key is not *state*, as it was read, any more.
 
-        With *control* that is written, if it is as it was read too.  What
-        comes late, when the key has changed, does nothing.
+        It is written once, however often it is tried.  *control*, if it is
+        given, is written to the control key in the same transaction.
         """
         operations = [
             unchanged(key, state.modify_index),
@@ -405,14 +385,14 @@ class ConsulClient:
             except Refused as exc:
                 if exc.status == 409 and exc.says(CHANGED):
                     return False
-                # By an attempt before, whose answer was lost.
+                # An earlier attempt whose answer was lost has written it.
                 if exc.status != 409 or not exc.says(transactions.STALE):
                     raise
             return True
         return self._call(f'write {handed_in_key(key, name)}', call)
 
     def sessions(self) -> dict[str, str]:
-        """The names of all sessions that the token may read, by their ids."""
+        """Return the names of all sessions that the token may read, by id."""
         def call() -> dict[str, str]:
             _, found = self._consul.session.list()
             return {_expect(str, each['ID']): each.get('Name') or ''
@@ -438,31 +418,34 @@ class ConsulClient:
         return _key_state(int(new_index), key, found)
 
     def _find_server(self, reason: Refused) -> str:
-        """The name of a server of the datacenter, the same for all clients."""
+        """Return the name of a server of the datacenter, the same for all."""
         _, servers = self._consul.catalog.service('consul')
         names = sorted(_expect(str, server['Node']) for server in servers)
         if names:
             return names[0]
         if reason.says(MAY_NOT):
             raise reason
-        # What the token may not read, Consul leaves out.
+        # An empty list can also mean that the token may read none of them.
         raise LockUnavailableError(
             f'cannot create a session: {reason}; and no server of datacenter '
             f'{self._transport.endpoint.dc!r} is there, or may be read with this '
             f'token, to bind the session to') from reason
 
     def _find_index(self, key: str, session: str, state: KeyState) -> int | None:
-        """The index to take *key* at, after an attempt whose answer was lost.
+        """Return the index at which to take *key*, after an attempt whose
+        answer was lost; None if it cannot be taken any more.
 
-        It was made for a key that was as *state*.  None if that is over.
+        *state* is the key for which that attempt was made.
         """
         found = self._read(key)
         if found.session == session:
-            # That attempt was carried out.  Taken once more, so that its
-            # token is not that of a request that may come again.
+            # That attempt was carried out.  The key is taken once more, which
+            # gives it a new token: a copy of that request that arrives late is
+            # then refused.
             return found.modify_index
-        # Somebody may have held the key in between, and the lock-delay is
-        # sure to keep out only those who read the key free.
+        # When the key has changed, somebody may have held it in between.  The
+        # lock-delay keeps out only those who have read the key free, so the
+        # caller has to read it and to begin again.
         unchanged = (found.session is None
                      and found.modify_index == state.modify_index)
         return state.modify_index if unchanged else None
@@ -470,10 +453,10 @@ class ConsulClient:
     def _transact(
         self, operations: Sequence[Mapping[str, object]], session: str | None = None,
     ) -> list[Document]:
-        """Do all *operations* on keys or none; returns the keys that result.
+        """Do all *operations* on keys or none; return the keys that result.
 
-        Whatever interrupts it, *session* is noted as doubtful if it may be
-        carried out all the same.
+        If it is interrupted in a way that it may still be carried out,
+        *session* becomes doubtful.
         """
         try:
             result = self._consul.txn.put([{'KV': each} for each in operations])
@@ -510,10 +493,10 @@ class ConsulClient:
     ) -> None:
         """Register a service with the agent, with a check that has to be updated.
 
-        *service* is its id, *name* is for DNS.  The check, ``service:`` and the
-        id, has the *status* to begin with, becomes critical *ttl* seconds after
-        an update, and removes the service when it was critical for
-        *remove_after* seconds.
+        *service* is its id, *name* is for DNS.  The check has the id
+        ``service:`` followed by that of the service, and *status* to begin
+        with.  It becomes critical *ttl* seconds after the last update; when it
+        was critical for *remove_after* seconds, the agent removes the service.
         """
         self._call(f'register the service {name}', lambda: (
             self._consul.agent.service.register(name, service_id=service, check={
@@ -531,7 +514,7 @@ class ConsulClient:
         self._call(f'remove the service {service}', call)
 
     def expired_services(self, name: str) -> list[str]:
-        """The ids of the services called *name* that nobody updates any more."""
+        """Return the ids of the services *name* that nobody updates any more."""
         def call() -> list[str]:
             return [about['ServiceID']
                     for about in self._consul.agent.checks().values()
@@ -561,7 +544,7 @@ class ConsulClient:
 
 
 def _key_state(index: int, key: str, found: Document) -> KeyState:
-    """The state of *key*, of the entries *found* under its prefix."""
+    """Return the state of *key*, from the entries *found* under its prefix."""
     item, control = found.get(key), found.get(control_key(key))
     asked = {} if control is None else {
         'control': control['Value'],
@@ -571,14 +554,6 @@ def _key_state(index: int, key: str, found: Document) -> KeyState:
     return KeyState(
         index, item['Value'], item.get('Session') or None,
         _expect(int, item['ModifyIndex']), **asked)
-
-
-def handed_in_of(key: str, values: Mapping[str, T]) -> dict[str, T]:
-    """Return those of *values*, by keys, that were handed in for the history
-    of the job whose lock is *key*, by name."""
-    prefix = handed_in_key(key)
-    return {name[len(prefix):]: value for name, value in values.items()
-            if name.startswith(prefix)}
 
 
 def _decode(entry: Document) -> bytes:
@@ -592,23 +567,24 @@ def _expect(kind: type[T], value: object) -> T:
 
 
 def _is_passing(exc: Exception) -> bool:
-    """True if the same call may succeed in a moment."""
+    """Tell whether the same call may succeed in a moment."""
     if isinstance(exc, Refused):
         return exc.status == 429 or exc.status >= 500 and not exc.says(_FINAL)
     return isinstance(exc, TransportError)
 
 
 def _is_undone(exc: BaseException) -> bool:
-    """True if it may succeed in a moment, and has certainly not been done."""
+    """Tell whether a call has certainly not been carried out, and may succeed in
+    a moment."""
     if isinstance(exc, Refused):
         return exc.status == 429 or exc.status >= 500 and exc.says(_NO_LEADER)
     return isinstance(exc, TransportError) and not exc.sent
 
 
 def _refuse_key_name(what: str, exc: Exception) -> None:
-    """Raise :class:`ConfigError` if it is the name of the key that is refused.
+    """Raise :class:`ConfigError` if Consul refuses the name of the key.
 
-    It would be refused for ever, with a status like that of a passing fault.
+    It would be refused each time, with the status of a fault that passes.
     """
     if isinstance(exc, Refused) and exc.says(_BAD_NAME):
         raise ConfigError(
@@ -619,9 +595,10 @@ def _refuse_key_name(what: str, exc: Exception) -> None:
 
 
 def _is_settled(exc: BaseException) -> bool:
-    """True if what was refused so is not done, and will not be."""
+    """Tell whether a call that failed so is not carried out, now or later."""
     if isinstance(exc, Refused):
-        # 408 and its like can come from something on the way to Consul.
+        # Other statuses can come from something between here and Consul, which
+        # does not know what became of the request.
         return (exc.status in (400, 401, 403, 409, 413)
                 or exc.status >= 500 and exc.says(_FINAL) or _is_undone(exc))
     return _is_undone(exc)

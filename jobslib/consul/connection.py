@@ -1,4 +1,4 @@
-"""How Consul is reached: the options that all share who talk to it."""
+"""How Consul is reached: the options that locks, liveness and commands share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from jobslib.slips import is_slip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-
     from jobslib.consul.transport import Endpoint
 
 __all__ = ['ConsulConnection', 'refuse_key']
 
-# Of an address that says none.
+# The ports of addresses that name none.
 PORTS = {'http': 80, 'https': 443}
 
-#: Those of Consul's own tools.
+#: The environment variables of Consul's own tools.
 VARIABLES = (
     'CONSUL_CACERT', 'CONSUL_CAPATH', 'CONSUL_CLIENT_CERT',
     'CONSUL_CLIENT_KEY', 'CONSUL_HTTP_ADDR', 'CONSUL_HTTP_AUTH',
@@ -45,8 +44,9 @@ def _variable(name: str) -> Callable[[ConfigGroup], Given | None]:
 def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
     """Fall back on a part of ``CONSUL_HTTP_ADDR``.
 
-    It is an address as a whole: with a host from elsewhere none of it counts.
-    As with Consul's own tools, one without a port has that of its scheme.
+    The address counts as a whole or not at all: if the host is given elsewhere,
+    none of its parts is used.  As with Consul's own tools, an address without a
+    port has the port of its scheme.
     """
     def fallback(group: ConfigGroup) -> Given | None:
         text = os.environ.get('CONSUL_HTTP_ADDR')
@@ -58,7 +58,7 @@ def _address(part: str) -> Callable[[ConfigGroup], Given | None]:
         try:
             found = getattr(parse_address(text), part)
         except AddressError as exc:
-            # What is before an "@" is a password, however it is written.
+            # Whatever is before an "@" may be a password, and is not shown.
             login, _, rest = text.rpartition('@')
             shown = f'***@{rest}' if login else rest
             raise ConfigError(f'CONSUL_HTTP_ADDR: {shown!r} from '
@@ -80,7 +80,8 @@ def _token(group: ConfigGroup) -> Given | None:
 def _refuse_variables(group: ConsulConnection) -> None:
     """Refuse variables of Consul's tools that have no effect here.
 
-    To drop one in silence would mean other rights, or another key.
+    If they were ignored, the job would have other rights than its user thinks,
+    or another key.
     """
     for name in os.environ:
         if name.startswith('CONSUL_') and name not in VARIABLES:
@@ -121,13 +122,13 @@ def _has_ssl() -> bool:
 
 
 def refuse_key(key: str, source: str = '') -> None:
-    """Refuse a key that Consul has no URL for.
+    """Refuse a key that no URL of Consul leads to.
 
-    Its server takes the parts ``.`` and ``..`` of a path for folders, and no
-    character that is not printable.
+    Its server resolves the parts ``.`` and ``..`` of a path, and refuses
+    characters that are not printable.
 
-    :param source: where it is from, if it was given.
-    :raises ConfigError: it is such a one.
+    :param source: where the key comes from, if it was given.
+    :raises ConfigError: the key is not allowed.
     """
     shown = f'{key!r} from {source}' if source else repr(key)
     if (key.startswith('/') or '//' in key or not key.isprintable()
@@ -136,8 +137,9 @@ def refuse_key(key: str, source: str = '') -> None:
             f'key: {shown} is not allowed; allowed: a path of printable '
             f'characters, without a leading slash or parts that are empty, '
             f'"." or ".."')
-    # Since 1.21.6, also for what is one of these only after "%2e" and its
-    # like have been resolved.  Reading fails for ever; a transaction does not.
+    # Since version 1.21.6 that is so, too, for a key that has such a part when
+    # "%2e" and the like are resolved.  Transactions still write such a key, but
+    # each attempt to read it fails, so it is refused here.
     resolved = key
     if '%' in key:
         from urllib.parse import unquote
@@ -152,12 +154,12 @@ def refuse_key(key: str, source: str = '') -> None:
 class ConsulConnection(ConfigGroup):
     """How Consul is reached; to be subclassed.
 
-    The options are read from the environment, too, in a subclass that says
-    under which names: ``class Options(ConsulConnection, env='SHOP_CONSUL_')``
-    has ``SHOP_CONSUL_HOST`` and so on.
+    A subclass that names a prefix reads its options from the environment as
+    well: ``class Options(ConsulConnection, env='SHOP_CONSUL_')`` reads
+    ``SHOP_CONSUL_HOST`` and so on.
 
-    The standard variables of Consul's own tools (``CONSUL_HTTP_ADDR``
-    and its like) count where nothing else is given.
+    The standard variables of Consul's own tools, such as ``CONSUL_HTTP_ADDR``,
+    count where nothing else is given.
     """
 
     scheme = option(
@@ -221,7 +223,7 @@ class ConsulConnection(ConfigGroup):
                 setattr(cls, name, declared.under(f'{env}{name.upper()}'))
 
     def validate(self) -> None:
-        """Refuse what is no host, and half a client certificate."""
+        """Refuse a host that is not one, and a certificate without its key."""
         try:
             plain_host(self.host)
         except AddressError as exc:
@@ -232,13 +234,13 @@ class ConsulConnection(ConfigGroup):
                 'client_cert and client_key: one is given without the '
                 'other; allowed: both or none')
 
-    #: For how long something is tried again that failed, in seconds.
+    #: For how long a request that failed is tried again, in seconds.
     patience = math.inf
 
     def hasten(self, seconds: float) -> None:
-        """Try nothing for longer than *seconds*, for somebody who waits.
+        """Try nothing for longer than *seconds*, because somebody waits for it.
 
-        To be called before anything is asked.
+        To be called before the first request.
         """
         self.patience = seconds
         self._values['timeout'] = min(self.timeout, seconds)
@@ -250,12 +252,12 @@ class ConsulConnection(ConfigGroup):
         return self._endpoint({})
 
     def endpoint_like(self, other: ConfigGroup) -> Endpoint:
-        """Return how Consul is reached: as *other* does, but for what is
-        given to this one itself.
+        """Return how Consul is reached, with the values of *other* for what was
+        not given to this group itself.
 
-        With a host of its own nothing of *other* counts, so that a token
-        goes to no other address than it is meant for.  A token, or the file
-        with one, replaces both.
+        If this group has a host of its own, nothing of *other* is used, so that
+        a token is only sent to the address that it is meant for.  A token of
+        its own replaces token and token file of *other*, and so does a file.
         """
         if not isinstance(other, ConsulConnection) or self._is_own('host'):
             return self.endpoint
@@ -281,7 +283,7 @@ class ConsulConnection(ConfigGroup):
         values['socket_path'] = (
             values['host'][len('unix://'):] if is_socket else None)
         for name in FILES:
-            # Absolute, because a task may change its current folder.
+            # Made absolute here, because a task may change the current folder.
             values[name] = values[name] and os.path.abspath(values[name])
         return Endpoint(
             server_name=os.environ.get('CONSUL_TLS_SERVER_NAME'), **values)

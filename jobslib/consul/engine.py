@@ -1,7 +1,8 @@
 """Consul as the lock service of the lease keeper.
 
-All that the keeper asks of Consul, and what the answers mean, is in this
-file.  Standard library only, see :mod:`jobslib.keeper.keeper`.
+All that the keeper asks of Consul is in this file, and what the answers mean;
+what it writes is in :mod:`jobslib.consul.writes`.  Standard library only, see
+:mod:`jobslib.keeper.keeper`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import binascii
 import json
 import threading
 
+from jobslib.consul.names import control_key
 from jobslib.consul.transport import Endpoint, Transport, TransportError
-from jobslib.consul.writes import free, write_note
+from jobslib.consul.writes import NOT_CONSULS, free, write_note
 from jobslib.keeper.engine import (
     ANOTHERS,
     ENDED,
@@ -27,8 +29,7 @@ from jobslib.keeper.engine import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Iterable, Mapping
 
     from jobslib.consul.transport import Response
     from jobslib.documents import Document
@@ -37,45 +38,49 @@ __all__ = ['Connections', 'ConsulEngine', 'make']
 
 # The longest that a blocking query waits, in seconds.
 WATCH = 20.0
-# A check is passed so often in its TTL.
+# How often an agent check is passed within its TTL.
 PASSES = 3
-# What reading an answer raises that is not Consul's.
-_NOT_CONSULS = (TransportError, LookupError, TypeError, ValueError,
-                AttributeError)
 
 
 def make(options: Document) -> ConsulEngine:
-    """Return the engine that *options*, the arguments of it, describe."""
+    """Return an engine.
+
+    :param options: its arguments, and in ``endpoint`` those of the endpoint.
+    """
     return ConsulEngine(Endpoint(**options.pop('endpoint')), **options)
 
 
 class Connections:
     """Requests of several threads over one connection that is kept open.
 
-    An agent of Consul has room for 200 connections of a machine, by default,
-    and all who talk to it share them.  While the one that is kept is in use,
-    another one is opened for the time of a request: a renewal never waits
-    for an answer to something else.
+    By default an agent of Consul takes 200 connections from a machine, which
+    all its clients share.  So one is kept, and while it is in use another one
+    is opened for the time of a request: a renewal must never wait for the
+    answer to something else.
 
     :param endpoint: how to reach Consul.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        # Of what follows; all threads of the keeper write it.
+        # Protects the two fields that follow; all threads of the keeper write
+        # them.
         self._lock = threading.Lock()
-        # Not in use.  Whoever takes it out is its owner until it is back.
+        # The connection that is kept, unless it is in use.  A thread that takes
+        # it out is the only one to use it until it puts it back.
         self._idle: Transport | None = None
         self._resting = True
 
-    def request(self, *args: Any, **kwargs: Any) -> Response:
+    def request(self, method: str, path: str,
+                params: Iterable[tuple[str, object]] = (),
+                body: bytes = b'', timeout: float | None = None) -> Response:
         """Send a request, see :meth:`.transport.Transport.request`."""
         with self._lock:
             transport, self._idle = self._idle, None
         if transport is None:
             transport = Transport(self._endpoint)
         try:
-            return transport.request(*args, **kwargs)
+            return transport.request(method, path, params, body, timeout)
         finally:
             with self._lock:
                 if self._idle is None and not self._resting:
@@ -84,7 +89,7 @@ class Connections:
                 transport.close()
 
     def rest(self, resting: bool) -> None:
-        """Keep no connection open, or one again."""
+        """Keep no connection open while *resting*, otherwise one."""
         with self._lock:
             self._resting = resting
             transport = None
@@ -100,7 +105,7 @@ class ConsulEngine(Engine):
     :param endpoint: how to reach Consul.
     :param session: the id of the session.
     :param key: the key of the lock.
-    :param lock_delay: that of the session, in seconds.
+    :param lock_delay: the lock-delay of the session, in seconds.
     :param check: the id of the agent check that the session is bound to.
     :param check_ttl: the TTL of that check, in seconds.
     """
@@ -114,11 +119,11 @@ class ConsulEngine(Engine):
         self.check = check
         self._timeout = endpoint.timeout
         self._connections = Connections(endpoint)
-        # A blocking query needs one of its own.  Used by the thread that
-        # watches alone.
+        # A blocking query occupies its connection, so it has one of its own,
+        # which only the thread that watches uses.
         self._watching = Transport(endpoint)
-        # By key and token: the index of a note as it was written last.  Of the
-        # thread that writes them.
+        # By key and token: the index of each note as it was written last.  Only
+        # the thread that writes the notes uses it.
         self._indexes: dict[tuple[str, int], int] = {}
         if check is not None and check_ttl is not None:
             interval = check_ttl / PASSES
@@ -132,21 +137,20 @@ class ConsulEngine(Engine):
             response = self._connections.request(
                 'PUT', f'/v1/session/renew/{self.session}', timeout=timeout)
             if response.status == 404:
-                # The status alone could come from anybody on the way.
+                # The status alone could come from a proxy before Consul.
                 return (ENDED if self.session in response.text
                         and self._has_ended(timeout) else UNKNOWN)
             renewed = (response.status == 200 and
                        response.json()[0].get('ID') == self.session)
-        except _NOT_CONSULS:
+        except NOT_CONSULS:
             return UNKNOWN
         return RENEWED if renewed else UNKNOWN
 
     def _has_ended(self, timeout: float) -> bool:
-        """Return whether the session is gone, as the leader of a quorum
-        knows it.
+        """Return whether the session is gone, by a leader that a quorum confirms.
 
         A server that was just restarted answers renewals before it has read
-        its log, and then knows of no session.
+        its log, and knows of no session then.
         """
         response = self._connections.request(
             'GET', f'/v1/session/info/{self.session}', [('consistent', '1')],
@@ -159,7 +163,8 @@ class ConsulEngine(Engine):
             params = [('index', mark), ('wait', f'{WATCH:g}s')]
         timeout = self._timeout + (WATCH * 17 / 16 if mark else 0)
         try:
-            # With all that begins with the key, so with its control key.
+            # The control key begins with the key of the lock, so that one query
+            # for all keys that do watches both.
             response = self._watching.request(
                 'GET', f'/v1/kv/{self.key}', [('recurse', '1'), *params],
                 timeout=timeout)
@@ -167,17 +172,18 @@ class ConsulEngine(Engine):
             holder = self._holder(response, entries.get(self.key))
             if holder == OURS:
                 return Sight(
-                    holder, _control_of(entries.get(f'{self.key}.control')),
+                    holder, _control_of(entries.get(control_key(self.key))),
                     response.index if response.index >= mark else 0)
             if holder != UNKNOWN:
-                # What a token may not read is left out of a list, and a
-                # server that was just restarted answers before it has read
-                # its log: asked for by its name, and of a quorum.
+                # That the lock is not ours is believed only when it is read by
+                # its name, from a leader that a quorum confirms: a list leaves
+                # out what the token may not read, and a server that was just
+                # restarted answers before it has read its log.
                 response = self._watching.request(
                     'GET', f'/v1/kv/{self.key}', [('consistent', '1')])
                 holder = self._holder(
                     response, _entries_of(response).get(self.key))
-        except _NOT_CONSULS:
+        except NOT_CONSULS:
             return Sight(UNKNOWN)
         return Sight(holder)
 
@@ -186,23 +192,22 @@ class ConsulEngine(Engine):
         if response.status not in (200, 404) or not response.index:
             return UNKNOWN
         if entry is None:
-            if response.header('X-Consul-Results-Filtered-By-ACLs') == 'true':
-                # The token may not see it any more; what is there is not
-                # known.
-                return UNKNOWN
-            return GONE
+            # Where something was left out, the token may not see the key any
+            # more, and it is not known who holds it.
+            return UNKNOWN if response.is_filtered else GONE
         holder = entry.get('Session')
         if holder == self.session:
             return OURS
         return ANOTHERS if holder else NOBODYS
 
     def write(self, key: str, value: str, token: int) -> bool:
-        # Between two holds others may have written to it.
+        # An index counts for one hold only: between two of them others may have
+        # written to the key.
         known = self._indexes.pop((key, token), None)
         done, index = write_note(
             self._connections, self.key, token, key, value, known)
         if index is not None:
-            # Those of earlier holds are of no use any more.
+            # The indexes of earlier holds are of no use any more.
             self._indexes = {each: known for each, known in
                              self._indexes.items() if each[1] == token}
             self._indexes[key, token] = index
@@ -226,13 +231,11 @@ class ConsulEngine(Engine):
     def look_away(self) -> None:
         self._watching.close()
 
-    def _succeeds(self, path: str, body: bytes = b'',
-                  statuses: tuple[int, ...] = (200, 404),
-                  timeout: float | None = None) -> bool:
-        """Send a PUT; return whether the answer has one of *statuses*."""
+    def _succeeds(self, path: str, timeout: float | None = None) -> bool:
+        """Send a PUT; return whether it was done, or had been done before."""
         try:
             return self._connections.request(
-                'PUT', path, body=body, timeout=timeout).status in statuses
+                'PUT', path, timeout=timeout).status in (200, 404)
         except TransportError:
             return False
 

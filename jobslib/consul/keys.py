@@ -1,9 +1,8 @@
 """Which keys of Consul a lock can have.
 
-A lock has keys beside its own: what operators ask (``.control``), the history
-of the runs and what is handed in for it (``history/``), how far a run is
-(``progress/``).  None of them may be the key of another lock: what is written
-there would be taken for an owner record, and one of the two jobs would never run.
+A lock has keys beside its own, see :mod:`jobslib.consul.names`.  None of them
+may be the key of another lock: what is written there would be taken for an owner
+record, and one of the two jobs would never run.
 """
 
 from __future__ import annotations
@@ -11,24 +10,24 @@ from __future__ import annotations
 import re
 
 from jobslib.consul.connection import refuse_key
+from jobslib.consul.names import HISTORY, PROGRESS
 from jobslib.exceptions import ConfigError
 
 __all__ = ['DEFAULT_PREFIX', 'refuse_lock_key']
 
-#: Where the keys of locks are, unless they are configured.
+#: What the keys of locks begin with, unless they are configured.
 DEFAULT_PREFIX = 'jobs/'
 
-FOLDERS = ('history', 'progress')
-# Of the control key, and of those that "runjob check" makes for a moment.
+# The control key of a lock, and those that "runjob check" makes for a moment.
 BESIDE = re.compile(r'(?P<lock>.+)\.(control|check-[0-9a-f]{32})')
 
 
 def refuse_lock_key(key: str, source: str = '') -> None:
     """Refuse a key that a lock cannot have.
 
-    :param source: where it is from, if it was given.
-    :raises ConfigError: Consul does not take it, or it is a key beside that
-        of another lock.
+    :param source: where the key comes from, if it was given.
+    :raises ConfigError: Consul does not take it, or it is a key beside another
+        lock.
     """
     refuse_key(key, source)
     other = _lock_beside(key)
@@ -41,14 +40,15 @@ def refuse_lock_key(key: str, source: str = '') -> None:
 
 
 def _lock_beside(key: str) -> str | None:
-    """Return the lock that has *key* beside it, if one could have it."""
+    """Return the lock that would have *key* beside it, if there is one."""
     if match := BESIDE.fullmatch(key):
         return match['lock']
     if key == f'{DEFAULT_PREFIX}lock':
-        # The history of this one would be the lock of a task named so.
-        return f'{DEFAULT_PREFIX}{FOLDERS[0]}/lock'
+        # By default a task has the key PREFIX/NAME/lock.  The history of this
+        # lock would be the lock of a task called "history".
+        return f'{DEFAULT_PREFIX}{HISTORY}/lock'
     folder, _, name = key.rpartition('/')
     parent, _, last = folder.rpartition('/')
-    if last in FOLDERS and key != f'{DEFAULT_PREFIX}{last}/lock':
+    if last in (HISTORY, PROGRESS) and key != f'{DEFAULT_PREFIX}{last}/lock':
         return f'{parent}/{name}' if parent else name
     return None

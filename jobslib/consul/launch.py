@@ -1,13 +1,13 @@
 """Starting the lease keeper's process.
 
-Beside a program of users it is a fresh interpreter without installed packages:
-it is small, and has nothing of the program that it is to guard.  A *frozen*
-program has no interpreter to be started, and neither has one that Python is
-built into; there the keeper is forked.
+Beside a program of users the keeper is a fresh interpreter without installed
+packages, which is small and has nothing in common with the program that it has
+to watch.  A *frozen* program, and one that Python is built into, has no
+interpreter that could be started; there the keeper is forked.
 
-A supervisor forks it, too: it is small itself and runs no code of users, and
-the fork costs a quarter of the processor time that an interpreter takes to
-start, and less memory, because much of it is shared.
+A supervisor forks it as well, since it is small itself and runs no code of users.
+A fork takes a quarter of the processor time that an interpreter takes to start,
+and less memory, because the two share most of it.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from jobslib.keeper import processes
 
 __all__ = ['has_interpreter', 'start']
 
-# What the interpreter and the TLS library need of the environment.
+# The environment variables that the interpreter and the TLS library need.
 PASSED_ON = ('LD_LIBRARY_PATH', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'TZ')
 
-# What makes the engine of the lock service.
+# The module that makes the engine of the lock service.
 ENGINES = 'jobslib.consul.engine'
 
-# The folder of the package jobslib.
+# The folder that the package jobslib is in.
 ROOT = os.path.realpath(__file__).rsplit(os.sep, 3)[0]
 
-# Runs the keeper without the __init__ of the packages it is in, which would
-# import what it does not need.  At its end there is nothing that the
-# interpreter would have to clear up.
+# Runs the keeper without the __init__ of the packages that it is in, which would
+# import what it does not need.  It ends by os._exit(), because there is nothing
+# that the interpreter would have to clear up.
 BOOT = """
 import os, sys, types
 for name in ('jobslib', 'jobslib.consul', 'jobslib.keeper'):
@@ -56,10 +56,10 @@ def has_interpreter() -> bool:
 def start(messages_fd: int, memory_fd: int, supervised: bool = False) -> int:
     """Start a keeper; return its process id.
 
-    :param supervised: this process is a supervisor.
-    :param messages_fd: its end of the socket for messages.
-    :param memory_fd: of the memory that it shares.
-    :raises OSError: that is impossible.
+    :param messages_fd: the keeper's end of the socket for messages.
+    :param memory_fd: the file of the shared memory.
+    :param supervised: whether this process is a supervisor.
+    :raises OSError: the system lets no process be started.
     """
     if has_interpreter() and not supervised:
         return _spawn(messages_fd, memory_fd)
@@ -78,19 +78,20 @@ def _spawn(messages_fd: int, memory_fd: int) -> int:
 
 
 def _fork(messages_fd: int, memory_fd: int) -> int:
-    # Imported before the fork: whoever has the lock of the imports then has
-    # it for ever in the child.
+    # Imported before the fork: if another thread holds the lock of the imports
+    # at that moment, nobody ever releases it in the child.
     from jobslib.consul import engine as consulengine
     from jobslib.keeper import keeper
-    # No handler of this process may run in the child.
+    # Signals are blocked, so that no handler of this process runs in the child.
     every = signal.valid_signals()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, every)
-    # Named before: there is no instant at which it is not seen to be a keeper.
+    # The child inherits the name, so that it is seen to be a keeper from its
+    # first moment.
     name = processes.rename(processes.KEEPER_NAME)
     try:
         if pid := os.fork():
             return pid
-        # Whatever happens, this must never go on as a copy of the program.
+        # Whatever is raised here, this must never go on as a copy of the program.
         try:
             os.dup2(messages_fd, 0)
             os.dup2(memory_fd, 1)
@@ -107,9 +108,9 @@ def _fork(messages_fd: int, memory_fd: int) -> int:
 
 
 def _shed(signals: Iterable[int], ignored: Iterable[int]) -> None:
-    """Become the keeper: keep nothing that works of the program."""
-    # What the program has made is never looked through, so it is never
-    # cleared up: closing its files would close those of the keeper.
+    """Switch off what the child has inherited of the program."""
+    # Objects of the program are never collected here.  If they were, they could
+    # close their files, whose descriptors belong to the keeper by then.
     gc.freeze()
     signal.set_wakeup_fd(-1)
     for signum in signals:

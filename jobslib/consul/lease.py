@@ -1,6 +1,10 @@
-"""A session of Consul and the keeper that keeps it, seen from the task.
+"""A session of Consul and its keeper, as the ward sees them.
 
-See :mod:`jobslib.keeper.keeper` for the other side.
+The ward is the process that holds the lock: a supervisor, or a program with a
+lock of its own.  It starts the keeper, tells it by messages what it is about to
+do, and reads in the shared memory how the lease stands.  It also watches the
+keeper, and starts another one when it dies or stands still.  The keeper's side
+is in :mod:`jobslib.keeper.keeper`.
 """
 
 from __future__ import annotations
@@ -28,15 +32,22 @@ from jobslib.keeper.timings import Timings
 
 __all__ = ['Lease']
 
+# How long an answer of the keeper is waited for, and the pause before a message
+# that failed is sent again, in seconds.
 REPLY_TIMEOUT = 5.0
 PAUSE = 0.01
+# How often it is looked whether the keeper is at work, and after how long without
+# a sign of life it is replaced, in seconds.
 CHECK_INTERVAL = 1.0
 STALLED = 2.0
+# When more keepers than this die within this time, in seconds, no other is
+# started.
 MAX_RESTARTS = 5
 RESTART_PERIOD = 10.0
 
 
-# Keepers that a supervisor has left, with a pidfd of each.
+# The keepers of leases that a supervisor has closed, with a pidfd of each: they
+# are still to be waited for, so that none stays as a zombie.
 _LEFT: list[tuple[int, int]] = []
 
 
@@ -49,16 +60,18 @@ class Lease:
     :param session: the id of the session.
     :param key: the key of the lock.
     :param endpoint: how to reach Consul.
-    :param timings: of the lease.
+    :param timings: the timings of the lease.
     :param check: the id of the agent check that the session is bound to.
-    :param supervised: this process is a supervisor: it runs no code of
-        users, its runs are in processes below it.  One that does not stop is
-        killed, and this process goes on, if it reports the end of the run;
-        and it has to give :meth:`sign_of_life`, or is taken to stand still.
-        A lease has a thread, which sees to the keeper; here it has none, and
-        that method does it.
-    :param made: when the session was made, or a moment before; it need not
-        be renewed at once then.
+    :param supervised: whether this process is a supervisor: it runs no code of
+        users, and its runs are processes below it.  Then a run that does not
+        stop is killed alone, and this process goes on, provided that it reports
+        the end of the run.  It must call :meth:`sign_of_life` twice a second,
+        or is taken to stand still.  That also looks after the keeper, which
+        otherwise a thread of the lease does.
+    :param made: when the session was made, or a moment before, so that it need
+        not be renewed at once.
+    :param about: ``task``, ``fqdn`` and ``format`` for the keeper's lines of
+        the log.
     :raises LockUnavailableError: the keeper cannot be started.
     """
 
@@ -68,7 +81,8 @@ class Lease:
                  about: dict[str, str] | None = None) -> None:
         self.session = session
         self.pid = os.getpid()
-        #: Marks what runs under this lease, see :func:`processes.mark`.
+        #: Marks the processes that run under this lease, see
+        #: :func:`.processes.mark`.
         self.marker = os.urandom(16).hex()
         self._config = {
             'pid': self.pid, 'marker': self.marker, 'supervised': supervised,
@@ -82,13 +96,13 @@ class Lease:
                 'session': session, 'key': key, 'check': check,
                 'check_ttl': timings.check_ttl,
                 'lock_delay': timings.lock_delay}}
-        # A supervisor forks processes for its runs, and so has no threads.
+        # A supervisor forks the processes of its runs, so it has no threads.
         self._supervised = supervised
-        # When the session is known to have been renewed last; a keeper that
-        # takes the place of another does not know.
+        # When the session was renewed last, as the first keeper is told; one
+        # that takes the place of another does not know.
         self._renewed = made
         self._kill = timings.kill
-        # What a new keeper has to be told, newest last.
+        # The messages that a new keeper has to be sent, in this order.
         self._claim: dict[str, object] | None = None
         self._hold: dict[str, object] | None = None
         self._run: dict[str, object] | None = None
@@ -98,13 +112,14 @@ class Lease:
         # Since when a sign of life of the keeper is waited for.
         self._awaited = 0.0
         self._closed = False
-        # There is no keeper, and there will be none; and why.
+        # Whether there is no keeper and no other will be started, and why.
         self._abandoned = False
         self._reason = ''
-        # Reentrant: a signal handler may have something to tell, too.
+        # Reentrant, because a signal handler that interrupts a message may have
+        # to send one itself.
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        #: Of the file that :class:`LeaseMemory` maps, for the processes of the runs.
+        #: The file that :class:`LeaseMemory` maps, for the processes of the runs.
         self.memory_fd = _above_standard(
             os.memfd_create(f'jobslib-{self.marker}'))
         os.ftruncate(self.memory_fd, LeaseMemory.SIZE)
@@ -131,7 +146,7 @@ class Lease:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is known to be of no use, while nothing is held: its
+        """Whether, while nothing is held, the lease is of no use any more: its
         session has ended, or nobody keeps it."""
         return self._hold is None and (
             self._abandoned or self.memory.state == LeaseMemory.LOST)
@@ -141,11 +156,12 @@ class Lease:
         self.memory.beat = now()
 
     def sign_of_life(self, seconds: float = 0.0) -> None:
-        """This process is at work; a supervisor says so twice a second.
+        """Tell the keeper that this process is at work.
 
-        It also sees whether the keeper is, and starts another if need be.
+        A supervisor does so twice a second.  It also looks whether the keeper
+        is at work, and starts another one if it is not.
 
-        :param seconds: for so long it may be silent.
+        :param seconds: for how long this process may be silent from now on.
         """
         self.memory.ward_alive = now() + seconds
         if self._supervised and not self._closed and os.getpid() == self.pid:
@@ -171,10 +187,10 @@ class Lease:
         """This process took the key, in a request that it sent at *proof*.
 
         :param token: the fencing token, which is the index of the key.
-        :param signum: the signal that interrupts this process, or 0.
+        :param signum: the signal that interrupts the run, or 0 for none.
         :raises LockUnavailableError: there is no keeper to keep it.
         """
-        # For the processes that the task starts from here on.
+        # The processes that the task starts from here on inherit the mark.
         processes.mark(self.marker)
         self.memory.set_state(LeaseMemory.FINE)
         self.sign_of_life()
@@ -184,8 +200,9 @@ class Lease:
         self._ask(self._hold)
 
     def _need_keeper(self) -> None:
-        """From here on it matters whether the keeper is at work."""
-        # While idle, nobody looked.
+        """See to it that the keeper is watched from here on."""
+        # Nobody looked while nothing was held, so an old sign of life does not
+        # mean that the keeper has stalled.
         self._awaited = now()
         if not self._closed:
             with contextlib.suppress(OSError):  # closed in this instant
@@ -223,13 +240,24 @@ class Lease:
                    'spared': sorted(spared)}, timeout=None)
         self._stopping = False
 
+    def leave(self, record: Mapping[str, object],
+              notes: dict[str, str]) -> None:
+        """A run has an outcome, which is in *record* and *notes*: the keeper
+        leaves these, should this process not live to release the key.
+
+        :param record: what to leave in the key.
+        :param notes: what to leave in keys beside it.
+        """
+        # A new keeper is told as well.
+        if self._hold is not None:
+            self._hold = {**self._hold, 'record': record}
+        if self._run is not None:
+            self._run = {**self._run, 'run': None}
+        self._offer({'do': 'leave', 'record': record, 'notes': notes})
+
     def note(self, key: str, value: str, token: int) -> None:
         """Write *value* to *key* soon, if the lock is held with *token*."""
-        # Dropped when the keeper is too busy to take it: it is no more than a
-        # note, and the next one is newer.
-        self._exchange(
-            {'do': 'note', 'key': key, 'value': value, 'token': token},
-            reply=False, timeout=0)
+        self._offer({'do': 'note', 'key': key, 'value': value, 'token': token})
 
     def release(self, record: Mapping[str, object],
                 notes: dict[str, str]) -> None:
@@ -245,22 +273,22 @@ class Lease:
         self._ask({'do': 'release', 'record': record, 'notes': notes})
 
     def released(self) -> None:
-        """This process does not have the key."""
+        """This process certainly does not have the key."""
         self._hold = self._claim = None
         self._tell({'do': 'released'})
 
     def close(self) -> bool:
-        """Need the lease no more; return whether the keeper is told so.
+        """Give the lease up; return whether the keeper could be told.
 
-        It releases the key if this process may still have it, and destroys
-        the session.  It is not waited for.
+        The keeper releases the key, if this process may still have it, and
+        destroys the session.  Nobody waits for that here.
         """
         if os.getpid() != self.pid or self._closed and not self._abandoned:
             return True
         self._closed = True
         processes.unmark()
-        # The thread waits for the end of the keeper, and ends with it; it may
-        # have closed everything when this returns.
+        # Where there is a thread, it waits for the keeper to end, and then closes
+        # everything, perhaps before this returns.
         told = self._exchange({'do': 'quit'}, reply=False, timeout=None)
         if self._supervised and self.memory_fd >= 0:
             self._leave_keeper()
@@ -273,13 +301,14 @@ class Lease:
             socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs_fd = _above_standard(theirs.detach())
         _reap_left()
-        # Not memory.alive: to write that is up to the keeper.  As long as none
-        # is at work, the guard of the last one stays.
+        # memory.alive is not set here.  Only the keeper writes it, and as long as
+        # no keeper has, the guard of the last one stays.
         self._awaited = now()
         record = self._claim['record'] if self._claim else None
         renewed, self._renewed = self._renewed, 0.0
         try:
-            # Sent in advance: this process may be killed the moment after.
+            # Sent before the keeper is started, so that it knows what to do even
+            # when this process is killed the moment after.
             ours.send(json.dumps({
                 **self._config, 'record': record,
                 'renewed': renewed}).encode())
@@ -300,23 +329,28 @@ class Lease:
         """Send a message that has no reply."""
         self._exchange(message, reply=False, timeout=None)
 
+    def _offer(self, message: dict[str, object]) -> None:
+        """Send a message, unless the keeper is too busy to take it: the next
+        one of its kind is newer."""
+        self._exchange(message, reply=False, timeout=0)
+
     def _ask(self, message: dict[str, object],
              timeout: float | None = REPLY_TIMEOUT) -> None:
         """Send a message and wait until it was dealt with.
 
-        :raises LockUnavailableError: no keeper, not even a new one, did.
+        :raises LockUnavailableError: no keeper did, not even a new one.
         """
         ends = None if timeout is None else now() + timeout
         tries = 1
         while not self._exchange(message, reply=True, timeout=timeout):
             if tries * PAUSE > REPLY_TIMEOUT:
-                # Each failed at once, and the keeper is not replaced: the
-                # task has closed what leads to it.
+                # All attempts failed at once, although the keeper is there: the
+                # task has closed the socket that leads to it.
                 self._end_process('the lease keeper cannot be reached')
             if self._closed or (ends is not None and now() >= ends):
                 raise LockUnavailableError(
                     self._reason or 'the lease keeper does not answer')
-            # The thread replaces a keeper that has died, where there is one.
+            # Otherwise the thread replaces a keeper that has died.
             if self._supervised:
                 self._look_after_keeper()
             time.sleep(PAUSE)
@@ -332,8 +366,8 @@ class Lease:
                 self._messages.settimeout(timeout)
                 self._messages.send(
                     json.dumps({**message, 'number': number}).encode())
-                # A reply that was not waited for to the end, because an
-                # interrupt was raised, may still be there.
+                # The reply to an earlier message may come first, if an interrupt
+                # was raised while that one was waited for.
                 while reply:
                     if self._supervised:
                         self._wait_for_reply(timeout)
@@ -347,9 +381,9 @@ class Lease:
         return True
 
     def _wait_for_reply(self, timeout: float | None) -> None:
-        """Wait for the keeper to say something, or to be gone.
+        """Wait until the keeper has answered or is gone.
 
-        :raises TimeoutError: it is at work, and does not.
+        :raises TimeoutError: it is there, and does not answer.
         """
         ends = None if timeout is None else now() + timeout
         poller = select.poll()
@@ -360,7 +394,8 @@ class Lease:
                 raise TimeoutError
 
     def _look_after_keeper(self) -> None:
-        """See that there is a keeper at work; does what the thread does."""
+        """Replace a keeper that is gone or stands still; a supervisor's substitute
+        for the thread."""
         poller = select.poll()
         poller.register(self._keeper_fd, select.POLLIN)
         if poller.poll(0):
@@ -369,7 +404,7 @@ class Lease:
             self._replace_if_stalled()
 
     def _leave_keeper(self) -> None:
-        """Let the keeper end in its own time."""
+        """Close what leads to the keeper, and leave it to end by itself."""
         if self._keeper_fd >= 0:
             _LEFT.append((self._keeper, self._keeper_fd))
             self._keeper_fd = -1
@@ -379,7 +414,7 @@ class Lease:
         self.memory_fd = -1
 
     def _supervise(self) -> None:
-        """See that there is a keeper at work; runs in a thread."""
+        """Replace each keeper that dies or stands still; runs in a thread."""
         while not self._closed:
             poller = select.poll()
             poller.register(self._keeper_fd, select.POLLIN)
@@ -402,8 +437,8 @@ class Lease:
         return self._claim is not None or self._hold is not None
 
     def _replace_if_stalled(self) -> None:
-        # Looked at twice: after a freeze of the whole machine the keeper is
-        # as late as this thread.
+        # Looked at twice, because after a freeze of the whole machine the keeper
+        # is late as well, and gets the time to show that it is at work.
         for _ in range(2):
             seen = max(self.memory.alive, self._awaited)
             if not self._is_needed() or now() - seen < STALLED:
@@ -444,14 +479,14 @@ class Lease:
             # Whatever fails of this, the process has to end.
             with contextlib.suppress(OSError):
                 os.write(2, text.encode())
-            # Where no keeper can be started, a thread may be too much as
-            # well; then the children are left to the guard.
+            # Where the system has no room for a keeper, it may have none for a
+            # thread either; then the guard ends the children.
             ended = False
             with contextlib.suppress(RuntimeError):
                 ended = self._end_children()
             if not (self._supervised and ended):
                 os.kill(self.pid, signal.SIGKILL)
-            # There is no keeper whose part this would be.
+            # Written here for once, because there is no keeper to do it.
             self.memory.set_state(LeaseMemory.LOST, reason)
             self.memory.held = False
         self._reason = reason
@@ -472,7 +507,7 @@ class Lease:
     def _reap(self) -> None:
         """Wait for the keeper's end, so that it leaves no zombie."""
         if self._keeper_fd < 0:
-            # Done before, and no other could be started.
+            # The last one was waited for, and no other could be started.
             return
         try:
             os.waitpid(self._keeper, 0)
@@ -484,7 +519,7 @@ class Lease:
 
 
 def _reap_left() -> None:
-    """Let those keepers go that have ended since they were left."""
+    """Wait for those left keepers that have ended by now."""
     for keeper, keeper_fd in list(_LEFT):
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(keeper, os.WNOHANG)[0] == 0:

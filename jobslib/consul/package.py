@@ -1,8 +1,7 @@
 """The API of the ``consul`` package, without its HTTP layer.
 
-That layer is not used here, and ``requests``, which it loads, would take
-longer than all the rest of a start.  Of py-consul only those parts are loaded
-that are used.
+That layer is not used here, and it loads ``requests``, which takes longer than
+all the rest of a start.  Of py-consul only the parts that are used are loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from jobslib.documents import Document
 
-    #: What the package raises, and what makes a client of an HTTP layer.
+    #: What the package raises, and what makes a client on an HTTP layer.
     Api = tuple[type[Exception], Callable[[object], object]]
 
 __all__ = ['import_api']
@@ -30,26 +29,28 @@ PARTS = {'agent': 'Agent', 'catalog': 'Catalog', 'kv': 'KV',
 
 
 def import_api() -> Api:
-    """Import the package: its parts, else its base, else all of it.
+    """Import the parts of the package that are used, or else all of it.
 
-    Where parts or the base will do, the package's ``__init__``, which loads the
-    HTTP layer, does not run, and nothing is left in ``sys.modules``: who
-    imports the package later gets all of it, and with it classes of its own.
+    The package's ``__init__``, which loads the HTTP layer, is avoided where that
+    is possible.  Then nothing is left in ``sys.modules``: code that imports the
+    package later gets all of it, with classes of its own.
 
     :raises ImportError: there is no such package.
     """
-    # Another thread that imports the package meanwhile would get it empty.
+    # If there were other threads, one could import the package meanwhile, and
+    # would get an empty one.
     if 'consul' not in sys.modules and threading.active_count() == 1:
         for load in _load_parts, _load_base:
             try:
                 return _alone(load)
             except (ImportError, AttributeError):
-                # A version that is made differently.
+                # This version of the package has other modules.
                 continue
     return _load_base()
 
 
 def _alone(load: Callable[[], Api]) -> Api:
+    """Call *load* with a package ``consul`` whose ``__init__`` did not run."""
     spec = find_spec('consul')
     if spec is None:
         raise ModuleNotFoundError("No module named 'consul'", name='consul')
@@ -63,7 +64,7 @@ def _alone(load: Callable[[], Api]) -> Api:
 
 
 def _load_parts() -> Api:
-    # A part asks the package for it.
+    # One of the parts imports this from the package itself.
     vars(sys.modules['consul'])['Check'] = import_module('consul.check').Check
     parts = {name: getattr(import_module(f'consul.api.{name}'), part)
              for name, part in PARTS.items()}
@@ -83,7 +84,7 @@ class _Client:
             setattr(self, name, part(self))
 
     def prepare_headers(self, token: str | None = None) -> dict[str, str]:
-        """Return no headers: the token is the HTTP layer's."""
+        """Return no headers: the transport adds the token."""
         return {}
 
 
@@ -97,8 +98,8 @@ def _load_base() -> Api:
             self._http = http
             super().__init__()
 
-        # py-consul asks for its HTTP layer by the one name, python-consul by
-        # the other.
+        # py-consul asks for its HTTP layer by this name, python-consul by the
+        # one below.
         def http_connect(self, *_: object, **__: object) -> object:
             return self._http
 

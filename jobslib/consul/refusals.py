@@ -1,4 +1,4 @@
-"""Answers of Consul that are not the ones hoped for."""
+"""What it means when Consul refuses a request."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from jobslib.consul import transactions
 from jobslib.consul.transport import LIMIT, Response, TransportError
 
-__all__ = ['Refused']
+__all__ = ['BAD_TTL', 'ELSEWHERE', 'NO_NODE', 'Refused']
+
+# Texts of refusals of sessions, in lower case; those of transactions are in
+# :mod:`.transactions`.
+#: The node that the session is for is not in the catalog.
+NO_NODE = ('missing node registration',)
+#: What a session on the agent's own node leads to in another datacenter.
+ELSEWHERE = NO_NODE + ('permission denied',)
+#: The TTL is outside of what the servers allow.
+BAD_TTL = ('invalid session ttl',)
 
 
 class Refused(Exception):
-    """An answer that is not the one hoped for.
+    """An answer by which Consul, or something before it, refuses a request.
 
-    A read that found nothing because the token may not see it is refused with
-    403: it does not tell whether there is a key.
+    A read that found nothing because the token may not see it counts as refused
+    with 403: it does not tell whether the key exists.
     """
 
     def __init__(self, response: Response) -> None:
@@ -33,8 +42,8 @@ class Refused(Exception):
 
     @property
     def is_missing(self) -> bool:
-        """Whether what was asked for is not there."""
-        # A 404 without an index is not Consul's.
+        """Whether what was asked for does not exist."""
+        # A 404 without an index comes from something before Consul.
         return self.status == 404 and bool(self.index)
 
     @property
@@ -48,22 +57,19 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         text = f'{self.origin}: {self.status} {self.text[:200]}'
-        # So newer agents refuse a connection; older ones just end it.
+        # This is how newer agents refuse a connection that is one too many;
+        # older ones just end it.
         too_many = self.status == 429 and self.says(('concurrent connections',))
         return f'{text}; {LIMIT}' if too_many else text
 
 
 def _is_hidden(response: Response) -> bool:
-    """Whether nothing was found and something was left out.
-
-    From 1.11 on Consul says so; before, the two look the same.
-    """
-    return (response.status == 404
-            and response.header('X-Consul-Results-Filtered-By-ACLs') == 'true')
+    """Whether nothing was found, and something was left out."""
+    return response.status == 404 and response.is_filtered
 
 
 def _reason(response: Response) -> str:
-    """Why, in Consul's words."""
+    """Return why the request was refused, in Consul's words."""
     if _is_hidden(response):
         return 'Permission denied: the token may not read it'
     if response.status == 409:

@@ -1,12 +1,12 @@
 """Whether Consul answers, and lets a token do what a lock needs.
 
-Each right is asked for by a request that needs it and changes nothing of a
-job.  A key is never written for it: it is *unlocked* for a session that does
-not hold it.  Consul asks for the right to write first and then refuses, so
-neither the key nor its index changes.  What has to be made (a session, a key
-beside the lock, a check of the agent) is removed again.  If this process is
-killed, session and key go by themselves within twice :data:`TTL` seconds, and
-the next one removes the check.
+Each right is tried by a request that needs it and changes nothing of a job.
+The right to write a key is tried without writing: the key is *unlocked* for a
+session that does not hold it.  Consul first looks whether the token may write it
+and then refuses the request, so neither the key nor its index changes.  What has
+to be made (a session, a key beside the lock, a check of the agent) is removed
+again.  If this process is killed, session and key go by themselves within twice
+:data:`TTL` seconds, and the next examination removes the check.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from jobslib.consul.attempts import (
     denial,
     undisturbed,
 )
-from jobslib.consul.refusals import Refused
+from jobslib.consul.names import (
+    control_key,
+    handed_in_key,
+    history_key,
+    scratch_key,
+)
+from jobslib.consul.refusals import BAD_TTL, ELSEWHERE, Refused
 from jobslib.consul.transport import Endpoint, TransportError
 from jobslib.findings import NOT_TRIED, Finding
 from jobslib.keeper.timings import Timings
@@ -35,27 +41,24 @@ if TYPE_CHECKING:
 
 __all__ = ['TTL', 'examine']
 
-#: TTL of the session that is made, in seconds; the least that Consul takes.
+#: The TTL of the session that is made, in seconds; the least that Consul takes.
 TTL = 10
-#: Of the check that is made, for people and to find leftovers.
+#: The name of the check that is made, by which people know it, and leftovers are
+#: found.
 CHECK_NAME = 'jobslib check (scratch)'
-# Nobody's session.
+# The id of a session that nobody has.
 NOBODY = '00000000-0000-0000-0000-000000000000'
 
-# What a key holds that is written for an examination.
+# What is written to the key that is made.
 _EMPTY = b'{}'
-
-_BAD_TTL = ('invalid session ttl',)
-# What the agent's own node in another datacenter can lead to.
-_ELSEWHERE = ('missing node registration', 'permission denied')
 
 
 def examine(endpoint: Endpoint, timings: Timings, key: str | None,
             history: bool = True) -> list[Finding]:
     """Return what Consul lets the token of *endpoint* do.
 
-    :param key: the lock; ``None`` when it is not known.
-    :param history: whether runs are kept beside the lock.
+    :param key: the key of the lock; ``None`` when it is not known.
+    :param history: whether a history is kept beside the lock.
     """
     examination = _Examination(endpoint, timings, key)
     try:
@@ -73,18 +76,19 @@ def examine(endpoint: Endpoint, timings: Timings, key: str | None,
 
 
 class _Examination(Attempts):
-    """The requests, each of which leads to one finding."""
+    """Tries one right after the other; each leads to one finding."""
 
     def __init__(self, endpoint: Endpoint, timings: Timings,
                  key: str | None) -> None:
         super().__init__(endpoint)
         self._timings = timings
-        # The agent's own, if the token may know it, and one elsewhere.
+        # The agent's own node, if the token may know it, and with another
+        # datacenter the node of a server there.
         self._own_node: str | None = None
         self._node: str | None = None
-        # What was made, as far as it has to be removed.
+        # What was made and has to be removed.
         scratch = uuid.uuid4().hex
-        self._scratch = f'{key}.check-{scratch}'
+        self._scratch = scratch_key(key or '', scratch)
         self._scratch_made = False
         self._session: str | None = None
         self._check = f'jobslib-check-{scratch}'
@@ -94,9 +98,10 @@ class _Examination(Attempts):
     # The steps.
 
     def ask_consul(self) -> None:
-        """Ask whether Consul answers and has a leader."""
+        """Try whether Consul answers and has a leader."""
         self.attempt('reach Consul', self._ask_leader)
-        # In another datacenter it is the node of a server that counts.
+        # With another datacenter the session is on a node there, so the
+        # agent's own does not matter.
         if not self.away and not self.endpoint.dc:
             with contextlib.suppress(
                     Refused, TransportError, LookupError, TypeError):
@@ -104,7 +109,7 @@ class _Examination(Attempts):
                 self._own_node = str(about['Config']['NodeName'])
 
     def ask_session(self) -> None:
-        """Ask for all that a session needs."""
+        """Try all that a session needs."""
         if self._timings.check_ttl is not None:
             self.attempt('register a check of the agent', self._register,
                          self._rule('node', 'write'))
@@ -119,17 +124,17 @@ class _Examination(Attempts):
                      self._rule('session', 'read'))
 
     def ask_keys(self, key: str, history: bool) -> None:
-        """Ask for the keys of the lock and beside it."""
-        folder, _, name = key.rpartition('/')
+        """Try the key of the lock, and those beside it."""
+        folder = key.rpartition('/')[0]
         prefix = f'{folder}/' if folder else ''
-        control, runs = f'{key}.control', f'{prefix}history/{name}'
+        control, runs = control_key(key), history_key(key)
         self.attempt(f'read {key}', lambda: self._read(key), _key_rule(key, 'read'))
         self.attempt(f'write {key}', lambda: self._ask_write(key), _key_rule(key))
         self.attempt('lock a scratch key beside it', self._lock,
                      _key_rule(key, prefix=True))
         self.attempt(f'write {control}', lambda: self._probe(control),
                      _key_rule(control))
-        self.attempt(f'write {runs}', lambda: self._ask_history(runs, history),
+        self.attempt(f'write {runs}', lambda: self._ask_history(key, history),
                      _key_rule(runs, prefix=True))
         self.attempt(f'list the keys in {prefix or "the root"}',
                      lambda: self._list(prefix, key),
@@ -160,7 +165,7 @@ class _Examination(Attempts):
         return f'{self.endpoint.url}, the leader is {leader}'
 
     def _register(self) -> None:
-        # Those of processes that were killed.
+        # First remove the checks of examinations that were killed.
         for check, about in self.ask('GET', 'agent/checks').json().items():
             if about['Name'] == CHECK_NAME and about['Status'] == 'critical':
                 self.ask('PUT', f'agent/check/deregister/{check}')
@@ -177,7 +182,7 @@ class _Examination(Attempts):
         try:
             return self._create_on(None)
         except Refused as exc:
-            if not self.endpoint.dc or not exc.says(_ELSEWHERE):
+            if not self.endpoint.dc or not exc.says(ELSEWHERE):
                 raise
         # Another datacenter does not know the agent's own node.
         self.attempt(f'look up a server of datacenter {self.endpoint.dc}',
@@ -190,18 +195,19 @@ class _Examination(Attempts):
     def _create_on(self, node: str | None) -> str:
         fields: dict[str, object] = {
             'Name': 'jobslib check', 'LockDelay': '0s', 'TTL': f'{TTL}s',
-            # The scratch key goes with it.
+            # When the session ends, the key that it holds is deleted.
             'Behavior': 'delete',
             'NodeChecks': (['serfHealth', self._check] if self._check_made
                            else [])}
         if node:
             fields['Node'] = node
-        # A signal has to wait until it is known what was made.
+        # A signal has to wait until the id of the session is known, so that it
+        # can be removed.
         with undisturbed():
             try:
                 answer = self.ask('PUT', 'session/create', fields)
             except Refused as exc:
-                if not exc.says(_BAD_TTL):
+                if not exc.says(BAD_TTL):
                     raise
                 fields['TTL'] = f'{round(self._timings.ttl * 1000)}ms'
                 answer = self.ask('PUT', 'session/create', fields)
@@ -212,7 +218,7 @@ class _Examination(Attempts):
         nodes = sorted(str(each['Node']) for each in self.ask(
             'GET', 'catalog/service/consul').json())
         if not nodes:
-            # What the token may not read, Consul leaves out.
+            # Consul leaves out what the token may not read.
             raise denial('no server is there to be read')
         self._node = nodes[0]
         return self._node
@@ -252,12 +258,12 @@ class _Examination(Attempts):
     def _ask_history(self, key: str, wanted: bool) -> None:
         if not wanted:
             raise SkippedError('history is 0, no runs are kept')
-        self._probe(key)
-        # What a process that was out of touch hands in.
-        self._probe(f'{key}.handed.0')
+        self._probe(history_key(key))
+        # A process that was out of touch with Consul hands in what it has run.
+        self._probe(handed_in_key(key, '0'))
 
     def _probe(self, key: str) -> None:
-        """Ask for the right to write *key*, by a request that is refused."""
+        """Try the right to write *key*, by a request that Consul refuses."""
         try:
             self.transact(transactions.unlock(
                 key, _EMPTY, self._session or NOBODY))
@@ -305,7 +311,7 @@ class _Examination(Attempts):
             raise denial('Consul leaves keys out')
 
     def _rule(self, resource: str, policy: str) -> str:
-        """Return the rule for the agent's node, as far as it is known."""
+        """Return the rule to grant, for the agent's node if it is known."""
         if self._own_node is None:
             return f'{resource}_prefix "" {{ policy = "{policy}" }}'
         return f'{resource} "{self._own_node}" {{ policy = "{policy}" }}'

@@ -16,7 +16,6 @@ import json
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
     from jobslib.documents import Document
 
@@ -24,19 +23,19 @@ __all__ = ['CHANGED', 'HELD', 'MAY_NOT', 'NOT_HELD', 'SESSION_LOST', 'STALE',
            'body', 'compare_and_set', 'delete', 'get_tree', 'lock', 'modify_index',
            'put', 'reasons', 'unchanged', 'unlock']
 
-# What Consul says, in lower case.  A failed transaction has status 409 whatever
-# the cause, so the text decides.
-#: Of ``lock``: somebody has the key, or nobody may have it yet.
+# Texts of Consul's refusals, in lower case.  A transaction that failed has the
+# status 409 whatever the cause, so the text decides.
+#: Why :func:`lock` fails: somebody holds the key, or its lock-delay is not over.
 HELD = ('lock is already held', 'due to lock delay')
-#: Of :func:`unchanged`: the key is not as it was, exists, or exists no more.
+#: Why :func:`unchanged` fails: the key has changed, or came to be, or was deleted.
 CHANGED = ('failed index check', 'failed to check index', '" exists')
-#: Of ``unlock``.
+#: Why :func:`unlock` fails: the session does not hold the key.
 NOT_HELD = ("lock isn't held",)
-#: Of :func:`compare_and_set`.
+#: Why :func:`compare_and_set` fails: the key has changed.
 STALE = ('index is stale',)
-#: Of any operation with a session.
+#: Why any operation with a session fails: the session has ended.
 SESSION_LOST = ('invalid session "',)
-#: Of any operation at all: the token does not allow it.
+#: Why any operation at all fails: the token does not allow it, or is unknown.
 MAY_NOT = ('permission denied', 'acl not found')
 
 
@@ -47,7 +46,7 @@ def lock(key: str, value: bytes, session: str) -> dict[str, object]:
 
 
 def unlock(key: str, value: bytes, session: str) -> dict[str, object]:
-    """Free *key*, which *session* holds, and leave *value* in it."""
+    """Free *key*, which *session* must hold, and leave *value* in it."""
     return {'Verb': 'unlock', 'Key': key, 'Value': _encode(value),
             'Session': session}
 
@@ -63,12 +62,13 @@ def delete(key: str) -> dict[str, object]:
 
 
 def compare_and_set(key: str, value: bytes, index: int) -> dict[str, object]:
-    """Write *value* to *key* if that is as at *index*, 0: missing."""
+    """Write *value* to *key* if that has the *index*; 0 stands for a key that
+    does not exist."""
     return {'Verb': 'cas', 'Key': key, 'Value': _encode(value), 'Index': index}
 
 
 def unchanged(key: str, index: int) -> dict[str, object]:
-    """Fail unless *key* is as at *index*, 0: missing."""
+    """Fail unless *key* has the *index*; 0 stands for a key that does not exist."""
     if not index:
         return {'Verb': 'check-not-exists', 'Key': key}
     return {'Verb': 'check-index', 'Key': key, 'Index': index}
@@ -80,11 +80,11 @@ def get_tree(prefix: str) -> dict[str, object]:
 
 
 def body(operations: Sequence[Mapping[str, object]]) -> bytes:
-    """Return what a request for these operations contains."""
+    """Return the body of a request for these operations."""
     return json.dumps([{'KV': each} for each in operations]).encode()
 
 
-def reasons(answer: Any) -> str:
+def reasons(answer: Document) -> str:
     """Return why Consul refused a transaction, in its own words.
 
     :param answer: the decoded body of a 409.
@@ -96,8 +96,8 @@ def reasons(answer: Any) -> str:
 def modify_index(results: Sequence[Document], key: str) -> int:
     """Return the index at which a transaction wrote to *key*.
 
-    :param results: the entries that it returned.  A check of a key returns
-        the key as it was before, with a lower index.
+    :param results: the entries that it returned.  A check of the key returns it
+        as it was before, with a lower index.
     :raises ValueError, LookupError, TypeError: it did not write to it.
     """
     index = max(each['ModifyIndex'] for each in results if each['Key'] == key)
@@ -107,5 +107,6 @@ def modify_index(results: Sequence[Document], key: str) -> int:
 
 
 def _encode(value: bytes) -> str:
-    # Not by base64, whose import costs the keeper milliseconds.
+    # The module base64 does the same, but its import takes milliseconds of the
+    # keeper's start.
     return binascii.b2a_base64(value, newline=False).decode()

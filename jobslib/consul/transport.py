@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from _typeshed import WriteableBuffer
+
+    #: The family of an address, and the address; that of a unix socket is a path.
+    Address = tuple[int, tuple[object, ...] | str]
 
 __all__ = ['LIMIT', 'Endpoint', 'Response', 'Transport', 'TransportError']
 
 MAX_BODY = 8 * 1024 * 1024
 
-# A blocking query may wait for a minute, and without keep-alive packets nobody
-# would notice that its connection was lost on the way.  After 11 s they do.
+# While a blocking query waits, nothing is sent, so without keep-alive packets
+# nobody would notice that its connection was lost on the way.  With these it is
+# noticed after 11 seconds.
 SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -35,10 +40,10 @@ SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 
-#: What to look at when an agent takes no connection more from this address.
+#: What to look at when an agent takes no more connections from this address.
 LIMIT = ("has this machine more connections to it than the agent's "
          'limits.http_max_conns_per_client allows, 200 by default?')
-#: What to mend, by what OpenSSL says; the first that fits.
+#: What to change, by what OpenSSL says; the first that fits counts.
 CURES = (
     ('WRONG_VERSION_NUMBER', '; no https is spoken there: see scheme and port'),
     ('ertificate is not valid for', '; see host, and CONSUL_TLS_SERVER_NAME'),
@@ -48,7 +53,8 @@ CURES = (
                               'see client_cert and client_key'),
     ('CERTIFICATE_REQUIRED', '; the agent wants the certificate of a client: '
                              'see client_cert and client_key'))
-# An agent ends them as soon as they are made; what is cut later has other causes.
+# How long after it was made the end of a connection is put down to that limit, in
+# seconds.  The agent ends it at once; a later end has other causes.
 AT_ONCE = 1.0
 
 # What the socket, TLS, an answer and the encoding of a host name raise.
@@ -60,7 +66,8 @@ PLAIN = frozenset(b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'
 
 
 class TransportError(Exception):
-    """There is no usable answer: refused, too late, cut short, not HTTP.
+    """No usable answer came: the connection was refused, the answer was late,
+    cut short, or not HTTP.
 
     The message is one line that names the method, the path without its query
     and the address.  *sent* tells whether the request may have reached the
@@ -126,7 +133,8 @@ class Endpoint:
         return f'{host}:{self.port}'
 
     def to_dict(self) -> dict[str, object]:
-        """The constructor's arguments, the token among them, fit for JSON."""
+        """The constructor's arguments, as JSON takes them; the token is among
+        them."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     def __repr__(self) -> str:
@@ -144,12 +152,21 @@ class Response:
         self.body = body
         self.origin = origin
 
-    def header(self, name: str, default: str | None = None) -> str | None:
-        """The header *name*, whatever its case."""
-        return self.headers.get(name.lower(), default)
+    def header(self, name: str) -> str | None:
+        """The header *name*, whatever its case; None if it is missing."""
+        return self.headers.get(name.lower())
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether Consul left out what the token may not read.
+
+        Consul says so from version 1.11 on.
+        """
+        return self.header('X-Consul-Results-Filtered-By-ACLs') == 'true'
 
     @property
     def text(self) -> str:
+        """The body, decoded; what cannot be decoded is replaced."""
         return self.body.decode('utf-8', 'replace')
 
     @property
@@ -187,27 +204,29 @@ class _Connection:
         self.received = False
 
     def send(self, data: bytes) -> None:
-        # Not sendall, whose timeout is not a total one for TLS.
+        # Not by sendall(): with TLS its timeout is for each piece that it sends.
         left = memoryview(data)
         while left:
             self.sock.settimeout(_remaining(self.deadline))
             left = left[self.sock.send(left):]
             self.sent = True
 
-    def recv_into(self, buffer: bytearray) -> int:
+    def recv_into(self, buffer: WriteableBuffer) -> int:
         self.sock.settimeout(_remaining(self.deadline))
         count = self.sock.recv_into(buffer)
         self.received = self.received or count > 0
         return count
 
     def is_stale(self) -> bool:
-        """True if an idle connection has ended, or has bytes nobody asked for."""
+        """Tell whether an idle connection has ended, or has received bytes that
+        nobody has asked for."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        # Only closed, not shut down: a forked parent may be using it.
+        # Closed, but not shut down: this process may be a fork, and its parent
+        # may be using the connection.
         self.sock.close()
 
 
@@ -220,15 +239,15 @@ class _Reader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         return self._connection.recv_into(buffer)
 
 
 class Transport:
-    """Requests to one agent, over one connection that is kept alive.
+    """Requests to one agent, over one connection that is kept open.
 
-    Not thread-safe.  Proxies in the environment are ignored.  The timeout is
-    for a whole request, the resolution of the host's name included.
+    Not thread-safe.  Proxies that the environment names are ignored.  The
+    timeout is for a whole request, including the resolution of the host's name.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -243,8 +262,9 @@ class Transport:
         """Send a request and read the whole answer, whatever its status.
 
         *timeout* is in seconds, by default the endpoint's.  Raises
-        :class:`TransportError`.  Only what cannot have been carried out twice
-        is sent again, once, when a kept connection turns out to be dead.
+        :class:`TransportError`.  When a kept connection turns out to be dead,
+        the request is sent again, once, by a new one, provided that it cannot
+        be carried out twice by that.
         """
         timeout = self.endpoint.timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
@@ -280,11 +300,11 @@ class Transport:
             connection.close()
 
     def _take(self) -> _Connection | None:
-        """The idle connection, if it is usable.
+        """Return the idle connection, if it is usable.
 
-        It is taken out for the time of a request and put back only when the
-        answer was read to its end, so that whatever interrupts a request, no
-        late answer can be read as that of the next.
+        It is taken out for the time of a request, and put back only when the
+        answer was read to its end.  So when a request is interrupted, its late
+        answer cannot be taken for the answer to the next one.
         """
         connection, self._idle = self._idle, None
         if connection is None:
@@ -331,16 +351,17 @@ class Transport:
 
 
 def _quote(text: str, plain: frozenset[int] = PLAIN) -> str:
-    """As :func:`urllib.parse.quote`, which takes a millisecond to import."""
+    """Quote *text* like :func:`urllib.parse.quote`, whose import would take a
+    millisecond of each start."""
     return ''.join(chr(byte) if byte in plain else f'%{byte:02X}'
                    for byte in text.encode())
 
 
 def _may_repeat(connection: _Connection, method: str, exc: Exception) -> bool:
-    """True if a request failed because the kept connection was dead.
+    """Tell whether a request that failed on a kept connection may be repeated.
 
-    A server may have carried out what it closed the connection on, so only
-    reading is repeated once a byte of the request has left.
+    A server may have carried out a request and then closed the connection.  So
+    when a byte of the request was sent, only a read may be repeated.
     """
     if connection.received or isinstance(exc, TimeoutError):
         return False
@@ -348,8 +369,9 @@ def _may_repeat(connection: _Connection, method: str, exc: Exception) -> bool:
 
 
 def _is_end(exc: Exception) -> bool:
-    """True if the other side has ended the connection."""
-    # What TLS makes of it, which is not imported where there is none.
+    """Tell whether the other side has ended the connection."""
+    # The exceptions of TLS are compared by name, so that it is not imported
+    # where it is not used.
     return isinstance(exc, ConnectionResetError | BrokenPipeError) or (
         type(exc).__name__ in ('SSLEOFError', 'SSLZeroReturnError'))
 
@@ -357,7 +379,8 @@ def _is_end(exc: Exception) -> bool:
 def _with_defaults(
     params: list[tuple[str, object]], endpoint: Endpoint,
 ) -> Sequence[tuple[str, object]]:
-    """*params*, and the endpoint's datacenter and namespace if not among them."""
+    """Return *params*, with the endpoint's datacenter and namespace unless they
+    are among them."""
     names = {name for name, _ in params}
     defaults = (('dc', endpoint.dc), ('ns', endpoint.namespace))
     return params + [(name, value) for name, value in defaults
@@ -365,7 +388,7 @@ def _with_defaults(
 
 
 def _token(endpoint: Endpoint, origin: str) -> str:
-    """The token to send, '' for none.  No message shows it."""
+    """Return the token to send, '' for none.  No message shows it."""
     token = endpoint.token or ''
     if not token and endpoint.token_file:
         try:
@@ -392,13 +415,14 @@ def _remaining(deadline: float) -> float:
 
 
 def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
-    """A socket that is connected and, for https, has shaken hands."""
+    """Return a socket that is connected and, for https, has shaken hands."""
     sock = _connect_any(_addresses(endpoint, deadline), deadline)
     if endpoint.scheme != 'https':
         return sock
     try:
         sock.settimeout(_remaining(deadline))
-        # Made anew each time, so that renewed certificates are taken up.
+        # The context is made anew each time, so that certificates that were
+        # renewed on the disk are used from the next connection on.
         return _tls_context(endpoint).wrap_socket(
             sock, server_hostname=endpoint.server_name or endpoint.host)
     except BaseException:
@@ -406,8 +430,8 @@ def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
         raise
 
 
-def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, object]]:
-    """(family, address) of each place where the agent may listen."""
+def _addresses(endpoint: Endpoint, deadline: float) -> Sequence[Address]:
+    """Return family and address of each place where the agent may listen."""
     if endpoint.socket_path:
         return [(socket.AF_UNIX, endpoint.socket_path)]
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -416,13 +440,14 @@ def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, object]]:
         except (OSError, ValueError):
             continue
         return [(family, (endpoint.host, endpoint.port))]
-    # Imported late: who has an address needs no names.
+    # Imported here, because an agent that is given by its address needs no
+    # resolver.
     from jobslib.resolver import addresses
     return addresses(endpoint.host, endpoint.port, deadline)
 
 
-def _connect_any(addresses: list[tuple[int, Any]], deadline: float) -> socket.socket:
-    """Try each address in turn, each for its share of the time that is left."""
+def _connect_any(addresses: Sequence[Address], deadline: float) -> socket.socket:
+    """Try one address after the other, each for its share of the time left."""
     error = OSError('the name has no address')
     for position, (family, address) in enumerate(addresses):
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -461,7 +486,7 @@ def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
 
 
 def _reason(exc: Exception, timeout: float) -> str:
-    """One short line for a message."""
+    """Return one short line for a message."""
     if isinstance(exc, TimeoutError):
         return f'no answer within {timeout:g} s'
     text = ' '.join(str(exc).split()) or type(exc).__name__

@@ -1,8 +1,8 @@
-"""What Consul has of jobs, read from outside, and what it can be told.
+"""What Consul knows of jobs, read by commands, and what they can write there.
 
-Of several keys Consul leaves out those that the token may not read, so that a
-lock that is held looks like one that nobody has.  So whatever is not there is
-asked for by itself, which Consul refuses aloud.
+When several keys are read at once, Consul leaves out those that the token may not
+read, and a lock that is held looks like one that nobody ever had.  So whatever
+is missing is read once more, by its name: then Consul says that it is denied.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from jobslib.consul.client import (
-    ConsulClient,
-    Entry,
-    PermissionDeniedError,
+from jobslib.consul.client import ConsulClient, Entry, PermissionDeniedError
+from jobslib.consul.names import (
     control_key,
     handed_in_key,
     handed_in_of,
@@ -25,36 +23,36 @@ from jobslib.consul.client import (
 __all__ = ['KeysOfJob', 'find_jobs', 'hand_in', 'read_handed_in', 'read_job',
            'write_control']
 
-# In keys.  Consul takes 64 operations at once, and a history has up to 64 KB
-# as it is sent, where an answer may have 8 MB.
+# How many keys are read at once.  Consul takes 64 operations in a transaction; the
+# value of a key has up to 64 KB, and an answer may have 8 MB.
 BATCH = 32
-# How often a hand-in is tried while the key changes from one look to the next.
+# How often a hand-in is tried when the key has changed since it was read.
 TRIES = 5
 
 
 class KeysOfJob(NamedTuple):
-    """What the keys of one job have in them; ``None`` where there is none."""
+    """The values of the keys of one job; ``None`` for a key that is missing."""
 
-    #: The lock's own: the owner record.
+    #: The owner record, which is the value of the lock's own key.
     record: bytes | None
-    #: The session that holds it.
+    #: The session that holds the lock.
     session: str | None
     #: The fencing token of the holder: the index of a key that is held.
     token: int | None
     history: bytes | None
     control: bytes | None
     progress: bytes | None
-    #: The names of the sessions of those who wait for it; ``None`` if the
-    #: token does not let us know.
+    #: The names of the sessions that wait for the lock; ``None`` if the token
+    #: may not read them.
     waiting: list[str] | None
     #: What was handed in for the history, by name.
     handed_in: dict[str, bytes]
 
 
 def read_job(client: ConsulClient, key: str) -> KeysOfJob:
-    """Return what the keys of the job have whose lock is *key*.
+    """Return the values of the keys of the job whose lock is *key*.
 
-    :raises PermissionDeniedError: the token may not read all of it.
+    :raises PermissionDeniedError: the token may not read all of them.
     """
     beside = _beside(key)
     with _granting(key, 'read'):
@@ -70,17 +68,20 @@ def find_jobs(
     client: ConsulClient, prefix: str,
     is_lock: Callable[[bytes], bool],
 ) -> tuple[dict[str, KeysOfJob], str]:
-    """Return the jobs whose locks begin with *prefix*, by the keys of these,
-    and which of them are missing, a sentence or nothing.
+    """Find the jobs whose locks begin with *prefix*.
 
-    :param is_lock: whether a value is that of a lock, not of a key beside one.
+    :param is_lock: tells whether a value is that of a lock, and not of a key
+        beside one.
+    :returns: the jobs by the keys of their locks, and a sentence that says why
+        some may be missing; it is empty if none is.
     :raises PermissionDeniedError: the token may read none of them.
     """
     missing = ''
     rule = f'key_prefix "{prefix}" {{ policy = "read" }}'
     names = set(client.list_keys(prefix))
     try:
-        # A rule for the prefix holds for a key in it that nobody has.
+        # A token that may read this key, which nobody has, has a rule for the
+        # whole prefix.
         client.prove_readable(f'{prefix}.jobslib')
     except PermissionDeniedError as exc:
         if not names:
@@ -89,8 +90,8 @@ def find_jobs(
                 f'grant the token: {rule}') from exc
         missing = (f'only the jobs that the token may read are shown; '
                    f'to see all, grant it: {rule}')
-    # What ends with a slash is a folder that a person made, and all that is
-    # in it would be read.
+    # A key that ends with a slash is a folder that somebody has made by hand.  It
+    # is not a lock, and to read it would be to read all keys in it.
     names = {name for name in names if not name.endswith('/')}
     beside = {name for key in names for name in _beside(key)}
     locks: dict[str, Entry] = {}
@@ -112,10 +113,10 @@ def write_control(client: ConsulClient, key: str, value: bytes,
                   is_expected: Callable[[bytes | None], bool]) -> bool:
     """Write what operators ask of the job whose lock is *key*.
 
-    :param is_expected: whether what is asked by now is what *value* was made
-        from; otherwise nothing is written.
+    :param is_expected: tells whether the value that the key has by now is the
+        one that *value* was made from; otherwise nothing is written.
     :returns: whether it was written.
-    :raises PermissionDeniedError: the token may not.
+    :raises PermissionDeniedError: the token may not write it.
     """
     name = control_key(key)
     with _granting(key, 'write'):
@@ -134,17 +135,18 @@ def read_handed_in(client: ConsulClient, key: str) -> dict[str, bytes]:
 
 def hand_in(client: ConsulClient, key: str, name: str, value: bytes,
             tell: Callable[[bytes | None], bytes | None]) -> bool:
-    """Leave *value* by *name* for who has the lock next, or for its holder.
+    """Leave *value* by *name* for the holder of the lock, or for the next one.
 
-    :param tell: called with what operators ask, and returns what they have to
-        ask so that the holder looks for it, ``None`` if that is there.
+    :param tell: makes the holder look for it: is called with the value of the
+        control key and returns the one to write, ``None`` if it says so
+        already.
     :returns: false if it could not be done just now.
-    :raises PermissionDeniedError: the token may not.
+    :raises PermissionDeniedError: the token may not write it.
     """
     with _granting(key, 'write'):
         for _ in range(TRIES):
             state = client.read(key)
-            # Who takes the lock next finds it in any case.
+            # A process that takes the lock looks for it in any case.
             control = None if state.session is None else tell(state.control)
             if client.hand_in(key, name, value, state, control):
                 return True
@@ -162,12 +164,12 @@ def _batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 @contextlib.contextmanager
 def _granting(key: str, policy: str) -> Iterator[None]:
-    """Say what to grant when something is denied."""
+    """Add to the error what to grant, when something is denied."""
     try:
         yield
     except PermissionDeniedError as exc:
         if 'ACL not found' in str(exc):
-            # No rights help a token that there is not.
+            # Nothing can be granted to a token that does not exist.
             raise PermissionDeniedError(
                 f'{exc}: Consul does not know the token; give one that it '
                 f'knows') from exc
@@ -190,7 +192,8 @@ def _keys_of(key: str, entries: Mapping[str, Entry],
     waiting = [name for session, name in sessions.items()
                if session != holder
                and name.rsplit(' ', 2)[0] == f'jobslib {key}']
-    # A token may be allowed to read the sessions of some nodes only.
+    # If the holder's session is not among them, the token may read the sessions
+    # of some nodes only, and those that wait may be missing as well.
     known = holder is None or holder in sessions
     return KeysOfJob(
         value(key), holder, lock.modify_index if lock and holder else None,

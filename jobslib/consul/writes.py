@@ -1,8 +1,8 @@
 """What the lease keeper writes to Consul in the name of a holder.
 
 Each write names the hold that it was made for by its fencing token, which is
-the index of the lock's key as long as that hold lasts.  So a request whose
-answer did not come, and which is carried out seconds later, does nothing.
+the index of the lock's key as long as that hold lasts.  So when the answer did
+not come, and the request is carried out seconds later, it does nothing.
 
 Standard library only, see :mod:`jobslib.keeper.keeper`.
 """
@@ -27,18 +27,19 @@ if TYPE_CHECKING:
                     params: Iterable[tuple[str, object]] = (),
                     body: bytes = b'') -> Response: ...
 
-__all__ = ['free', 'write_note']
+__all__ = ['NOT_CONSULS', 'free', 'write_note']
 
-# What requests raise, and reading an answer that is not Consul's.
-_FAILURES = (TransportError, LookupError, TypeError, ValueError, AttributeError)
+#: What a request raises that gets no answer, and what reading an answer raises
+#: that is not Consul's.
+NOT_CONSULS = (TransportError, LookupError, TypeError, ValueError, AttributeError)
 
 
 def free(transport: Requests, key: str, session: str, token: int | None,
          record: str, notes: dict[str, str]) -> bool:
     """Free *key* if *session* has it; false if that is to be tried again.
 
-    :param token: of the hold that is to end; ``None``: it is not known
-        whether the key was taken at all.
+    :param token: the fencing token of the hold that is to end; ``None`` when
+        it is not known whether the key was taken at all.
     :param record: what to leave in the key.
     :param notes: what to leave in keys beside it.
     """
@@ -46,12 +47,13 @@ def free(transport: Requests, key: str, session: str, token: int | None,
         if token is not None and _unlock(
                 transport, key, session, token, record, notes):
             return True
-        # Freed by a request before, or lost, or taken unheard, or written to
-        # by hand.  A key that our session has is ours to give back.
+        # An earlier request may have freed the key, or it was lost, or taken by
+        # a request whose answer did not come, or written to by hand.  If our
+        # session has it, it has to be freed, whatever its index is.
         index = _index_if_held(transport, key, session)
         return index == 0 or _unlock(
             transport, key, session, index, record, notes)
-    except _FAILURES:
+    except NOT_CONSULS:
         return False
 
 
@@ -64,7 +66,7 @@ def _unlock(transport: Requests, key: str, session: str, index: int,
     response = _transact(transport, unlock + puts)
     if puts and response.status in (403, 409, 413) and not _says(
             response, transactions.CHANGED + transactions.NOT_HELD):
-        # The notes may be what was refused.
+        # The notes may be what was refused; freeing the key matters more.
         response = _transact(transport, unlock)
     return response.status == 200
 
@@ -81,9 +83,11 @@ def write_note(transport: Requests, lock: str, token: int, key: str,
                value: str, index: int | None) -> tuple[bool, int | None]:
     """Write *value* to *key* while *lock* is held with *token*.
 
-    :param index: of *key* as it was written last, ``None`` if that is not
-        known.  An older note that comes late does not overwrite this one.
-    :returns: whether that is done with, and the index of *key* then.
+    :param index: the index of *key* as it was written last, ``None`` if it is
+        not known.  With it, an older note that is carried out late does not
+        overwrite this one.
+    :returns: whether there is nothing left to do for this value, and the index
+        of *key* then.
     """
     try:
         if index is None:
@@ -96,21 +100,23 @@ def write_note(transport: Requests, lock: str, token: int, key: str,
             results = [each['KV'] for each in response.json()['Results']]
             return True, transactions.modify_index(results, key)
         if _says(response, transactions.STALE):
-            # An earlier attempt that was late, perhaps.
+            # Somebody else has written to it, or an earlier attempt of ours has
+            # been carried out late: its index has to be read again.
             index = None
-        # Changed: the lock is not held, or not as it was then.
+        # The lock has changed when it is not held with that token any more, and
+        # then the note is of no use.
         return _says(response, transactions.CHANGED), index
-    except _FAILURES:
+    except NOT_CONSULS:
         return False, index
 
 
 def _read(transport: Requests, key: str) -> Document | None:
-    """Return *key* as the leader of a quorum knows it, ``None``: missing.
+    """Read *key* from a leader that a quorum confirms; ``None`` if it is missing.
 
     :raises ValueError: the answer does not tell.
     """
     response = transport.request('GET', f'/v1/kv/{key}', [('consistent', '1')])
-    # A 404 without an index is not Consul's.
+    # A 404 without an index comes from something before Consul.
     if response.status not in (200, 404) or not response.index:
         raise ValueError('the answer does not tell')
     entry: dict[str, object] | None = (

@@ -1,17 +1,17 @@
-"""When a run is interrupted, when it is killed, and when its ward is.
+"""When a run is interrupted, when it is killed, and when its ward is killed.
 
 Decisions only: times and states go in, actions come out.  There is no clock
 here, no thread and no socket; :mod:`jobslib.keeper.keeper` carries out
 what is decided.  Standard library only, see there.
 
-The *ward* is the process that the lease belongs to.  As a rule it is the run
-itself: a program with a lock of its own.  A *supervised* ward runs no code of
-users; its run is one of its descendants.  Then a run that does not stop is
-killed first and alone, and the ward has some time to say that it has noticed;
-it is killed only when it does not, or when it stands still.
+The *ward* is the process that the lease belongs to.  In a program with a lock of
+its own it is the run itself.  A *supervised* ward is a supervisor: it runs no
+code of users, and its run is a process below it.  There a run that does not
+stop is killed first, without the ward, which then has some time to say that it
+has noticed.  The ward is killed only when it does not say so, or when it stands
+still.
 
-All times are in seconds, those at which something happens of
-:func:`jobslib.clock.now`.
+Durations are in seconds; points in time are those of :func:`jobslib.clock.now`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from __future__ import annotations
 __all__ = ['FINE', 'LOST', 'STOPPING', 'UNPROTECTED_GRACE', 'Decisions',
            'Interrupt', 'Kill', 'Loss']
 
-#: What the run has to know: nothing; it must stop; the lease is lost, too.
+#: How a run stands: all is well; it must stop, while the lease is still ours;
+#: it must stop because the lease is lost.
 FINE, STOPPING, LOST = 0, 1, 2
 
-#: A key that was deleted, or that another session holds, is protected by no
-#: lock-delay.
+#: The grace of a run whose lock nothing protects: its key was deleted, or
+#: another session holds it, so that no lock-delay keeps others from it.
 UNPROTECTED_GRACE = 0.2
-# A ward says twice a second that it is at work, and may be late: a machine
-# can be busy.
+# How long a ward may say nothing before it is taken to stand still.  It says
+# twice a second that it is at work, and on a busy machine it may be late.
 SHORTEST_SILENCE = 2.0
-# The most of the time between two looks that counts as silence of the ward.
-# The keeper looks four times a second; where more passed, it was not awake
-# itself, as when the whole machine stood still.
+# How much of the time between two looks at the ward counts as its silence.
+# The keeper looks four times a second.  When more time passed, the keeper was
+# not awake itself, as when the whole machine stood still, and the ward could
+# not have said anything either.
 LONGEST_LOOK = 0.5
 
 
@@ -38,8 +40,10 @@ class Loss:
     """How the lease was lost.
 
     :param reason: for people.
-    :param hold: the hold that ended; ``None``: the session itself did.
-    :param protected: nobody else is granted the lock for a while.
+    :param hold: the hold that ended; ``None`` when the session has ended, and
+        with it whatever it held.
+    :param protected: whether the service still keeps others from the lock for
+        a while.
     """
 
     def __init__(self, reason: str, hold: object | None = None,
@@ -50,7 +54,7 @@ class Loss:
 
 
 class Action:
-    """Something to be carried out; two that say the same are equal."""
+    """Something to be carried out; actions of one class compare by value."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -69,7 +73,7 @@ class Interrupt(Action):
 
     :param state: :data:`STOPPING` or :data:`LOST`.
     :param reason: for people.
-    :param signal: whether to send the signal; not if it was sent before.
+    :param signal: whether to send the signal; not when it was sent before.
     """
 
     def __init__(self, state: int, reason: str, signal: bool = True) -> None:
@@ -79,10 +83,10 @@ class Interrupt(Action):
 
 
 class Kill(Action):
-    """End what does not stop.
+    """Kill what does not stop.
 
-    :param ward: the ward itself and all that it started, and give up the
-        lock; else only what it started: the run.
+    :param ward: whether to kill the ward itself with all that it started, and
+        to give up the lock; otherwise only its run is killed.
     :param reason: for people.
     """
 
@@ -92,11 +96,11 @@ class Kill(Action):
 
 
 class Decisions:
-    """Decides for one ward, by what it is told.
+    """Decides for one ward, from what it was told.
 
     :param grace: from the interrupt to the kill.
-    :param kill: allowance for the kill to be done.
-    :param supervised: the ward runs no code of users.
+    :param kill: how long a kill may take until all processes are gone.
+    :param supervised: whether the ward is a supervisor.
     """
 
     def __init__(self, grace: float, kill: float,
@@ -106,19 +110,21 @@ class Decisions:
         self.supervised = supervised
         #: One of :data:`FINE`, :data:`STOPPING`, :data:`LOST`.
         self.state = FINE
-        #: Why the run was told to stop, or killed; of the last one, too.
+        #: Why the run was told to stop, or was killed; it keeps the reason of
+        #: the last run to which that happened.
         self.reason = ''
         #: Whether the ward holds the lock.
         self.held = False
         self._kill_at: float | None = None
-        # When the run of a supervised ward was killed, and was gone.
+        # When the run of a supervised ward was killed and gone.
         self._killed_at: float | None = None
-        # How long a ward may take to notice that.
+        # How long the ward may take from there to notice it.
         self._patience = grace
         self._run_ends: float | None = None
         self._max_run_time = 0.0
         self._heartbeat: float | None = None
-        # The last sign of life of the ward, and for how long there was none.
+        # The last sign of life of the ward, for how long there has been no
+        # other since, and when that was last looked at.
         self._sign = 0.0
         self._silence = 0.0
         self._looked: float | None = None
@@ -128,8 +134,8 @@ class Decisions:
     def hold_begins(self, time: float, state: int, reason: str) -> None:
         """The ward has the lock.
 
-        :param state: what the keeper before this one left, if it is not
-            :data:`FINE`: that is gone on with.
+        :param state: :data:`FINE`, or what the keeper before this one has
+            left: an interrupt that it began is taken over, with a new grace.
         """
         self.held = True
         self.state = state
@@ -140,7 +146,7 @@ class Decisions:
             self._limit(time + self.grace, reason)
 
     def hold_ends(self) -> None:
-        """The ward does not have the lock, or is about to release it."""
+        """The ward does not hold the lock, or is about to release it."""
         self.held = False
 
     def run_begins(self, time: float, max_run_time: float | None,
@@ -157,9 +163,9 @@ class Decisions:
     def run_ends(self, stopped: bool) -> bool:
         """The ward says that its run is over.
 
-        :param stopped: it was told to stop.
-        :returns: whether what it left has to be ended; then
-            :meth:`is_cleared` is to be called.
+        :param stopped: whether it was told to stop.
+        :returns: whether what the run has left behind must be killed; when
+            that is done, :meth:`is_cleared` is to be called.
         """
         self._run_ends = self._heartbeat = None
         clear = stopped or self._kill_at is not None
@@ -167,7 +173,12 @@ class Decisions:
         return clear
 
     def is_cleared(self, time: float, until: float, lost: bool) -> int:
-        """Nothing is left of a run that was stopped; return the state."""
+        """Nothing is left of a run that was stopped.
+
+        :param until: until when the lease is certainly ours.
+        :param lost: whether this hold was lost.
+        :returns: :data:`FINE` if another run may begin, else :data:`LOST`.
+        """
         fine = not lost and time < self.stop_at(until)
         self.state = FINE if fine else LOST
         return self.state
@@ -183,7 +194,7 @@ class Decisions:
     # What is to be done.
 
     def stop_at(self, until: float) -> float:
-        """Return when a run has to be told to stop, at the latest."""
+        """Return when a run must be told to stop if *until* comes no later."""
         return until - self.grace - self.kill
 
     def decide(self, time: float, until: float, beat: float, sign: float,
@@ -247,17 +258,18 @@ class Decisions:
             due = time >= self._report_by(self._killed_at, until)
             return Kill(True, f'{self.reason}; it does not notice that '
                               f'the run is gone') if due else None
-        # A lease that was renewed meanwhile does not put it off.
+        # The end of the lease brings the kill forward.  A renewal that succeeds
+        # meanwhile does not put it off again.
         self._kill_at = min(self._kill_at, until - self.kill)
         if time < self._kill_at:
             return None
         return Kill(not self.supervised, self.reason)
 
     def _report_by(self, killed_at: float, until: float) -> float:
-        """Return until when a ward has to have noticed that its run is gone.
+        """Return by when a ward must have noticed that its run is gone.
 
-        It is in no hurry as long as nobody else can have the lock: nothing
-        is left that could work beside the next holder.
+        Nothing is left that could work beside the next holder, so the ward
+        gets its full patience, but not beyond the end of the lease.
         """
         return max(killed_at + self.kill / 2,
                    min(killed_at + self._patience, until - self.kill / 2))
@@ -265,7 +277,8 @@ class Decisions:
     def _is_silent(self, time: float, sign: float) -> bool:
         """Tell whether a supervised ward has been silent for too long.
 
-        Only what the keeper has seen itself counts, look by look.
+        Silence is added up look by look, so that time in which the keeper
+        itself was not awake does not count; see :data:`LONGEST_LOOK`.
         """
         passed = 0.0 if self._looked is None else time - self._looked
         self._looked = time

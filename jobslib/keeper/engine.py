@@ -1,8 +1,8 @@
 """What the lease keeper asks of a lock service.
 
-The keeper knows no lock service.  It asks an :class:`Engine`, which is made
-for one lock of one process, and which is told what a *session*, a key, an
-address is when it is made.  One file makes the engine of a service; see
+The keeper knows no lock service.  It asks an :class:`Engine`, which is made for
+one lock of one process; addresses, keys and session ids are the engine's own
+business.  To support another service, write its engine in one file, like
 :mod:`jobslib.consul.engine`.  Standard library only, see
 :mod:`jobslib.keeper.keeper`.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 __all__ = ['ANOTHERS', 'ENDED', 'GONE', 'NOBODYS', 'OURS', 'RENEWED',
            'UNKNOWN', 'Chore', 'Engine', 'Sight']
 
-#: There is no answer, or none that can be relied on.
+#: What any question may lead to: no answer came, or none that can be relied on.
 UNKNOWN = 'unknown'
-#: Of a renewal: the session lives; it has ended.
+#: What a renewal leads to: the session lives, or it has ended.
 RENEWED, ENDED = 'renewed', 'ended'
-#: Of a look at the lock: our session holds it; no session does; another one
-#: does; there is no such lock any more.
+#: Who holds the lock when it is looked at: our session, no session, another
+#: session; or the lock does not exist any more.
 OURS, NOBODYS, ANOTHERS, GONE = 'ours', "nobody's", "another's", 'gone'
 
 TYPE_CHECKING = False
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class Sight:
-    """What was seen of the lock.
+    """What one look at the lock has found.
 
     :param holder: :data:`OURS`, :data:`NOBODYS`, :data:`ANOTHERS`,
         :data:`GONE` or :data:`UNKNOWN`.
     :param control: what operators ask, or ``None`` when that was not seen.
-    :param mark: where the next look goes on from; 0: at the beginning, after
-        a pause.
+    :param mark: what to give :meth:`Engine.watch` next time, so that it waits
+        for news since this look; 0 when it has to start again, after a pause.
     """
 
     def __init__(self, holder: str, control: bytes | None = None,
@@ -43,10 +43,10 @@ class Sight:
 
 
 class Chore:
-    """Something that is to be done for as long as the session lives.
+    """Something that is to be done again and again while the session lives.
 
-    :param interval: how often, in seconds.
-    :param call: does it.
+    :param interval: from one time to the next, in seconds.
+    :param call: does it once.
     """
 
     def __init__(self, interval: float, call: Callable[[], object]) -> None:
@@ -57,40 +57,45 @@ class Chore:
 class Engine:
     """A session of a lock service, and the lock that it is for.
 
-    No method raises anything, whatever the service answers.  All may be
-    called by several threads at a time, and take at most the timeout that
-    the engine was made with, but for :meth:`watch`.
+    No method raises an exception, whatever the service answers.  Several
+    threads may call any of them at the same time.  Each takes at most the
+    timeout that the engine was made with, except :meth:`watch`, which waits.
     """
 
-    #: For how long nobody else is granted a lock whose session has ended, in
-    #: seconds.
+    #: For how long the service grants nobody a lock whose session has ended,
+    #: in seconds; 0 if it may grant it at once.
     protects_after_end = 0.0
 
-    #: What else has to be done.
+    #: What the service needs beside the renewals, such as a health check that
+    #: has to be passed.
     chores: tuple[Chore, ...] = ()
 
     def renew(self, timeout: float | None = None) -> str:
-        """Renew the session: :data:`RENEWED`, :data:`ENDED` or
-        :data:`UNKNOWN`.
+        """Renew the session.
 
         :param timeout: in seconds, if it is to be shorter than usual.
+        :returns: :data:`RENEWED`, :data:`ENDED` or :data:`UNKNOWN`.
         """
         raise NotImplementedError
 
     def watch(self, mark: int) -> Sight:
-        """Look at the lock; wait until there is news since *mark*.
+        """Look at the lock, as soon as there is news since *mark*.
 
-        :param mark: of the last :class:`Sight`, or 0, which never waits.
+        :param mark: that of the last :class:`Sight`; 0 looks at once.
         """
         raise NotImplementedError
 
     def look_away(self) -> None:
-        """No :meth:`watch` follows soon; called by who called that."""
+        """Let go of what watching needs, since no :meth:`watch` follows soon.
+
+        Called by the thread that has called :meth:`watch`.
+        """
 
     def write(self, key: str, value: str, token: int) -> bool:
-        """Write *value* to *key* if the lock is held with *token*.
+        """Write *value* to *key* if the lock is held with the fencing *token*.
 
-        :returns: whether that is done with: written, or of no use any more.
+        :returns: false if it is to be tried again; true when it was written,
+            and when the lock is not held any more, so that it is of no use.
         """
         raise NotImplementedError
 
@@ -98,11 +103,11 @@ class Engine:
                 token: int | None) -> bool:
         """Release the lock if our session holds it.
 
-        :param record: what to leave in it.
-        :param notes: what to write with it, by key.
-        :param token: of the hold that is to end; ``None``: it is not known
-            whether the lock was taken at all.
-        :returns: whether our session does not hold it any more.
+        :param record: the owner record to leave in it.
+        :param notes: what to write at the same time, by key.
+        :param token: the fencing token of the hold that is to end; ``None``
+            when it is not known whether the lock was taken at all.
+        :returns: true when our session certainly does not hold it any more.
         """
         raise NotImplementedError
 
@@ -111,7 +116,7 @@ class Engine:
         raise NotImplementedError
 
     def clear_up(self) -> None:
-        """The session has ended: leave nothing behind."""
+        """Remove what the session needed; called when it has ended."""
 
     def rest(self, resting: bool) -> None:
-        """Nothing is held, if *resting*: keep no connection open."""
+        """Keep no connection open while *resting*: nothing is held then."""

@@ -1,15 +1,20 @@
 """The guard: what remains when the lease keeper itself is killed or stopped.
 
-A ward whose keeper dies starts another one.  It cannot while a C call keeps its
-interpreter, or when it is stopped; the lease would end, and somebody else take
-the lock, while the run may go on at any moment.  Nobody but a third process
-can see that.  So the keeper forks a guard before it begins, when it has no
-thread yet.  The guard asks nobody for anything: it reads in the shared memory
-until when the lease is ours, and ends the ward, and what it started, shortly
-before.  It does so only when there is no keeper who would have done it
-earlier, and leaves as soon as another keeper has shown that it is at work.
+Why there is one.  A ward whose keeper dies starts another keeper.  It cannot do
+that while a C call keeps its interpreter, or while the ward itself is stopped.
+Then nobody renews the lease: it ends, and another machine takes the lock, while
+the ward may go on with its run at any moment.  Neither of the two can prevent
+that, so a third process has to.
 
-Standard library only, see :mod:`jobslib.keeper.keeper`.
+What it does.  The keeper forks it before it begins its work, when it has no
+threads yet.  The guard sends no requests and waits for no answers.  It reads in
+the shared memory until when the lease is ours, and shortly before that moment
+kills the ward and whatever it started.  A keeper that is at work does that
+earlier, so the guard comes to it only when there is none; and it leaves as soon
+as another keeper has shown that it is at work.
+
+What is still open.  When keeper and guard are stopped together, nobody kills
+the ward; see :mod:`jobslib.keeper.keeper`.  Standard library only.
 """
 
 from __future__ import annotations
@@ -30,15 +35,15 @@ LOOK = 0.5
 
 
 class Guard:
-    """Watches one keeper, and the process that it keeps the lease of.
+    """Watches one keeper and its ward.
 
-    :param memory: shared by all three.
+    :param memory: shared by all three processes.
     :param keeper_fd: a pidfd of the keeper.
-    :param pidfd: one of the holder.
-    :param pid: process id of the holder.
-    :param marker: of what the holder starts.
-    :param since: when the holder started.
-    :param kill: allowance for a kill to be done, in seconds.
+    :param pidfd: a pidfd of the ward.
+    :param pid: the process id of the ward.
+    :param marker: marks what the ward starts, see :func:`.processes.mark`.
+    :param since: when the ward started, see :func:`.processes.start_time`.
+    :param kill: how long a kill may take until all is gone, in seconds.
     :param report: see :func:`.processes.end`.
     """
 
@@ -55,9 +60,10 @@ class Guard:
         self.report = report
 
     def run(self) -> None:
-        """Guard until there is nothing to guard, or another who does."""
+        """Guard until there is nothing to guard, or another keeper does."""
         while not self._has_ended(self.keeper_fd):
-            # The keeper would have acted before: it is stopped.
+            # Nothing is due while the keeper works, since it would have killed
+            # the ward earlier.  When something is, the keeper is stopped.
             if self._end_if_due():
                 return
         alive = self.memory.alive
@@ -65,7 +71,7 @@ class Guard:
             if self.memory.alive != alive or self._end_if_due():
                 return
         if self.memory.held:
-            # The process is gone as well, and left something running.
+            # The ward is gone as well, and may have left something running.
             self._end_processes(None)
 
     def _end_if_due(self) -> bool:
@@ -75,8 +81,9 @@ class Guard:
         return due
 
     def _has_something_to_end(self) -> bool:
-        # A supervisor whose run the keeper has killed works beside nobody: it
-        # is given the time to notice.
+        # When the keeper has killed the run of a supervisor, nothing is left
+        # that could work beside the next holder, and the supervisor gets the
+        # time to notice it.
         return self.memory.held and not self.memory.cleared
 
     def _end_processes(self, pidfd: int | None) -> None:

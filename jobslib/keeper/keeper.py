@@ -67,38 +67,40 @@ if TYPE_CHECKING:
 __all__ = ['Keeper', 'main']
 
 # What a process manager or a terminal sends to all processes of a group; the
-# keeper leaves last.
+# keeper must outlive them.
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT,
            signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGPIPE)
 
-# poll() does not count the time that a machine was suspended, so no wait is
-# longer while the lock may be held.
+# The longest wait while the lock may be held, in seconds.  A wait in poll() does
+# not count the time for which the machine was suspended, so after waking up a
+# longer one would go on although the lease has ended.
 MAX_POLL = 0.25
-# The name that the keeper's lines have in the log.
+# The name of the logger in the keeper's lines of the log.
 LOGGER = 'jobslib.keeper'
+# The longest message of the ward, in bytes.
 MAX_MESSAGE = 1 << 18
-# How often the keeper looks what the run has started.
+# How often the keeper looks what the run has started, in seconds.
 LOOK = 1.0
 
 
 class Keeper:
-    """Keeps one session, for one process.
+    """Keeps one session, for one ward.
 
     It has three parts: what it does itself, in its main thread, is here; the
     threads that speak with the lock service are in :class:`Service`; what
     has to be done when is up to :class:`Decisions`.
 
-    :param messages: where the process sends its messages.
-    :param memory: shared with the process.
+    :param messages: the socket by which the ward sends its messages.
+    :param memory: shared with the ward.
     :param config: ``pid, marker, since, supervised, ttl, window,
         renew_interval, grace, kill, renewed, record``.
     :param engine: speaks with the lock service.
-    :param pidfd: of the process; -1: it is gone already.
+    :param pidfd: a pidfd of the ward; -1 when it is gone already.
     """
 
-    # All fields are written by the main thread alone.  Of the memory the main
-    # thread writes all that is the keeper's, but for `until` and what
-    # operators ask: these are up to the service, see there.
+    # All fields are written by the main thread alone.  So are the keeper's
+    # fields in the memory, except `until` and what operators ask, which the
+    # threads of the service write.
 
     def __init__(self, messages: socket.socket, memory: LeaseMemory,
                  config: Document, engine: Engine, pidfd: int) -> None:
@@ -117,24 +119,27 @@ class Keeper:
         self.service = Service(
             engine, memory, self.ttl, self.window, config['renew_interval'],
             config['renewed'], lambda: os.eventfd_write(self.wake_fd, 1))
-        # The process may have the key: what to write on its release.
+        # While the ward may hold the lock: the record to leave in it when the
+        # keeper has to release it; None when the ward certainly does not.
         self.record: Mapping[str, object] | None = config['record']
-        # Of the hold that a release is to end; None: it may not even have it.
+        # The fencing token of the hold that such a release is to end; None when
+        # it is not known whether the ward got the lock.
         self.token: int | None = None
-        # What it is to leave beside the key.
+        # What such a release is to leave beside the lock.
         self.last_notes: dict[str, str] = {}
-        # The run that is under way, for the history of its successors.
+        # The run that is under way.  When the ward cannot say any more how it
+        # ended, the keeper leaves it in the record, for the history.
         self.run_begun: Mapping[str, object] | None = None
         self.run_begins = 0.0
-        # What interrupts the process, or 0.
+        # The signal that interrupts the ward's run, or 0 for none.
         self.signal = 0
-        # What was seen below the process.
+        # What was seen below the ward, and may have left it since.
         self.known: set[tuple[int, int]] = set()
         self.look_at = 0.0
         self.quit = False
 
     def run(self) -> None:
-        """Keep the lease until the process is gone or wants no more."""
+        """Keep the lease until the ward is gone or does not need it any more."""
         if self.pidfd < 0:
             return self._process_is_gone()
         self.service.start()
@@ -151,19 +156,21 @@ class Keeper:
             if self.wake_fd in ready:
                 os.eventfd_read(self.wake_fd)
             if self.messages.fileno() in ready and not self._receive():
-                # Closed by exec(); the process itself goes on.
+                # The ward has become another program by exec(), which closed
+                # its end of the socket.  It still is the process to watch.
                 poller.unregister(self.messages.fileno())
             self._enforce()
         self._give_up()
 
-    # Messages of the process; those that return True are answered.
+    # The messages of the ward: "do" names a method do_...; where that returns
+    # true, the ward waits for an answer.
 
     def _receive(self) -> bool:
         try:
             data = self.messages.recv(MAX_MESSAGE)
         except ConnectionResetError:
-            # The process ended before it had read an answer.  It is said
-            # once; what the process had sent is still to be read.
+            # The ward ended before it had read an answer.  The socket says so
+            # once; what the ward had sent before is still to be read.
             return True
         if not data:
             return False
@@ -175,25 +182,24 @@ class Keeper:
             try:
                 self.messages.send(json.dumps({'number': number}).encode())
             except OSError:
-                # The process has closed the line and waits for no reply; what
-                # it had sent before, that it quits for instance, is still to
-                # be read.
+                # The ward has closed its end and waits for no answer.  What it
+                # had sent before, such as that it quits, is still to be read.
                 pass
         return True
 
     def do_claim(self, record: Mapping[str, object]) -> bool:
-        """The process is about to take the key."""
+        """The ward is about to take the lock, and would leave *record*."""
         self.record = record
         self.token = None
         return True
 
     def do_hold(self, proof: float, record: Mapping[str, object], token: int,
                 signum: int) -> bool:
-        """The process took the key; the session lived at *proof*."""
-        self.record = record
+        """The ward took the lock; the session was alive at *proof*."""
+        self.record, self.last_notes = record, {}
         self.token = token
         self.signal = signum
-        # The state is what the keeper before has begun.
+        # The memory has the state that a keeper before this one has left.
         self.decisions.hold_begins(now(), self.memory.state, self.memory.reason)
         self.memory.forget_control()
         self.service.hold_begins(
@@ -213,7 +219,7 @@ class Keeper:
         return True
 
     def do_stopping(self) -> None:
-        """The process told its run to stop."""
+        """The ward told its run to stop."""
         self.decisions.run_is_told(now())
 
     def do_end(self, stopped: bool, spared: list[int]) -> bool:
@@ -235,9 +241,18 @@ class Keeper:
                 self.memory.held = False
         return True
 
+    def do_leave(self, record: Mapping[str, object],
+                 notes: dict[str, str]) -> None:
+        """The run has an outcome, which is in these: what the ward would leave
+        if it released the lock now."""
+        self.record, self.last_notes = record, notes
+        self.run_begun = None
+
     def do_note(self, key: str, value: str, token: int) -> None:
-        """Write *value* to *key*, while the process has the lock."""
+        """Write *value* to *key*, while the ward holds the lock."""
         self.service.notes.add(key, value, token)
+        if key in self.last_notes:
+            self.last_notes[key] = value
 
     def do_release(self, record: Mapping[str, object],
                    notes: dict[str, str]) -> bool:
@@ -266,7 +281,8 @@ class Keeper:
         loss = self.service.loss_of_hold()
         if not self.decisions.held:
             if loss is not None:
-                # Nothing is lost with it, but the process needs another one.
+                # The session ended while nothing was held.  No run is
+                # concerned, but the ward has to know that it needs another one.
                 self.memory.set_state(LeaseMemory.LOST, loss.reason)
             return
         if now() >= self.look_at:
@@ -287,7 +303,8 @@ class Keeper:
             try:
                 signal.pidfd_send_signal(self.pidfd, self.signal)
             except OSError:
-                # Gone, or of another user by now; then the kill has to do.
+                # It is gone, or runs as another user by now and may not be
+                # signalled; then the kill has to do.
                 pass
 
     def _kill(self, kill: Kill) -> None:
@@ -302,7 +319,7 @@ class Keeper:
             self.decisions.run_is_killed(now())
 
     def _process_is_gone(self) -> None:
-        # What it said last: that it is about to take the key, for instance.
+        # Its last messages count: it may have been about to take the lock.
         while (select.select([self.messages], [], [], 0)[0]
                and self._receive()):
             pass
@@ -348,19 +365,21 @@ def _open_process(pid: int) -> int:
         return -1
 
 
-# What lines of the log say of the job: ``task``, ``fqdn``, ``format``.  Set
-# once, before anything is logged.
+# What the lines of the log need to know: the ``task``, the ``fqdn`` of the
+# machine, and the ``format`` of the log.  Set once, before anything is logged.
 _about: dict[str, str] = {}
 
 
 def _log(text: str) -> None:
-    # In a thread: a pipe that nobody reads must not hold up the keeper.
+    # Written by a thread, because a pipe that nobody reads would hold up
+    # whoever writes to it.
     line = f'{_format(text, time.time())}\n'
     try:
         threading.Thread(target=os.write, args=(2, line.encode()),
                          daemon=True).start()
     except RuntimeError:
-        # There is no room for a thread.  What is reported has to be done.
+        # The system has no room for a thread.  The line is lost, which is
+        # better than not to do what it reports.
         pass
 
 
@@ -379,9 +398,12 @@ def _format(text: str, at: float) -> str:
 
 
 def main(engines: ModuleType) -> None:
-    """Keep a lease: a socket for messages on 0, shared memory on 1.
+    """Keep a lease; the main function of the keeper's process.
 
-    :param engines: what makes the engine, by its function ``make``.
+    Its standard input is the socket for messages, its standard output the file
+    of the shared memory.
+
+    :param engines: the module whose function ``make`` makes the engine.
     """
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
@@ -395,7 +417,8 @@ def main(engines: ModuleType) -> None:
         _about.update(config.get('about') or {})
         pidfd = _open_process(config['pid'])
         if pidfd >= 0 and os.getppid() != config['pid']:
-            # A pid that was reused before it was opened is not our parent.
+            # The ward had ended, and its id was used again before it was
+            # opened here: this is another process.
             os.close(pidfd)
             pidfd = -1
         engine = engines.make(config['engine'])
@@ -406,14 +429,16 @@ def main(engines: ModuleType) -> None:
 
 
 def _fork_guard(keeper: Keeper) -> None:
-    """Start the guard; before any thread, since it is a fork."""
-    # Not opened by the guard: until it gets to that, the keeper may be gone.
+    """Start the guard; to be called before any thread is, since it forks."""
+    # Opened here and not by the guard: the keeper may be gone, and its id used
+    # again, by the time that the guard comes to it.
     keeper_fd = os.pidfd_open(os.getpid())
-    # A guard that has lost its keeper is a child of the supervisor, and must
-    # not be taken for the next keeper.
+    # The guard has its own name from its first moment.  When its keeper is gone
+    # it becomes a child of the supervisor, where only its name tells it from
+    # the next keeper.
     name = processes.rename(processes.GUARD_NAME)
     if os.fork() == 0:
-        # Whatever happens, this must never go on as a keeper.
+        # Whatever is raised here, the guard must never go on as a keeper.
         try:
             keeper.messages.close()
             Guard(keeper.memory, keeper_fd, keeper.pidfd, keeper.pid,

@@ -1,4 +1,9 @@
-"""What the lease keeper and its process know of each other at any moment.
+"""What the lease keeper and its ward know of each other at any moment.
+
+Each writes its own fields, and the others read them when they like, without a
+message and without waiting.  The ward must be able to see that the lease is
+lost while the keeper is busy, and the keeper that the run is silent while the
+ward does not answer.
 
 Standard library only, see :mod:`jobslib.keeper.keeper`.  Times are
 those of :func:`jobslib.clock.now`.
@@ -16,14 +21,13 @@ __all__ = ['LeaseMemory']
 
 
 class LeaseMemory:
-    """Memory that the keeper and its processes share.
+    """Memory that is shared by the keeper, its ward, its guard and the run.
 
-    Each process of ours can map it that has its descriptor, inherited or
-    sent: who runs under the lease sees in it how the lease stands, and
-    notes the progress of the run, without asking anybody.
+    A process maps it by its file descriptor, which it has inherited or was
+    sent.  Each number is written as a whole, so it needs no lock.
 
-    :param fd: of a file of at least :attr:`SIZE` bytes.  It may be closed
-        afterwards.
+    :param fd: the descriptor of a file of at least :attr:`SIZE` bytes; it may
+        be closed afterwards.
     """
 
     SIZE = 4096
@@ -73,7 +77,7 @@ class LeaseMemory:
     def ward_alive(self) -> float:
         """The last sign of life of a supervised ward; the ward writes it.
 
-        In the future: nothing is to be heard of it until then.
+        A time in the future says that it will be silent until then.
         """
         return self._get(self._WARD)
 
@@ -83,8 +87,10 @@ class LeaseMemory:
 
     @property
     def held(self) -> bool:
-        """Whether there may be a run that needs the lease; the keeper
-        writes it."""
+        """Whether there may be a run that needs the lease.
+
+        The keeper writes it, and the ward where there is no keeper.
+        """
         return bool(self._LAYOUT.unpack_from(self._memory, self._HELD)[0])
 
     @held.setter
@@ -94,8 +100,10 @@ class LeaseMemory:
     @property
     def cleared(self) -> bool:
         """Whether the run of a supervised ward was killed, with all that it
-        started; then there is nothing left for the guard to end.  The keeper
-        writes it."""
+        started, so that the guard has nothing left to end.
+
+        The keeper writes it.
+        """
         return bool(self._LAYOUT.unpack_from(self._memory, self._CLEARED)[0])
 
     @cleared.setter
@@ -104,7 +112,8 @@ class LeaseMemory:
 
     @property
     def state(self) -> int:
-        """FINE, STOPPING (the run must stop) or LOST (the lease, too)."""
+        """How the run stands: FINE, STOPPING (it must stop, and the lease is
+        still ours) or LOST (it must stop, because the lease is lost)."""
         return int(self._LAYOUT.unpack_from(self._memory, self._STATE)[0])
 
     def is_valid(self) -> bool:
@@ -124,8 +133,8 @@ class LeaseMemory:
 
     @property
     def version(self) -> int:
-        """Counts what keepers have read of the control key; 0 while the one
-        at work has not read it yet."""
+        """How often the control key has had another value, or 0 while the
+        keeper at work has not read it for this hold."""
         return max(self._count(), 0)
 
     def _count(self) -> int:
@@ -134,14 +143,14 @@ class LeaseMemory:
     def read_control(self) -> tuple[int, bytes]:
         """Return :attr:`version` and the value of the control key.
 
-        What is read while it is being written has an older version, so it
-        is read again.
+        A value that is read while it is being written comes with the version
+        before it, so the reader sees the new version later, and reads again.
         """
         version = self.version
         return version, self._memory[self._CONTROL:].split(b'\0', 1)[0]
 
     def write_control(self, value: bytes) -> None:
-        """Set the value of the control key, if it is not that already."""
+        """Set the value of the control key, unless it is the same as before."""
         if not self.version or value != self.read_control()[1]:
             self._write(self._CONTROL, self.SIZE, value)
             self._LAYOUT.pack_into(
@@ -149,7 +158,8 @@ class LeaseMemory:
 
     def forget_control(self) -> None:
         """Nothing has been read of the control key for this hold."""
-        # Negative, not 0: a number is never used twice.
+        # The count turns negative, which reads as version 0, and is not lost:
+        # a number that came again would make a new value look like an old one.
         self._LAYOUT.pack_into(
             self._memory, self._VERSION, -abs(self._count()))
 

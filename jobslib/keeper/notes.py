@@ -1,5 +1,9 @@
 """What a holder keeps beside its lock, written by a thread of the keeper.
 
+A *note* is a value with a key of its own, such as how far the run is.  Only the
+newest value of each key matters, so a note that could not be written is
+replaced by the next one, and nobody waits for it.
+
 Standard library only, see :mod:`jobslib.keeper.keeper`.
 """
 
@@ -15,24 +19,24 @@ __all__ = ['RETRY', 'Notes']
 
 #: Pause after a request that failed, in seconds.
 RETRY = 0.3
-# The longest pause between attempts to write a note.
+# The longest pause between attempts to write a note, in seconds.
 LONGEST_RETRY = 30.0
 
 
 class Notes:
-    """Of each key the newest value is written, for as long as it counts.
+    """Writes the newest value of each key, and tries again what failed.
 
     :param write: :meth:`jobslib.keeper.engine.Engine.write`.
     """
 
     def __init__(self, write: Callable[[str, str, int], bool]) -> None:
         self._write = write
-        # By key: the newest value, and the fencing token of the holder.  The
-        # keeper's main thread adds and clears, the thread of the notes takes
-        # away; both with the lock below.
+        # The newest value of each key, and the fencing token of the holder.
+        # The keeper's main thread adds and clears, the thread of the notes
+        # removes what it has written; both of them under the lock below.
         self._values: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
-        # Set by the main thread, cleared by the other.
+        # Set by the main thread, cleared by the thread of the notes.
         self._added = threading.Event()
         # Written by the main thread alone.
         self._thread: threading.Thread | None = None
@@ -46,7 +50,8 @@ class Notes:
             try:
                 thread.start()
             except RuntimeError:
-                # There is no room for a thread; the next note tries again.
+                # The system has no room for a thread just now.  The note stays
+                # here, and the next one tries to start the thread again.
                 return
             self._thread = thread
         self._added.set()
@@ -69,13 +74,14 @@ class Notes:
             if self._write_all():
                 pause = None
             else:
-                # A token without the right to do it may never get it.
+                # The pauses grow, because the cause may last: an ACL token
+                # that may not write the key is refused each time.
                 pause = min(2 * pause, LONGEST_RETRY) if pause else RETRY
 
     def _write_all(self) -> bool:
         written = True
         for key in list(self._values):
-            # Another by now, or forgotten.
+            # It may have been cleared since the list was made.
             note = self._values.get(key)
             if note is None:
                 continue
@@ -83,6 +89,7 @@ class Notes:
                 written = False
                 continue
             with self._lock:
+                # A newer value that came meanwhile is still to be written.
                 if self._values.get(key) is note:
                     del self._values[key]
         return written

@@ -1,6 +1,20 @@
-"""Finding and ending a task's process and all that it started.
+"""Finding and ending a run's process and all that it started.
 
-Linux only: reads ``/proc``.  Standard library only, see ``keeper``.
+Why it is hard.  A process can leave its parent, its session, its process group
+and its environment behind, and a process that is looked for may fork while the
+list of all processes is read.  A process id may be used again by another
+program at any time.
+
+How it is done.  What a run starts is recognized by several marks, each of which
+is hard to shed together with the others: its ancestors, a value in its limits
+that every descendant inherits, an entry of its environment, the shared memory
+that it has mapped, and the list of those that were seen below it before.  A
+process is named by its id together with its start time, and signals are sent
+by a pidfd, so no other program is ever hit.  After each round of kills all
+processes are looked at again, until nothing is found.
+
+Linux only, since it reads ``/proc``.  Standard library only, see
+:mod:`jobslib.keeper.keeper`.
 """
 
 from __future__ import annotations
@@ -14,14 +28,15 @@ __all__ = ['GUARD_NAME', 'KEEPER_NAME', 'KEEPER_VARIABLE', 'children', 'end',
            'end_gently', 'find', 'is_marked', 'leftovers', 'mark', 'rename',
            'start_time', 'still_there', 'unmark']
 
-#: Marks keepers, in their environment: they leave last, on their own.
+#: The environment variable by which keepers are recognized.  They are never
+#: ended here: a keeper leaves last, by itself.
 KEEPER_VARIABLE = 'JOBSLIB_KEEPER'
 
-#: The names of the commands of a keeper that was forked, and of a guard; at
-#: most 15 characters.
+#: The command names by which a forked keeper and a guard are recognized; the
+#: kernel takes at most 15 characters.
 KEEPER_NAME, GUARD_NAME = 'jobslib-keeper', 'jobslib-guard'
 
-#: Marks, in their environment, the processes that a task started.
+#: The environment variable by which what a run has started is recognized.
 MARKER_VARIABLE = 'JOBSLIB_LEASE'
 
 # The limit of file locks, which means nothing to any Linux since 2.4.25.  It is
@@ -29,24 +44,28 @@ MARKER_VARIABLE = 'JOBSLIB_LEASE'
 # its value can be a mark.
 RLIMIT_LOCKS = 10
 
+# How long killed processes are waited for before all are looked at again, and
+# from one call of *tick* to the next, in seconds.
 RESCAN = 5.0
-# The most of a command that is shown, in characters.
-MAX_NAME = 80
 TICK = 0.25
-# How often it is said that something is still waited for.
+# How often it is reported that something is still waited for, in seconds.
 SAY_AGAIN = 60.0
+# How much of a command line is shown, in characters.
+MAX_NAME = 80
 
-# How long a tracker may take to clear up when all others are gone, in seconds.
+# How long a resource tracker may take to clear up when all others are gone, in
+# seconds.
 TRACKER_PATIENCE = 0.2
 
-# How many of the youngest processes are looked at for one that forks and ends
-# again and again, and how often: where something was found, and where not.
+# To find a process that forks and ends again and again, so many of the youngest
+# processes are looked at, so many times: CATCHES when something had to be killed
+# before, FEW otherwise.
 YOUNGEST = 16
 CATCHES = 20
 FEW = 3
 
-# What multiprocessing starts beside the processes of a program, on the command
-# line.  They end by themselves when the program does.
+# What multiprocessing starts beside the processes of a program, as it stands on
+# their command lines.  They end by themselves when the program does.
 TRACKER = b'multiprocessing.resource_tracker'
 HELPERS = (TRACKER, b'multiprocessing.forkserver')
 
@@ -76,17 +95,18 @@ def start_time(pid: int) -> int:
 def find(root: int, marker: str, known: set[tuple[int, int]],
          since: int = 0,
          spared: frozenset[int] = frozenset()) -> set[tuple[int, int]]:
-    """Return what *root* started and what still lives, *root* excluded.
+    """Return what *root* started and what still lives, without *root*.
 
-    A process belongs to it that descends from it; that has *marker*, whoever
-    its parent is now: in its limits, in its environment or, forked from the
-    task, in its memory map; or that is among *known*, which were seen below
-    *root* before.  With each of them come its descendants.
+    These are the descendants of *root*; the processes that have *marker*,
+    whoever their parent is now, in their limits, in their environment or, when
+    they were forked from the run, in their memory map; those of *known* that
+    have not ended; and the descendants of all these.
 
-    :param since: :func:`start_time` of *root*; older processes are not
-        looked at, which saves most of the work.
-    :param spared: processes that are not returned, but for what they started;
-        with them go the helpers of multiprocessing that are their children.
+    :param known: what was seen below *root* before.
+    :param since: :func:`start_time` of *root*; no marks are looked for in older
+        processes, which saves most of the work.
+    :param spared: processes that are not returned, nor the helpers of
+        multiprocessing among their children; what else they started is.
     :returns: pairs of process id and start time, which tell a process from
         a later one of the same id.
     """
@@ -107,21 +127,22 @@ def find(root: int, marker: str, known: set[tuple[int, int]],
 
 
 def children(root: int) -> set[tuple[int, int]]:
-    """Return the descendants of *root*, at little cost."""
+    """Return the descendants of *root*, without looking at all processes."""
     return {(pid, start) for pid, start, _ in _descend(root)}
 
 
 def leftovers(root: int, spared: frozenset[int] = frozenset(),
               ) -> dict[tuple[int, int], str]:
-    """Return what runs below *root*, with the name of each, at little cost.
+    """Return what runs below *root*, without looking at all processes.
 
     Left out are keepers, *spared* and the helpers of multiprocessing that are
     children of those, but not what any of these started.
 
     :returns: the names of the commands by process id and start time.
     """
-    # A process whose parent ends while these are looked at has moved to where
-    # it was looked before: that there is none is believed when seen twice.
+    # When its parent ends meanwhile, a process moves to another parent, whose
+    # children may have been looked at already.  So nothing found counts only
+    # when it is found twice.
     for _ in range(2):
         found = {(pid, start): _command(pid)
                  for pid, start, parent in _descend(root)
@@ -144,8 +165,9 @@ def end(root: int, pidfd: int | None, marker: str,
         report: Callable[[str], None] | None = None) -> int:
     """Kill what *root* started, and wait until it is gone.
 
-    :param pidfd: of *root*, to kill it as well; ``None`` spares it.
-    :param tick: called now and then while it waits.
+    :param pidfd: a pidfd of *root*, to kill it as well; ``None`` spares it.
+    :param known: see :func:`find`.
+    :param tick: called every quarter of a second while it waits.
     :param since: see :func:`find`.
     :param spared: see :func:`find`.
     :param report: called with a line that says what is waited for, when it
@@ -153,7 +175,7 @@ def end(root: int, pidfd: int | None, marker: str,
     :returns: how many processes were killed, *root* not counted.
     """
     if pidfd is not None:
-        # Stopped, it starts nothing more while the others are looked for.
+        # While it is stopped, it starts nothing new, and the others are found.
         _send(pidfd, signal.SIGSTOP)
     waiting = _Waiting(tick, report)
     killed: set[tuple[int, int]] = set()
@@ -161,8 +183,9 @@ def end(root: int, pidfd: int | None, marker: str,
         found = find(root, marker, known, since, spared)
         trackers = {each for each in found if _is_tracker(each[0])}
         if trackers == found and (pidfd is None or _has_ended(pidfd)):
-            # With the last of the program's processes gone they remove the
-            # semaphores and the shared memory that it had, and then end.
+            # When all other processes of the program are gone, a resource
+            # tracker removes the semaphores and the shared memory that they
+            # left, and then ends.  Killed before, it would leave them behind.
             _wait_for_all(trackers, TRACKER_PATIENCE)
         else:
             found -= trackers
@@ -180,7 +203,8 @@ def end(root: int, pidfd: int | None, marker: str,
         killed |= pidfds.keys()
         if pidfds:
             continue
-        # What was found, if anything, has ended meanwhile, and may have forked.
+        # Nothing was left to kill.  What was found, if anything, has ended by
+        # itself meanwhile, and may have forked before it did.
         caught = _catch(root, marker, since, spared,
                         CATCHES if found or killed else FEW)
         killed |= caught
@@ -205,9 +229,9 @@ def end_gently(root: int, marker: str, known: set[tuple[int, int]],
     told: dict[tuple[int, int], str] = {}
     ends = time.monotonic() + grace
     while left := leftovers(root, spared):
-        # What comes to be meanwhile, a child of one of them, is told too.
+        # Processes that one of them has started meanwhile are told as well.
         for each in left.keys() - told.keys():
-            # A tracker whose program is gone clears up, and then ends.
+            # A resource tracker ends by itself when it has cleared up.
             if _is_tracker(each[0]):
                 continue
             if (fd := _open(*each)) is not None:
@@ -221,7 +245,8 @@ def end_gently(root: int, marker: str, known: set[tuple[int, int]],
             tick()
     if not told and not still_there(known):
         return []
-    # What has left the family, too, and whatever did not obey.
+    # Now also those that are not below *root* any more, and those that are
+    # still there after SIGTERM.
     since = start_time(root)
     for each in find(root, marker, known, since, spared):
         told.setdefault(each, _command(each[0]))
@@ -231,14 +256,14 @@ def end_gently(root: int, marker: str, known: set[tuple[int, int]],
 
 def _catch(root: int, marker: str, since: int, spared: frozenset[int],
            tries: int) -> set[tuple[int, int]]:
-    """Kill what forks and ends again and again, and return it.
+    """Kill processes that fork and end again and again, and return them.
 
-    Such a process is gone, and its child is somewhere else, by the time that
-    all processes have been looked at.  So only a few are looked at here, and
-    each is killed at once: what is below *root*, as leftovers() sees it, and
-    the youngest of all.
+    By the time that all processes have been looked at, such a process has
+    ended, and its child has an id that was passed already.  So only a few are
+    looked at here, and each is killed at once: those below *root*, as
+    :func:`leftovers` sees them, and the youngest on the machine.
 
-    :param tries: after so many looks in vain there is none.
+    :param tries: how many looks in vain are enough to say that there is none.
     """
     caught: set[tuple[int, int]] = set()
     vain = 0
@@ -269,8 +294,9 @@ def _youngest(root: int, marker: str, since: int,
 
 
 def _by_age() -> list[int]:
-    """Return the ids of all processes, of the youngest first."""
-    # The numbers go up, and then begin anew; this is the last one.
+    """Return the ids of all processes, the youngest first."""
+    # Ids go up to the kernel's limit and then begin anew, so those above the
+    # newest one, which stands here, are the oldest.
     with open('/proc/loadavg', 'rb') as file:
         last = int(file.read().split()[-1])
     return sorted(map(int, filter(str.isdigit, os.listdir('/proc'))),
@@ -278,21 +304,19 @@ def _by_age() -> list[int]:
 
 
 class _Waiting:
-    """Waits for the end of processes, and says so when it takes long."""
+    """Waits for processes to end, and reports when that takes long."""
 
     def __init__(self, tick: Callable[[], object] | None,
                  report: Callable[[str], None] | None) -> None:
         self._tick = tick
         self._report = report
         self._say_at = 0.0
-        self._rounds = 0
 
     def wait(self, pidfds: list[int], refused: set[tuple[int, int]]) -> None:
-        """Wait until all have ended; give up after a while, to look again.
+        """Wait until all have ended, or for :data:`RESCAN` seconds.
 
         :param refused: those that may not be killed.
         """
-        self._rounds += 1
         if refused:
             self._say('of other users, which may not be killed',
                       [pid for pid, _ in refused])
@@ -325,7 +349,8 @@ def _status(pid: int) -> tuple[int, int] | None:
     """Return parent and start time of *pid*, ``None`` if it has ended."""
     try:
         with open(f'/proc/{pid}/stat', 'rb') as file:
-            # The name, in parentheses, can have any character in it.
+            # The fields are counted from behind the name of the command, which
+            # is in parentheses and can have spaces and parentheses in it.
             fields = file.read().rpartition(b')')[2].split()
     except OSError:
         return None
@@ -346,32 +371,38 @@ def _scan() -> tuple[dict[int, list[int]], dict[int, int]]:
 
 
 def _number(marker: str) -> int:
-    # Below infinity, and so large that no other limit is the same.
+    """Return the limit that stands for *marker*."""
+    # So large that no limit set for a purpose is the same, and smaller than
+    # "unlimited".
     return int(marker[:15], 16) | 1 << 60
 
 
 def _limit_locks(number: int | None) -> None:
-    # Imported late: the keeper marks nothing.
+    # Imported here, because the keeper, which marks nothing, does not need it.
     import resource
     hard = resource.getrlimit(RLIMIT_LOCKS)[1]
     try:
         resource.setrlimit(
             RLIMIT_LOCKS, (hard if number is None else number, hard))
     except (ValueError, OSError):
-        # The hard limit is lower; the other marks have to do.
+        # Somebody has set a lower hard limit; then the other marks have to do.
         pass
 
 
 def is_marked(pid: int, marker: str) -> bool:
-    """Return whether *pid* was started by what has *marker*, or forked."""
-    # Environment and memory map are for where the limits are not shown.
+    """Return whether *pid* has inherited *marker*."""
+    # Environment and memory map are looked at as well, because the limits are
+    # neither shown nor set everywhere.
     return (b' %d ' % _number(marker) in _read(pid, 'limits')
             or any(marker.encode() in _read(pid, name)
                    for name in ('environ', 'maps')))
 
 
 def rename(name: str) -> str:
-    """Give this thread, and what it forks, a name; return the one before."""
+    """Give this thread, and what it forks, a command name.
+
+    :returns: the name that it had before.
+    """
     with open('/proc/thread-self/comm', 'r+', encoding='utf-8',
               errors='surrogateescape') as file:
         before = file.read().rstrip('\n')
@@ -381,7 +412,8 @@ def rename(name: str) -> str:
 
 
 def _is_keeper(pid: int) -> bool:
-    # A process that was forked shows the environment of its parent.
+    # A forked keeper shows the environment of its parent, so it is recognized
+    # by its name.
     return (f'{KEEPER_VARIABLE}='.encode() in _read(pid, 'environ')
             or _title(pid) in (KEEPER_NAME, GUARD_NAME))
 
@@ -396,13 +428,13 @@ def _is_helper(pid: int) -> bool:
 
 
 def _title(pid: int) -> str:
-    """Return the name that *pid* has given itself, see :func:`rename`."""
+    """Return the command name of *pid*, see :func:`rename`."""
     return _read(pid, 'comm').decode('utf-8', 'replace').strip()
 
 
 def _command(pid: int) -> str:
     """Return the command of *pid*, for a line of the log."""
-    # What a process that ends has no more is empty.
+    # The command line of a process that is about to end is empty.
     words = _read(pid, 'cmdline').replace(b'\0', b' ').decode('utf-8', 'replace')
     return ' '.join(words.split())[:MAX_NAME] or _title(pid) or '?'
 
@@ -410,7 +442,7 @@ def _command(pid: int) -> str:
 def _descend(root: int) -> Iterator[tuple[int, int, int]]:
     """Return id, start time and parent of what runs below *root*."""
     queue = [root]
-    # Not all kernels list the children of a process.
+    # Kernels that do not list the children of a process need a look at all.
     below = (None if os.path.exists(f'/proc/{root}/task/{root}/children')
              else _scan()[0])
     while queue:
@@ -443,6 +475,8 @@ def _children(pid: int) -> list[int]:
 
 
 def _open(pid: int, start: int) -> int | None:
+    """Return a pidfd of the process *pid* that started at *start*, if it is
+    still there."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
@@ -479,7 +513,7 @@ def _pid_of(pidfd: int) -> int:
 
 def _wait_for_all(processes: Iterable[tuple[int, int]],
                   timeout: float) -> None:
-    """Wait until all of *processes* have ended, or until it is *timeout*."""
+    """Wait until all of *processes* have ended, at most *timeout* seconds."""
     ends = time.monotonic() + timeout
     while (left := still_there(set(processes))) and time.monotonic() < ends:
         _wait_for_any(left, ends - time.monotonic())
@@ -487,7 +521,7 @@ def _wait_for_all(processes: Iterable[tuple[int, int]],
 
 def _wait_for_any(processes: Iterable[tuple[int, int]],
                   timeout: float) -> None:
-    """Wait until one of *processes* has ended, or until it is *timeout*."""
+    """Wait until one of *processes* has ended, at most *timeout* seconds."""
     poller = select.poll()
     pidfds = [fd for each in processes if (fd := _open(*each)) is not None]
     for fd in pidfds:

@@ -1,11 +1,12 @@
-"""The keeper's dealings with the lock service, by threads of their own.
+"""What the keeper does with the lock service, in threads of its own.
 
 They renew the session, watch the lock while it is held, write notes and do
-the service's chores.  What they find out is for the keeper's main thread,
-which decides, in :mod:`jobslib.keeper.keeper`.
+the service's chores.  They decide nothing: what they find out is for the
+keeper's main thread, in :mod:`jobslib.keeper.keeper`.
 
-Which thread may write a field stands beside it: *main* is the keeper's main
-thread, the others are named after their methods here.  Standard library only.
+A comment beside each field says which thread may write it: *main* is the
+keeper's main thread, the others are named after their methods here.  Standard
+library only.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ['Hold', 'Service']
 
-# When a renewal is overdue, a short request is sent every so often.
+# While a renewal is overdue, a request with this short timeout is sent at this
+# interval, both in seconds.
 PROBE_TIMEOUT = 0.3
 PROBE_INTERVAL = 0.4
-# How much of the TTL an idle session lives on between renewals.
+# While nothing is held, the session is renewed after this share of its TTL.
 IDLE_SHARE = 0.8
-# What was taken a moment ago needs no look: a run that is shorter costs none.
+# How long after it was taken a lock is looked at first, in seconds, so that a
+# run that is shorter costs no request for it.
 WATCH_DELAY = 0.2
 
 REASONS = {
@@ -49,7 +52,10 @@ REASONS = {
 
 
 class Hold:
-    """One time that the lock is held; each is an object of its own.
+    """One period in which the lock is held.
+
+    A thread that waited for an answer compares the object, to know whether the
+    answer is still about the hold that it was asked for.
 
     :param began: when the lock was taken.
     """
@@ -62,12 +68,12 @@ class Service:
     """Keeps one session of a lock service.
 
     :param engine: speaks with the service.
-    :param memory: where it stands until when the lease is ours.
+    :param memory: receives until when the lease is ours, and what operators ask.
     :param ttl: how long the session lives without a renewal.
     :param window: for how long a renewal proves that the lease is ours.
-    :param renew_interval: from one renewal to the next, while held.
+    :param renew_interval: from one renewal to the next, while the lock is held.
     :param renewed: when the session was made or renewed last.
-    :param wake: called when the lease was lost.
+    :param wake: wakes the main thread; called when the lease was lost.
     """
 
     def __init__(self, engine: Engine, memory: LeaseMemory, ttl: float, window: float,
@@ -82,16 +88,17 @@ class Service:
         self._wake = wake
         # Written by main alone.
         self.hold: Hold | None = None
-        # Of the two that follow, and of memory.until: written by main, _renew
-        # and _renew_overdue; of the loss: by _watch as well.
+        # Protects the two fields that follow, and memory.until.  All three are
+        # written by main, _renew and _renew_overdue, the loss by _watch as well.
         self._lock = threading.Lock()
         self._renewed = renewed
         self.loss: Loss | None = None
         # Set and cleared by main.
         self._held = threading.Event()
-        # Set by main, cleared by _renew: there is another time to wait for.
+        # Set by main when the next renewal is due at another time than before;
+        # cleared by _renew.
         self._changed = threading.Event()
-        # Set by main: the threads are to end.
+        # Set by main when the threads are to end.
         self._over = threading.Event()
 
     def start(self) -> None:
@@ -113,8 +120,8 @@ class Service:
     def hold_begins(self, proof: float, too_late: Callable[[], bool]) -> None:
         """The lock was taken, by a request that was sent at *proof*.
 
-        :param too_late: whether there is no time left for a run, since it
-            took long to take it.
+        :param too_late: tells whether taking it took so long that no time is
+            left for a run; then the session is renewed at once.
         """
         self._prove(proof)
         self.hold = Hold(now())
@@ -125,14 +132,14 @@ class Service:
         self._changed.set()
 
     def hold_ends(self) -> None:
-        """The lock is not held, or it is about to be released."""
+        """The lock is not held any more, or is about to be released."""
         self._held.clear()
         self.hold = None
         self.notes.clear()
         self.engine.rest(True)
 
     def loss_of_hold(self) -> Loss | None:
-        """Return how this hold was lost, if it was; or the idle session."""
+        """Return how this hold, or the session while idle, was lost, if it was."""
         loss = self.loss
         return loss if loss and loss.hold in (None, self.hold) else None
 
@@ -141,11 +148,11 @@ class Service:
                 ends: float) -> None:
         """Release the lock and end the session, if the service lets us.
 
-        :param record: makes what to leave in the lock; ``None``: the lock is
-            not ours in any case.
+        :param record: makes the record to leave in the lock; ``None`` when the
+            lock is certainly not ours.
         :param notes: what to leave beside it, by key.
-        :param token: of the hold that is to end; ``None``: it is not known
-            whether there is one.
+        :param token: the fencing token of the hold that is to end; ``None``
+            when it is not known whether the lock was taken at all.
         :param ends: until when to try.
         """
         self.engine.rest(False)
@@ -156,7 +163,7 @@ class Service:
         self.engine.clear_up()
 
     def renew(self, timeout: float | None = None) -> bool:
-        """Renew the session; return whether it was."""
+        """Renew the session; return whether it was renewed."""
         sent = now()
         answer = self.engine.renew(timeout)
         if answer == ENDED:
@@ -170,7 +177,7 @@ class Service:
         return True
 
     def _prove(self, sent: float) -> None:
-        """The session lived at *sent*, or later."""
+        """The session was alive at *sent*, or later."""
         with self._lock:
             self.memory.until = max(self.memory.until, sent + self.window)
 
@@ -188,7 +195,7 @@ class Service:
             self.loss is None or self.loss.hold is not None)
 
     def _renew(self) -> None:
-        """Renew the session for ever."""
+        """Renew the session each time that it is due."""
         while self._goes_on():
             self._changed.clear()
             left = self._renew_at() - now()
@@ -200,15 +207,17 @@ class Service:
     def _renew_at(self) -> float:
         at = self._renewed + self.ttl * IDLE_SHARE
         if self.hold is not None:
-            # Whoever took the lock has proven that the session lives.
+            # Counted from the last proof that the session lives, which may be
+            # newer than the last renewal: taking the lock is a proof as well.
             at = min(at, self.memory.until - self.window + self.renew_interval)
         return at
 
     def _renew_overdue(self) -> None:
-        """Renew the session when that is overdue.
+        """Renew the session by short requests when a renewal is overdue.
 
-        A request whose packets were lost is waited for in vain, as long as a
-        slow answer may take.  Short ones beside it see when the line is back.
+        When packets are lost, a request is waited for in vain for its whole
+        timeout, which has to be long enough for a slow answer.  Short requests
+        beside it succeed as soon as the network works again.
         """
         while self._goes_on():
             self._held.wait()
@@ -251,7 +260,7 @@ class Service:
         return sight.mark
 
     def _do(self, chore: Chore) -> None:
-        """Do a chore for ever."""
+        """Do a chore again and again, until the session is over."""
         while not self._over.is_set():
             began = now()
             chore.call()

@@ -17,22 +17,24 @@ MIN_GRACE = 0.5
 
 
 class Timings:
-    """When a lease is renewed, and when the run it guards has to stop.
+    """When a lease is renewed, and when the run that it guards has to stop.
 
-    A session can end at any moment, with much of its TTL left (the agent
-    leaves, an operator destroys it, a leader that was paused is elected
-    again).  From the last renewal that is known to have succeeded, the
-    holder is then protected by the lock-delay alone; hence the window.
+    A session can end at any moment, with much of its TTL left: when its agent
+    leaves the cluster, when an operator destroys it, when a leader that was
+    paused is elected again.  Nothing but the lock-delay then keeps others from
+    the lock, and the holder knows of no later moment at which the session
+    lived than its last successful renewal.  So from there on it may rely on
+    the lock for the *window*: the TTL or the lock-delay, whichever is shorter.
     """
 
     def __init__(self, ttl: float, lock_delay: float, window: float,
                  renew_interval: float, timeout: float, grace: float,
                  kill: float, check_ttl: float | None = None) -> None:
-        #: TTL of the session.
+        #: The TTL of the session.
         self.ttl = ttl
-        #: How long Consul keeps the key from others when a session ended.
+        #: For how long others are kept from the lock after a session ended.
         self.lock_delay = lock_delay
-        #: How long after a renewal was sent the lease is certainly ours.
+        #: For how long, since a renewal was sent, the lease is certainly ours.
         self.window = window
         #: From one renewal to the next.
         self.renew_interval = renew_interval
@@ -40,9 +42,10 @@ class Timings:
         self.timeout = timeout
         #: From the interrupt of the run to its kill.
         self.grace = grace
-        #: Allowance for the kill to be done.
+        #: How long a kill may take until all processes are gone.
         self.kill = kill
-        #: How soon the agent notices a dead machine, if it is to.
+        #: The TTL of the agent's health check, by which a dead container is
+        #: noticed; ``None`` when there is no such check.
         self.check_ttl = check_ttl
 
     @classmethod
@@ -74,16 +77,16 @@ class Timings:
 
     @property
     def slack(self) -> float:
-        """The longest outage of Consul that disturbs nothing."""
+        """The longest outage of the lock service that disturbs no run."""
         return self.window - self.renew_interval - self.grace - self.kill
 
     @property
     def dead_machine(self) -> float:
         """The longest time until the lock of a dead machine is free.
 
-        With :attr:`check_ttl` it is that of a dead container whose agent
-        lives; when the agent has died as well, the other agents notice by
-        gossip, in some seconds as a rule.
+        With :attr:`check_ttl` this holds for a container that died while its
+        agent lives.  When the agent has died as well, the other agents notice
+        by gossip, which takes some seconds as a rule.
         """
         noticed = 2 * self.ttl if self.check_ttl is None else self.check_ttl
         return noticed + self.lock_delay

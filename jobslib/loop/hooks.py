@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from jobslib.interrupts import Interrupts
     from jobslib.oneinstance import BaseLock
-    from jobslib.run.handle import Result, RunHandle
+    from jobslib.run.handle import RunHandle
+    from jobslib.run.result import Result
     from jobslib.runs import Run
 
 __all__ = ['TaskHooks']

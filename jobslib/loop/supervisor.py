@@ -16,12 +16,12 @@ from jobslib.config import Config
 from jobslib.environment import NOTIFY_SOCKET
 from jobslib.exceptions import ConfigError, LockError, Terminate
 from jobslib.exitcodes import ExitCode
-from jobslib.folding import folded
 from jobslib.interrupts import Interrupts
 from jobslib.logs import protect
 from jobslib.run.channel import fill_standard
-from jobslib.run.handle import RunHandle, describe_end
+from jobslib.run.handle import RunHandle
 from jobslib.run.prctl import adopt_orphans
+from jobslib.run.result import describe_end
 from jobslib.schedule.ledger import Records
 
 TYPE_CHECKING = False
@@ -158,7 +158,7 @@ def _supervise(process: RunHandle, exported: Document,
         _refuse_half_a_lock(lock, config)
     except (ConfigError, LockError) as exc:
         return _refuse(str(exc), exc)
-    process.answers = answers_of(lock, context)
+    process.questions.answers = answers_of(lock, context)
     process.grace = lock.watchdog.grace
     if not config.cold_standby:
         with interrupts.interruptible(process.interrupt):
@@ -213,6 +213,7 @@ def _refuse(message: str, exc: Exception | None = None) -> int:
         # Code of the user that broke.
         import traceback
         traceback.print_exception(exc.__cause__)
+    from jobslib.folding import folded
     print(folded(f'runjob: error: {message}', sys.stderr), file=sys.stderr)
     return ExitCode.USAGE
 

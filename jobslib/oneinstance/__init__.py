@@ -275,6 +275,14 @@ class BaseLock:
         :raises LockUnavailableError: the lock's service did not answer.
         """
 
+    def secure_outcome(self) -> None:
+        """A run has ended, and its outcome is in :attr:`history` and
+        :attr:`schedule`: it is to be known even if this process dies before
+        it saves or releases anything.
+
+        It returns at once, and asks nobody who is not on this machine.
+        """
+
     def save_history(self) -> None:
         """Keep the history beside the lock, which is held and is kept.
 

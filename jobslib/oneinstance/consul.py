@@ -251,14 +251,11 @@ class ConsulLock(BaseLock):
         lease = self._lease
         assert lease is not None
         token, self._token = self._token, None
-        record = self._record | {'schedule': dict(self.schedule),
-                                 'token': token, 'released': time.time()}
+        record = self._last_record(token) | {'released': time.time()}
         history: bytes | None = None
         try:
             if self.history is not None:
                 history = encode(self.history)
-                # It has the runs of those who vanished.
-                record.pop('before', None)
             lease.end_run(self.spared)
             released = lease.is_valid()
             if released:
@@ -358,6 +355,13 @@ class ConsulLock(BaseLock):
         with contextlib.closing(self.client):
             self._read()
 
+    def secure_outcome(self) -> None:
+        if (self._lease is not None and self._token is not None
+                and self._pid == os.getpid()):
+            history = None if self.history is None else encode(self.history)
+            self._lease.leave(self._last_record(self._token),
+                              self._last_notes(history))
+
     def save_history(self) -> None:
         if self.history is not None:
             self._note_history(encode(self.history), self._token)
@@ -372,6 +376,15 @@ class ConsulLock(BaseLock):
         from jobslib.oneinstance import consulview
         with contextlib.closing(self.client):
             return consulview.hand_in(self.client, self.key, handed_in)
+
+    def _last_record(self, token: int | None) -> dict[str, object]:
+        """Return what is left in the key for the next holder."""
+        record = self._record | {
+            'schedule': dict(self.schedule), 'token': token}
+        if self.history is not None:
+            # It has the runs of those who vanished.
+            record.pop('before', None)
+        return record
 
     def _last_notes(self, history: bytes | None) -> dict[str, str]:
         from jobslib.consul.client import history_key

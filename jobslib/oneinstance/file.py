@@ -39,7 +39,7 @@ __all__ = ['FileLock']
 
 POLL_INTERVAL = 0.1
 # The mark of what the runs of a holder start, and the id of no process.
-MARKER = re.compile('[0-9a-f]{32}')
+MARKER = '[0-9a-f]{32}'
 NOBODY = -1
 MAX_SIZE = 1 << 20
 
@@ -183,6 +183,9 @@ class FileLock(BaseLock):
                 return
             time.sleep(min(left, POLL_INTERVAL))
 
+    def secure_outcome(self) -> None:
+        self.save_history()
+
     def save_history(self) -> None:
         # Written again with the next run, or on release, which reports it.
         with contextlib.suppress(LockUnavailableError):
@@ -279,7 +282,7 @@ class FileLock(BaseLock):
         """
         marker = record.get('marker')
         if ('released' in record or not isinstance(marker, str)
-                or not MARKER.fullmatch(marker)
+                or not re.fullmatch(MARKER, marker)
                 # Left by it, too, to take its place.
                 or processes.is_marked(os.getpid(), marker)):
             return

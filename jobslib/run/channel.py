@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# What socket is made of; that takes ten times as long to import.
+# The module socket is built on this one, and takes ten times as long to import.
 import _socket as socket
 import fcntl
 import json
@@ -17,21 +17,24 @@ if TYPE_CHECKING:
 
 __all__ = ['Channel', 'descriptors', 'fill_standard', 'pair', 'shed']
 
-#: The most of one packet, in bytes; a message that is longer takes several.
+#: The longest packet, in bytes; a message that is longer takes several.
 PACKET = 32 * 1024
+# What a packet begins with: more of the message follows, or this is its end.
 MORE, LAST = b'+', b'.'
+# How many descriptors can be sent with a message.
 MAX_DESCRIPTORS = 8
 
 
 class Channel:
-    """One end of a connection that carries messages, dicts that fit JSON.
+    """One end of a connection that carries messages: dicts that JSON can hold.
 
-    A task may close all descriptors, and open files that have their numbers
-    then: before each use it is made sure that the descriptor is still ours.
+    A task may close any descriptor, and open a file that gets its number.  So
+    before each use it is made sure that the descriptor is still the channel's.
     """
 
     def __init__(self, end: socket.socket) -> None:
-        # Above those of the standard streams, which may have been closed.
+        # The standard streams may be closed.  The descriptor must not get one of
+        # their numbers, or what the task prints would go into the channel.
         self._fd = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
         end.close()
         self._inode = os.fstat(self._fd).st_ino
@@ -44,7 +47,7 @@ class Channel:
 
     @property
     def is_intact(self) -> bool:
-        """Whether the descriptor is still the one that it was."""
+        """Whether the descriptor is still that of the channel."""
         try:
             return os.fstat(self._fd).st_ino == self._inode
         except OSError:
@@ -54,7 +57,7 @@ class Channel:
              descriptors: Sequence[int] = ()) -> None:
         """Send *message*, and copies of *descriptors* with it.
 
-        :raises ConnectionError: the other end is gone, or this one is.
+        :raises ConnectionError: one of the two ends was closed.
         """
         self._expect_intact()
         data = json.dumps(message).encode()
@@ -71,10 +74,11 @@ class Channel:
             raise ConnectionError(str(exc)) from exc
 
     def receive(self) -> tuple[Document, list[int]] | None:
-        """Return the next message and its descriptors; it waits for it.
+        """Wait for the next message; return it and the descriptors with it.
 
-        ``None``: the other end is gone, or this one is; or what came is no
-        message, since a task has written to a descriptor that is not its own.
+        It is ``None`` when one of the two ends was closed, and when what came is
+        not a message, because a task has written to a descriptor that is not
+        its own.
         """
         while True:
             if not self.is_intact:
@@ -84,8 +88,9 @@ class Channel:
                     PACKET + 1, socket.CMSG_LEN(4 * MAX_DESCRIPTORS),
                     socket.MSG_CMSG_CLOEXEC)
             except ConnectionResetError:
-                # The other end has left without having read all.  It is said
-                # once; what that had sent is still to be read.
+                # The other end was closed without having read everything.  The
+                # socket says so once; what the other end had sent before is
+                # still to be read.
                 continue
             except OSError:
                 return None
@@ -121,16 +126,16 @@ def pair() -> tuple[Channel, Channel]:
 
 
 def fill_standard() -> None:
-    """Open the standard streams that are closed, onto nothing.
+    """Open the standard streams that are closed, as the null device.
 
-    Else a file of ours would become one of them, and what a task prints
-    would be written into it.
+    Otherwise the next file that is opened here would get the number of one of
+    them, and what a task prints would be written into it.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            # The lowest number that is free: this one.
+            # open() takes the lowest number that is free, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
@@ -141,19 +146,19 @@ def descriptors() -> list[int]:
         try:
             os.fstat(fd)
         except OSError:
-            # That of the folder itself.
+            # It was open for the list of the folder, and is closed by now.
             continue
         found.append(fd)
     return found
 
 
 def shed(keep: Container[int]) -> None:
-    """Have all descriptors but those to *keep* lead nowhere.
+    """Make all descriptors but those to *keep* lead to the null device.
 
-    In the run's process: what the supervisor has open is not for a task to
-    write to, its connections to the keeper and to the lock's service, say.
-    They are not closed, since Python objects have their numbers, and would
-    close whatever got those next.
+    The run's process does so with those that it has inherited, such as the
+    connections of the supervisor to the keeper and to the lock service: a task
+    must not be able to write to them.  They are not closed, because there are
+    Python objects that would later close whatever gets the same numbers.
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in descriptors():
@@ -171,9 +176,10 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 
 def _above_standard(fd: int) -> int:
-    """Return *fd*, or a copy where it is one of the standard streams.
+    """Return *fd*, or a copy of it where its number is that of a standard stream.
 
-    A task that has closed those would print into it, and close it with them.
+    A task that has closed the stream would print into it, and may close it once
+    more.
     """
     if fd > 2:
         return fd

@@ -9,18 +9,20 @@ import time
 import warnings
 
 from jobslib.clock import now
-from jobslib.exceptions import LockError, Terminate
+from jobslib.exceptions import Terminate
 from jobslib.keeper import processes
 from jobslib.run import leftovers
 from jobslib.run.channel import descriptors, pair, shed
 from jobslib.run.memory import Memory
 from jobslib.run.prctl import die_with_parent
+from jobslib.run.questions import Questions
+from jobslib.run.result import Result, describe_end
 from jobslib.run.signals import INTERRUPT_SIGNAL
-from jobslib.runs import Outcome, describe
+from jobslib.runs import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from jobslib.documents import Document
     from jobslib.exceptions import Interrupt
@@ -29,46 +31,25 @@ if TYPE_CHECKING:
     from jobslib.run.channel import Channel
     from jobslib.runs import Run
 
-    #: What the child does; it is given its ends and never returns.
+    #: What the child does: it is given its ends of the channels for requests and
+    #: for questions, and the memory.  It never returns.
     Body = Callable[[Channel, Channel, Memory], None]
 
-__all__ = ['Result', 'RunHandle', 'concerns', 'describe_end']
+__all__ = ['RunHandle', 'concerns']
 
-#: The longest wait between two looks at what is to be done meanwhile.
+#: The longest wait until the supervisor looks what else it has to do, in seconds.
 LOOK = 0.25
-# From a signal to the kill, in seconds, before there is a lock.
+# From a signal to the kill, in seconds, while there is no lock yet that names it.
 FIRST_GRACE = 3.0
-# When the task has closed the descriptor of the channel.
+# How often the memory is looked at when the task has closed the descriptor of the
+# channel, in seconds.
 POLL = 0.02
 # How long the kernel may take to end a thread, in seconds.
 THREAD_ENDS = 0.1
-# So many are answered at once, however fast others come.
-MOST_QUESTIONS = 1000
-
-
-class Result:
-    """How a request to the run's process ended.
-
-    :param outcome: of the run, or of the hook.
-    :param error: type and first line of what was raised, or how the process
-        ended.
-    :param message: the whole message of what was raised.
-    :param traceback: ``None`` where the message explains the failure.
-    :param closed: whether the process can be asked nothing any more.
-    """
-
-    def __init__(self, outcome: str, error: str | None = None,
-                 message: str = '', traceback: str | None = None,
-                 closed: bool = False) -> None:
-        self.outcome = Outcome(outcome)
-        self.error = error
-        self.message = message
-        self.traceback = traceback
-        self.closed = closed
 
 
 class RunHandle:
-    """Starts the run's process, asks it, interrupts and ends it.
+    """Starts the run's process, sends it requests, interrupts and ends it.
 
     :param body: what the child does.
     :param interrupts: the signals of the supervisor.
@@ -77,24 +58,25 @@ class RunHandle:
     def __init__(self, body: Body, interrupts: Interrupts) -> None:
         self._body = body
         self._interrupts = interrupts
-        #: What a question of the task is answered with, by method.
-        self.answers: dict[str, Callable[..., object]] = {}
-        #: Called again and again while a request is waited for; returns
+        #: What the task asks.
+        self.questions = Questions()
+        #: Called again and again while a request is waited for; it returns
         #: after how many seconds it wants to be called again at the latest.
         self.tick: Callable[[], float] = _nothing
-        #: From an interrupt to the kill, in seconds; the lock knows better.
+        #: From an interrupt to the kill, in seconds; the lock's own grace time
+        #: takes its place when there is a lock.
         self.grace = FIRST_GRACE
         self.pid: int | None = None
         #: The hooks that the task overrides.
         self.hooks: list[str] = []
-        #: Until when something of an interrupted run that goes on may live.
+        #: When an interrupted run has ended and something that it has started
+        #: goes on: until when that may live.
         self.deadline: float | None = None
         self._made = False
-        # Those that it had when it had made the task.
+        # The threads of the process when it had made the task.
         self._first_threads: set[str] = set()
         self._pidfd = -1
         self._channel: Channel | None = None
-        self._questions: Channel | None = None
         self._memory = Memory()
         self._numbers = 0
         self._busy = False
@@ -102,9 +84,10 @@ class RunHandle:
         self._interrupt: Interrupt | None = None
         self._marker = os.urandom(16).hex()
         self._since = processes.start_time(os.getpid())
-        # What is not ours: it was open when we were started.
+        # The descriptors that were open when the supervisor was started; they
+        # are the user's, and the run inherits them.
         self._given = set(descriptors())
-        # Wakes the wait when a signal handler has something to do.
+        # Ends the wait in poll() when a signal handler has something to do.
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     # The process.
@@ -119,8 +102,8 @@ class RunHandle:
             signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
             with warnings.catch_warnings():
-                # That there are threads here: none of them has anything that
-                # the child uses.
+                # Python warns of a fork in a process with threads.  None of the
+                # threads here holds a lock that the child needs.
                 warnings.simplefilter('ignore', DeprecationWarning)
                 pid = os.fork()
             if pid == 0:
@@ -131,16 +114,17 @@ class RunHandle:
                     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                     self._body(theirs, answers, memory)
                 finally:
-                    # Whatever was raised, by a hook of the interpreter that
-                    # the task has replaced, say: what returned from here
-                    # would go on as a second supervisor.
+                    # Whatever is raised, for instance by a hook of the
+                    # interpreter that the task has replaced: the child must
+                    # never return from here, or it would go on as a second
+                    # supervisor.
                     os._exit(1)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
         answers.close()
         self.pid, self._pidfd = pid, os.pidfd_open(pid)
-        self._channel, self._questions = channel, questions
+        self._channel, self.questions.channel = channel, questions
         self._memory = memory
 
     @property
@@ -159,11 +143,14 @@ class RunHandle:
         return self.lives and self._made
 
     def prepare(self) -> str | None:
-        """Have a process with a task in it; return why there is none."""
+        """Make sure that there is a process that has made the task.
+
+        :returns: why there is none; ``None`` if there is.
+        """
         if self.is_ready:
             return None
         if self.pid is not None and self._channel is None:
-            # It ends by itself.
+            # A process that has lost its channel ends by itself.
             self.finish(self.grace)
         self._busy = True
         self._kill_at = None
@@ -191,20 +178,20 @@ class RunHandle:
         return None
 
     def begin_making(self) -> None:
-        """Have the process make the task."""
+        """Ask the process to make the task; :meth:`end_making` waits for it."""
         assert self._channel is not None
         self._memory.forget()
         try:
             self._channel.send({'do': 'make'})
         except ConnectionError:
-            # It has ended meanwhile, as will be seen.
+            # The process has ended meanwhile, which end_making() will see.
             pass
 
     def end_making(self) -> Document:
-        """Wait until the task is made; return what is said of it.
+        """Wait until the task is made; return what the process says of it.
 
-        ``made`` is whether it is, ``refused`` and ``error`` say why not,
-        ``exit`` is the exit code of a process that ended meanwhile.
+        ``made`` tells whether it is made, ``refused`` or ``error`` why not, and
+        ``exit`` is the exit code if the process ended meanwhile.
         """
         self._busy = True
         try:
@@ -220,8 +207,10 @@ class RunHandle:
         return told
 
     def first_word(self) -> Document:
-        """Wait for what the process says of itself; ``exit`` is how it ended
-        instead, as an exit code."""
+        """Wait for a message of the process.
+
+        If it ended instead, the message has its exit code, as ``exit``.
+        """
         told: dict[str, object] = {}
 
         def heard(message: Mapping[str, object]) -> bool:
@@ -233,10 +222,10 @@ class RunHandle:
             'exit': os.waitstatus_to_exitcode(status)}
 
     def finish(self, limit: float | None = None) -> int:
-        """Have the process end properly; return its exit code.
+        """Let the process end properly; return its exit code.
 
-        :param limit: seconds after which it is killed.  Without a limit, a
-            signal leaves it the grace time.
+        :param limit: seconds after which it is killed.  Without one it is
+            killed only after a signal, when the grace time has passed.
         """
         if self.pid is None:
             return 0
@@ -271,19 +260,21 @@ class RunHandle:
         """Return whether runs or hooks have left threads running."""
         return bool(self._threads() - self._first_threads)
 
-    def end_leftovers(self) -> list[str]:
-        """End what runs have left running, but not the process itself.
-
-        :returns: what was ended.
-        """
-        return leftovers.end_gently(os.getpid(), self._marker, self._kept(),
-                                    self.grace, self._look, self._report)
+    def end_leftovers(self) -> None:
+        """End what runs have left running, but not the process itself."""
+        self._report_ended(leftovers.end_gently(
+            os.getpid(), self._marker, self._kept(), self.grace, self._look,
+            self._report))
 
     def _kept(self) -> tuple[int, ...]:
         return () if self.pid is None else (self.pid,)
 
     def reap_orphans(self) -> None:
-        """Take leave of processes that have lost their parents to us."""
+        """Wait for orphans that have ended, so that none stays as a zombie.
+
+        What runs have started and what has lost its parent is a child of the
+        supervisor.
+        """
         while True:
             try:
                 ended = os.waitid(
@@ -293,16 +284,17 @@ class RunHandle:
             if ended is None or ended.si_pid == self.pid:
                 return
             try:
-                # Without a wait: a signal handler may have been faster.
+                # It does not wait: a signal handler may have been faster, and
+                # then there is nothing left to be waited for.
                 os.waitpid(ended.si_pid, os.WNOHANG)
             except ChildProcessError:
                 pass
 
     def reap_while(self, wait: Callable[[], None]) -> None:
-        """Call *wait*, and take leave of orphans that end meanwhile at once.
+        """Call *wait*, and reap orphans while it waits.
 
-        A signal handler does it, so that whatever is waited for need not be
-        asked again for their sake.
+        A signal handler does it, so that *wait* does not have to return, and to
+        ask a service again, each time that one of them has ended.
         """
         previous = signal.getsignal(signal.SIGCHLD)
         try:
@@ -310,14 +302,14 @@ class RunHandle:
             self.reap_orphans()
             wait()
         finally:
-            # None: a handler that was not installed by Python.
+            # It is None when the handler before was not installed by Python.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if previous is None
                           else previous)
 
     # Requests.
 
     def run(self, run: Run, lock: BaseLock) -> Result:
-        """Have the task run, and wait until the run is over."""
+        """Let the task run, and wait until the run is over."""
         self._marker = lock.marker or self._marker
         return self._ask('run', lock, {
             'run': run.export(), 'marker': self._marker},
@@ -327,8 +319,8 @@ class RunHandle:
                   with_lock: bool = True) -> Result:
         """Call a hook of the task, and wait until it has returned.
 
-        :param with_lock: whether it counts on the lock: then an interrupt
-            that is pending when it begins interrupts it.
+        :param with_lock: whether the hook relies on the lock.  If so, the loss
+            of the lock interrupts it, also when that is pending already.
         """
         return self._ask('hook' if with_lock else 'free hook', lock, {
             'name': name, 'args': list(args), 'token': lock.fencing_token})
@@ -349,13 +341,13 @@ class RunHandle:
         try:
             signal.pidfd_send_signal(self._pidfd, signum)
         except OSError:
-            # It has ended in this instant.
+            # The process has ended in this instant.
             pass
         os.eventfd_write(self._wake_fd, 1)
 
     def limit(self, seconds: float) -> None:
-        """Kill the process if what it does, or is about to be asked, is not
-        over within *seconds*; may be called by a handler."""
+        """Kill the process if the current request, or the next one if there is
+        none, is not done within *seconds*; may be called by a handler."""
         self._limit(now() + seconds)
         os.eventfd_write(self._wake_fd, 1)
 
@@ -392,13 +384,13 @@ class RunHandle:
                 self._channel.send(
                     {'do': do, 'number': number} | message, descriptors)
             except ConnectionError:
-                # It has ended meanwhile, or will.
+                # The process has ended, or is about to, which _await() will see.
                 pass
             if pending is not None and concerns(pending, do):
                 self.interrupt(pending)
             result = self._await(number)
-            # What the task has told before its end counts.
-            self.answer_questions()
+            # What the task has told before its end, such as metrics, counts.
+            self.questions.answer_all()
             if result.closed and self._channel is not None:
                 self._lose_channel()
             if (self._interrupt or result.outcome is Outcome.INTERRUPTED) and (
@@ -411,16 +403,16 @@ class RunHandle:
             self._kill_at = None
 
     def _goes_on(self, threads: set[str]) -> bool:
-        """Return whether a thread that is not among *threads*, or a process,
-        goes on.
+        """Return whether a thread that is not among *threads*, or a process that
+        the run has started, goes on.
 
-        The process itself is not asked: it does not see what has lost its
-        parent, nor threads that Python knows nothing of, and what it could
-        look with may be replaced or shut off by the task.
+        The run's process is not asked.  It sees neither processes that have
+        lost their parents nor threads that were not started by Python, and the
+        task may have replaced whatever it would look with.
         """
         if leftovers.left_below(os.getpid(), self._kept()):
             return True
-        # Python takes a thread for ended a moment before the kernel does.
+        # For Python a thread has ended a moment earlier than for the kernel.
         ends = now() + THREAD_ENDS
         while self._threads() - threads:
             if now() >= ends:
@@ -441,18 +433,20 @@ class RunHandle:
         status = self._listen(lambda _: memory.result(number) is not None,
                               lambda: memory.result(number) is not None)
         result = memory.result(number)
-        # What it told before, metrics say, would wait for the next run.
-        self.answer_questions()
+        # Answered now; otherwise what the task has told last, such as metrics,
+        # would lie there until the next run.
+        self.questions.answer_all()
         if result is not None:
             return Result(**result)
         assert status is not None
-        # What it has started is nobody's any more.
+        # The process is gone, and what it has started must not go on.
         self.kill()
-        return Result(Outcome.KILLED.value, _describe(status, self._interrupt))
+        return Result.killed(status, self._interrupt)
 
     def _listen(self, heard: Callable[[Mapping[str, object]], bool],
                 seen: Callable[[], bool] = bool) -> int | None:
-        """Deal with what the process says, until *heard* or *seen*.
+        """Deal with what the process says until *heard* accepts a message, *seen*
+        returns true, or the process ends.
 
         :returns: ``None``, or the status with which the process ended.
         """
@@ -475,27 +469,23 @@ class RunHandle:
             elif self._pidfd in ready:
                 status = self._reap()
                 return None if seen() else status
-            if (self._questions is not None
-                    and self._questions.fileno() in ready):
-                self._answer()
+            if (self.questions.channel is not None
+                    and self.questions.channel.fileno() in ready):
+                self.questions.answer()
 
     def _kill_process(self) -> int:
         self._end_all()
         return self._reap()
 
     def _end_all(self) -> None:
-        known = frozenset({os.getpid()} if self.pid is None
-                          else {os.getpid(), self.pid})
-        left = processes.leftovers(os.getpid(), known)
-        processes.end(os.getpid(), None, self._marker, set(), self._look,
-                      self._since, report=self._report)
-        for (pid, _), name in sorted(left.items()):
-            self._report(f'ended what a run had left running: {name} '
-                         f'(pid {pid})')
+        """End the process, and all that runs have left running."""
+        self._report_ended(leftovers.end_with(
+            os.getpid(), self._marker, self._kept(), self._since, self._look,
+            self._report))
 
     def _poll(self, timeout: float) -> list[int]:
         poller = select.poll()
-        for each in (self._channel, self._questions, self._pidfd,
+        for each in (self._channel, self.questions.channel, self._pidfd,
                      self._wake_fd):
             if each is not None:
                 poller.register(each, select.POLLIN)
@@ -508,6 +498,10 @@ class RunHandle:
             os.eventfd_read(self._wake_fd)
         return ready
 
+    def _report_ended(self, ended: Iterable[str]) -> None:
+        for each in ended:
+            self._report(f'ended what a run had left running: {each}')
+
     def _report(self, text: str) -> None:
         import logging
         logging.getLogger('jobslib').warning('%s', text)
@@ -516,68 +510,29 @@ class RunHandle:
         self.reap_orphans()
         return max(self.tick(), 0)
 
-    def _answer(self) -> None:
-        """Answer a question of the task."""
-        assert self._questions is not None
-        received = self._questions.receive()
-        if received is None:
-            self._questions.close()
-            self._questions = None
-            return
-        question = received[0]
-        answer = self._find_answer(question)
-        if question['id']:
-            try:
-                self._questions.send({'id': question['id']} | answer)
-            except ConnectionError:
-                pass
-
-    def _find_answer(self, question: Document) -> Document:
-        """Return the ``value`` that was asked for, or the ``error``."""
-        try:
-            value = self.answers[question['method']](*question['args'])
-            if question['id']:
-                import json
-                json.dumps(value)
-            return {'value': value}
-        except (LockError, NotImplementedError) as exc:
-            return {'error': str(exc)}
-        except Exception as exc:
-            # A lock of the user's, say, with a mistake in it.
-            return {'error': describe(exc)}
-
-    def answer_questions(self) -> None:
-        """Answer what is asked while no request is waited for.
-
-        Threads that a run has left may ask something at any time.
-        """
-        for _ in range(MOST_QUESTIONS):
-            if (self._questions is None
-                    or not select.select([self._questions], [], [], 0)[0]):
-                return
-            self._answer()
-
     def _limit(self, kill_at: float) -> None:
         if self._kill_at is None or kill_at < self._kill_at:
             self._kill_at = kill_at
 
     def _lose_channel(self) -> None:
-        """The task has closed it; what it leaves in the memory counts."""
+        """Close what is left of a channel that the task has closed; from here on
+        only the memory tells how requests end."""
         assert self._channel is not None
         self._channel.close()
         self._channel = None
 
     def _reap(self) -> int:
-        """Take leave of the process, which has ended; return its status."""
+        """Close all that belongs to the process, which has ended; return its
+        exit status."""
         assert self.pid is not None
         _, status = os.waitpid(self.pid, 0)
-        # What it told at last.
-        self.answer_questions()
+        # It may have told something before its end.
+        self.questions.answer_all()
         os.close(self._pidfd)
-        for each in (self._channel, self._questions):
-            if each is not None:
-                each.close()
-        self.pid = self._channel = self._questions = None
+        self.questions.close()
+        if self._channel is not None:
+            self._lose_channel()
+        self.pid = None
         self._pidfd = -1
         self._made = False
         self.deadline = None
@@ -585,28 +540,9 @@ class RunHandle:
 
 
 def concerns(interrupt: Interrupt, do: str) -> bool:
-    """Return whether what is pending interrupts what is to be done."""
+    """Return whether a pending interrupt interrupts a request of the kind *do*."""
     return do == 'run' or (
         do == 'hook' and not isinstance(interrupt, Terminate))
-
-
-def _describe(status: int, interrupt: Interrupt | None) -> str:
-    """Say how the process of a run ended."""
-    text = describe_end(os.waitstatus_to_exitcode(status))
-    return text if interrupt is None else f'{interrupt}; {text}'
-
-
-def describe_end(code: int) -> str:
-    """Say how a process ended.
-
-    :param code: its exit code, a signal as a negative number.
-    """
-    if code >= 0:
-        return f'its process ended with exit code {code}'
-    try:
-        return f'killed by {signal.Signals(-code).name}'
-    except ValueError:
-        return f'killed by signal {-code}'
 
 
 def _has_ended(pidfd: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a run leaves running: finding it, and ending it politely."""
+"""What a run has left running: finding it, and ending it gently."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ['end_gently', 'left_below', 'remain']
+__all__ = ['end_gently', 'end_with', 'left_below', 'remain']
 
 #: How long a process may take to end by itself, in seconds.
 PATIENCE = 0.2
+# How often it is looked whether it has, in seconds.
 TICK = 0.02
 
 
 def left_below(root: int, keep: Iterable[int] = ()) -> set[tuple[int, int]]:
-    """Return what *root* has started and what still lives.
+    """Return the processes that *root* has started and that still live.
 
-    Keepers do not count, nor do helpers of :mod:`multiprocessing` of *root*
-    and of those that are kept: they end by themselves.
+    Keepers do not count, nor do the :mod:`multiprocessing` helpers of *root*
+    and of the processes that are kept: they end by themselves.
 
-    :param keep: process ids that do not count; what is below them does.
+    :param keep: process ids that do not count; processes below them do.
     :returns: pairs of process id and start time.
     """
     return set(processes.leftovers(root, frozenset({root, *keep})))
@@ -34,7 +35,7 @@ def remain(root: int, keep: Iterable[int],
            tick: Callable[[], object]) -> bool:
     """Return whether something that :func:`left_below` finds goes on.
 
-    What ends by itself in this very moment is given the time to.
+    A process that is about to end by itself gets the time to do so.
 
     :param tick: called at least four times a second while it waits.
     """
@@ -64,4 +65,26 @@ def end_gently(root: int, marker: str, keep: Iterable[int], grace: float,
         return []
     ended = processes.end_gently(
         root, marker, set(), frozenset({root, *keep}), grace, tick, report)
-    return [f'{name} (pid {pid})' for pid, name in ended]
+    return [_shown(pid, name) for pid, name in ended]
+
+
+def end_with(root: int, marker: str, owners: Iterable[int], since: int,
+             tick: Callable[[], object],
+             report: Callable[[str], None]) -> list[str]:
+    """Kill *owners*, which *root* has started, and what :func:`left_below`
+    finds beside them.
+
+    :param marker: see :func:`.processes.mark`.
+    :param since: see :func:`.processes.find`.
+    :param tick: called at least four times a second while it waits.
+    :param report: called with a line that says what is waited for.
+    :returns: what was ended but *owners*, each as ``COMMAND (pid PID)``.
+    """
+    # Only now can be told what is a helper of which process.
+    left = processes.leftovers(root, frozenset({root, *owners}))
+    processes.end(root, None, marker, set(), tick, since, report=report)
+    return [_shown(pid, name) for (pid, _), name in sorted(left.items())]
+
+
+def _shown(pid: int, name: str) -> str:
+    return f'{name} (pid {pid})'

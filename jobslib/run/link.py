@@ -1,5 +1,4 @@
-"""What the run's process asks its supervisor, and the lock as a task sees it.
-"""
+"""What the run's process asks its supervisor, and the lock as a task sees it."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ import threading
 
 from jobslib.clock import now
 from jobslib.exceptions import LockUnavailableError, SupervisedLockError
-from jobslib.metrics import BaseMetrics, batches_of, samples_of
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.watchdog import Watchdog
@@ -22,11 +20,11 @@ if TYPE_CHECKING:
 
     from jobslib.documents import Document
     from jobslib.history import HandIn
-    from jobslib.metrics import Metrics
+    from jobslib.metrics import BaseMetrics
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
 
-__all__ = ['Link', 'SupervisedLock', 'SupervisedMetrics']
+__all__ = ['Link', 'SupervisedLock']
 
 #: How long an answer of the supervisor may take, in seconds.
 ANSWER_TIMEOUT = 5.0
@@ -36,7 +34,7 @@ SUPERVISED = ('the lock is the supervisor\'s: runjob acquires and releases '
 
 
 class Link:
-    """The run's process, seen from what a task uses of its lock and metrics.
+    """What leads from the lock and the metrics of a task to the supervisor.
 
     :param channel: carries questions and answers.
     :param memory: shared with the supervisor.
@@ -51,8 +49,9 @@ class Link:
         #: The run that is under way, or the last one, as
         #: :meth:`jobslib.runs.Run.export` describes it.
         self.run: Mapping[str, object] = {}
-        # Copies of the descriptors of the lock, each with its inode: the
-        # task may close them, and open others with their numbers.
+        # Copies of the descriptors of the lock, each with its inode, by which it
+        # is known again: the task may close it, and open a file that gets its
+        # number.
         self._handles: list[tuple[int, int]] = []
         self._numbers = itertools.count(1)
         self._asking = threading.Lock()
@@ -76,7 +75,8 @@ class Link:
 
     def make_metrics(self, context: object, options: object) -> BaseMetrics:
         """Return the metrics as a task sees them."""
-        return SupervisedMetrics(self, context, options)
+        from jobslib.run.metrics import SupervisedMetrics
+        return SupervisedMetrics(self.tell, context, options)
 
     def adopt(self, descriptors: Sequence[int]) -> None:
         """Keep copies of the descriptors of the lock during this run."""
@@ -85,7 +85,7 @@ class Link:
         self._show_handles()
 
     def close_handles(self) -> None:
-        """Close what this process has of the lock."""
+        """Close the copies of the descriptors that this process still has."""
         for fd, inode in self._handles:
             if _inode(fd) == inode:
                 os.close(fd)
@@ -97,15 +97,15 @@ class Link:
         if all(_inode(fd) == inode for fd, inode in self._handles):
             self.lock.adopt_handles([fd for fd, _ in self._handles])
         else:
-            # The task closed them before it asked for its lock, which knows
-            # nothing by itself then.
+            # The task has closed them before it asked for its lock.  The lock
+            # cannot look for itself then, and has to ask the supervisor.
             self.lock.__dict__['_knows'] = False
 
     def ask(self, method: str, *args: object) -> Any:
-        """Have the supervisor call *method* of the lock.
+        """Let the supervisor call *method*; return what that returns.
 
-        :raises LockUnavailableError: it does not answer, or the lock's
-            service does not.
+        :raises LockUnavailableError: the supervisor or the lock service does
+            not answer.
         """
         if not self.is_ours:
             raise LockUnavailableError('a forked child has no lock')
@@ -122,14 +122,15 @@ class Link:
         finally:
             self._asking.release()
 
-    def tell(self, method: str, *args: Any) -> None:
-        """Have the supervisor call *method*, and do not wait for it."""
+    def tell(self, method: str, *args: object) -> None:
+        """Let the supervisor call *method*, and do not wait for it."""
         if not self.is_ours:
             return
         try:
             self.channel.send({'id': 0, 'method': method, 'args': args})
         except ConnectionError:
-            # The task closed the descriptor; what was told was a note.
+            # The task has closed the descriptor.  Nothing depends on what is
+            # told and not asked, so it is lost.
             pass
 
     def _answer(self, number: int, ends: float) -> Any:
@@ -141,8 +142,8 @@ class Link:
             if received is None:
                 raise LockUnavailableError('the supervisor is gone')
             answer = received[0]
-            # One that was not waited for, because an interrupt was raised,
-            # may still be there.
+            # The answer to an earlier question may come first, if an interrupt
+            # was raised while that one was waited for.
             if answer['id'] == number:
                 if 'error' in answer:
                     raise LockUnavailableError(answer['error'])
@@ -150,14 +151,15 @@ class Link:
 
 
 class SupervisedLock(BaseLock):
-    """The lock in the run's process: it says and reads everything.
+    """The lock in the run's process, where it can be read and not be changed.
 
-    An instance has the class of the lock as a base too, so the methods of a
-    lock of your own are there.  The lock itself is the supervisor's.
+    The class of an instance has the class of the lock as a base as well, so that
+    the methods of a lock of your own are there.  The lock itself is in the
+    supervisor.
     """
 
     _link: Link
-    #: Whether refresh_in_run() answers for the refresh() of the class.
+    #: Whether refresh_in_run() says what the refresh() of the class would.
     _knows: bool
 
     @property
@@ -217,6 +219,9 @@ class SupervisedLock(BaseLock):
     def wait(self, timeout: float) -> None:
         self._refuse('wait for it')
 
+    def secure_outcome(self) -> None:
+        self._refuse('write its history')
+
     def save_history(self) -> None:
         self._refuse('write its history')
 
@@ -234,7 +239,7 @@ class SupervisedLock(BaseLock):
 
 
 class _RunWatchdog(Watchdog):
-    """Signs of life of the run; who watches for them is the supervisor."""
+    """Gives the signs of life of the run, for which the supervisor watches."""
 
     def __init__(self, link: Link, heartbeat: float | None) -> None:
         super().__init__(0, heartbeat)
@@ -255,10 +260,11 @@ class _RunWatchdog(Watchdog):
 
 
 def _knows_refresh(lock_class: type[BaseLock]) -> bool:
-    """Return whether ``refresh_in_run()`` is no older than ``refresh()``.
+    """Return whether the class that defines ``refresh()`` for *lock_class*, or a
+    subclass of it, defines ``refresh_in_run()``.
 
-    A class that overrides the latter alone knows something more of its lock,
-    and the supervisor has to be asked.
+    A class that overrides only ``refresh()`` knows more of its lock than the
+    inherited ``refresh_in_run()``, and the supervisor has to be asked.
     """
     for each in lock_class.__mro__:
         if 'refresh_in_run' in vars(each):
@@ -273,23 +279,3 @@ def _inode(fd: int) -> int:
         return os.fstat(fd).st_ino
     except OSError:
         return -1
-
-
-class SupervisedMetrics(BaseMetrics):
-    """Metrics of a task: the supervisor sends them, with its own.
-
-    :param link: to the supervisor.
-    """
-
-    def __init__(self, link: Link, context: Any, options: Any) -> None:
-        super().__init__(context, options)
-        self._link = link
-
-    def push(self, metrics: Metrics) -> None:
-        """Have *metrics* sent soon.
-
-        :raises ValueError: it is not what metrics look like.
-        """
-        # Refused here, where the task can see it.
-        for batch in batches_of(list(samples_of(metrics))):
-            self._link.tell('push', batch)

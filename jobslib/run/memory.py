@@ -1,7 +1,7 @@
-"""What the supervisor and the run's process share: a piece of memory.
+"""The memory that the supervisor and the run's process share.
 
-It is there whatever a task does to its descriptors, and a signal handler can
-read it.  Each field has one writer.
+A task cannot lose it, whatever it does to its descriptors, and a signal handler
+can read it.  Each field has one writer.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from jobslib.documents import Document
+
 __all__ = ['Memory']
 
 DOUBLE = struct.Struct('<d')
 LONG = struct.Struct('<q')
 
-# Offsets of numbers, then of documents, which have their length before them.
+# The offsets of numbers, and of documents, each of which follows its length.
 BEAT, TOKEN, ASKED, HELD, FINISHED = range(0, 40, 8)
 INTERRUPT, STOP, RESULT = 64, 4096, 8192
 SIZE = 8192 + 512 * 1024
 
-# The most of a reason, in characters: JSON has up to twelve bytes for each.
+# The longest reason, in characters; in JSON each may take up to twelve bytes.
 MAX_REASON = 300
 
 
 class Memory:
-    """Memory that lives as long as one of its processes has it.
+    """Memory without a name, which a child shares with the parent that forked it.
 
-    Anonymous: a child has it by being forked.
+    It lives as long as one of the two does.
     """
 
     #: The most that a result may take, in bytes.
@@ -76,7 +78,7 @@ class Memory:
         return bool(self._get(HELD))
 
     def set_lock(self, held: bool, token: int | None) -> None:
-        """Say what is to be seen of the lock."""
+        """Show the state of the lock to the run's process."""
         self._set(TOKEN, 0 if token is None else token + 1)
         self._set(HELD, held)
 
@@ -91,15 +93,16 @@ class Memory:
         return reason
 
     def ask(self, kind: str, reason: str) -> None:
-        """Say that the next signal is an interrupt of the run.
+        """Write down that the next signal is an interrupt of the run.
 
-        :param kind: the name of the class of the interrupt.
+        :param kind: the name of the interrupt's class.
+        :param reason: for people.
         """
         self._put(INTERRUPT, _encode((kind, reason[:MAX_REASON])))
         self._set(ASKED, 1)
 
     def forget(self) -> None:
-        """A request begins: nothing is asked of it."""
+        """Clear what concerned the request before, since another one begins."""
         self._set(ASKED, 0)
         self._put(STOP, b'')
         self._set(FINISHED, 0)
@@ -112,9 +115,12 @@ class Memory:
         kind, reason = self._load(INTERRUPT)
         return kind, reason
 
-    def result(self, number: int) -> Any:
+    def result(self, number: int) -> Document | None:
         """Return the result of request *number*, ``None`` before its end."""
-        return self._load(RESULT) if self._get(FINISHED) == number else None
+        if self._get(FINISHED) != number:
+            return None
+        result: Document | None = self._load(RESULT)
+        return result
 
     def _get(self, offset: int) -> int:
         value: int = LONG.unpack_from(self._memory, offset)[0]
@@ -135,5 +141,5 @@ class Memory:
                 if length else None)
 
 
-def _encode(value: Any) -> bytes:
+def _encode(value: object) -> bytes:
     return json.dumps(value).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# What ctypes is made of; that takes twenty times as long to import.
+# The module ctypes is built on this one, and takes twenty times as long to import.
 import _ctypes
 import os
 import signal
@@ -15,7 +15,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what descends from this process and loses its own.
+    """Make this process the new parent of descendants that lose their own.
 
     So everything that a run has started can be found below the supervisor,
     however often it forked.
@@ -24,10 +24,10 @@ def adopt_orphans() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the thread that forked it ends.
+    """Let the kernel kill this process when the thread that forked it ends.
 
     :param parent: the process id of the parent; this process ends at once
-        if that is gone already.
+        if the parent is gone already.
     """
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

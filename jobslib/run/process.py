@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Awaitable
 
 from jobslib.exceptions import ConfigError, Interrupt, LockError, TaskError
 from jobslib.exitcodes import ExitCode
@@ -22,8 +23,8 @@ from jobslib.tasks import BaseTask
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Coroutine, Mapping
-    from typing import Any, NoReturn
+    from collections.abc import Callable, Mapping
+    from typing import NoReturn
 
     from jobslib.documents import Document
     from jobslib.run.channel import Channel
@@ -32,22 +33,18 @@ if TYPE_CHECKING:
 __all__ = ['FENCING_TOKEN_VARIABLE', 'JOB_VARIABLE', 'RunProcess',
            'SLOT_VARIABLE']
 
-#: The environment variable that hands the name of the job to what a task
-#: starts.
+# The environment variables that processes started by a task inherit.
+#: The name of the job.
 JOB_VARIABLE = 'JOBSLIB_JOB'
-
-#: The environment variable that hands the slot of a run to what a task
-#: starts: ISO 8601, in the schedule's time zone.
+#: The slot of the run: ISO 8601, in the schedule's time zone.
 SLOT_VARIABLE = 'JOBSLIB_SLOT'
-
-#: The environment variable that hands the fencing token to what a task
-#: starts.
+#: The fencing token of the lock.
 FENCING_TOKEN_VARIABLE = 'JOBSLIB_FENCING_TOKEN'
 
 HOOKS = ('on_acquired', 'on_success', 'on_failure', 'on_released', 'on_lost')
 
-# The most that is handed over of a message and of a traceback, in characters.
-# Together they fit into the memory, whatever characters these are.
+# How much of a message and of a traceback is handed to the supervisor, in
+# characters.  Both together fit into the memory, whatever characters these are.
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 20_000
 
@@ -55,8 +52,8 @@ MAX_TRACEBACK = 20_000
 class RunProcess:
     """Carries out the supervisor's requests.
 
-    :param channel: where the requests come from.
-    :param questions: where what a task asks of its lock goes.
+    :param channel: brings the requests.
+    :param questions: carries what a task asks of its lock.
     :param memory: shared with the supervisor.
     """
 
@@ -69,14 +66,20 @@ class RunProcess:
         self._interrupts = Interrupts()
         self._signals = RunSignals(
             self._interrupts, memory, self._pass_on)
-        self._task: Any = None
+        self._made_task: BaseTask | None = None
         os.register_at_fork(
             before=self._signals.hold, after_in_child=self._forget,
             after_in_parent=self._signals.let_through)
         self._signals.install()
 
+    @property
+    def _task(self) -> BaseTask:
+        """The task, when it is made."""
+        assert self._made_task is not None
+        return self._made_task
+
     def tell(self, message: Mapping[str, object]) -> None:
-        """Tell the supervisor something; it may be gone."""
+        """Tell the supervisor something, if it is still there."""
         try:
             self._channel.send(message)
         except ConnectionError:
@@ -88,18 +91,19 @@ class RunProcess:
         return self._channel.is_intact
 
     def leave(self) -> None:
-        """Tell the supervisor that this process ends before there is a job,
-        and has said why."""
+        """Tell the supervisor that this process ends before there is a job, and
+        that the reason is shown already."""
         if os.getpid() == self._pid:
             self.tell({'leaves': True})
 
     def expect_no_fork(self) -> None:
-        """End a child that an import has forked, as Python would."""
+        """End this process, as Python would, if it is a child that was forked
+        by an import."""
         self._expect_ours(None)
 
     def serve(self, make_task: Callable[[], BaseTask],
               logger: logging.Logger) -> None:
-        """Carry out requests until there are none any more."""
+        """Carry out requests until the last one."""
         while received := self._channel.receive():
             message, descriptors = received
             do = message.pop('do')
@@ -110,35 +114,36 @@ class RunProcess:
                 continue
             self._serve(do, message, descriptors)
             if not self._channel.is_intact:
-                # The task closed it: nothing can be asked of us any more.
+                # The task has closed the channel, so no request can come.
                 return
 
     def close(self, logger: logging.Logger) -> None:
         """Close the context, if there is one."""
-        # What the task has is collected when the process ends.
-        task, self._task = self._task, None
+        # The attribute is cleared, so that the task is collected before the
+        # process ends.
+        task, self._made_task = self._made_task, None
         if task is None:
             return
         try:
             task.context.close()
         except Exception:
-            # The runs are what the exit code is about.
+            # It does not change the exit code, which is about the runs.
             logger.exception('the context was not closed')
         finally:
             self._expect_ours(None)
 
     def _make(self, make_task: Callable[[], BaseTask],
               logger: logging.Logger) -> dict[str, object]:
-        """Make the task; say whether that succeeded."""
+        """Make the task; return the message that says whether that succeeded."""
         error: BaseException | None = None
         try:
             with self._interrupts.interruptible():
-                self._task = make_task()
+                self._made_task = make_task()
         except BaseException as exc:
             error = exc
         self._expect_ours(error)
         if error is None and not hasattr(self._task, 'context'):
-            found, self._task = type(self._task), None
+            found, self._made_task = type(self._task), None
             return {'made': False, 'refused': (
                 f"task '{found.__module__}.{found.__qualname__}' has an "
                 f"__init__() that does not call super().__init__(config); "
@@ -147,7 +152,7 @@ class RunProcess:
             return {'made': True, 'hooks': self._find_hooks()}
         if isinstance(error, ConfigError | LockError):
             if error.__cause__ is not None:
-                # Code of the user that broke while it was imported.
+                # Code of the user has raised it while it was imported.
                 sys.excepthook(type(error.__cause__), error.__cause__,
                                error.__cause__.__traceback__)
             return {'made': False, 'refused': str(error)}
@@ -185,7 +190,8 @@ class RunProcess:
             self._task.end_progress()
         self._signals.install()
         result = self._describe(error)
-        # The messages of these explain all, and who takes over waits for us.
+        # Of a TaskError and an interrupt the message says everything, and to
+        # make a traceback takes time in which another machine may be waiting.
         if do != 'run' or not isinstance(error, TaskError | Interrupt):
             result['traceback'] = _traceback(error)
         result['closed'] = not self._channel.is_intact
@@ -201,7 +207,8 @@ class RunProcess:
         try:
             self._call_task()
         finally:
-            # A child that the task forked is no run.
+            # A child that the task has forked, and that has returned to here,
+            # is not the run, and waits for no threads.
             if os.getpid() == self._pid and not (
                     self._interrupts.pending
                     or isinstance(sys.exception(), Interrupt)):
@@ -219,7 +226,7 @@ class RunProcess:
         self.link.run = run
         self._export_slot(run.get('slot'))
         if marker is not None:
-            # For what the task starts from here on.
+            # The processes that the task starts from here on inherit the mark.
             processes.mark(marker)
         logs.set_run(token, run['run'])
 
@@ -233,7 +240,7 @@ class RunProcess:
     def _call_task(self) -> None:
         try:
             result = self._task.task()
-            if hasattr(result, '__await__'):
+            if isinstance(result, Awaitable):
                 self._run_coroutine(result)
         except SystemExit as exc:
             if os.getpid() != self._pid:
@@ -248,10 +255,10 @@ class RunProcess:
         run = next((each for each in values if isinstance(each, Run)), None)
         logs.set_run(token, None if run is None else run.number)
         result = getattr(self._task, name)(*values)
-        if hasattr(result, '__await__'):
+        if isinstance(result, Awaitable):
             self._run_coroutine(result)
 
-    def _run_coroutine(self, coroutine: Coroutine[object, object, object]) -> None:
+    def _run_coroutine(self, coroutine: Awaitable[object]) -> None:
         """Run *coroutine*; an interrupt cancels it."""
         import asyncio
 
@@ -269,7 +276,7 @@ class RunProcess:
         asyncio.run(run())
 
     def _describe(self, error: BaseException | None) -> dict[str, object]:
-        """Return how a request ended, fit for JSON."""
+        """Return how a request ended, as JSON takes it."""
         if error is None:
             return {'outcome': Outcome.SUCCEEDED.value}
         return {
@@ -278,7 +285,8 @@ class RunProcess:
             'error': describe(error), 'message': _message(error)}
 
     def _expect_ours(self, error: BaseException | None) -> None:
-        """End a forked child of the task here, as Python would."""
+        """End this process, as Python would, if it is a child that the task has
+        forked and that has returned to here."""
         if os.getpid() != self._pid:
             exit_like_python(error)
 
@@ -286,15 +294,16 @@ class RunProcess:
         self.tell({'signal': signum})
 
     def _forget(self) -> None:
-        """In a forked child: it has nothing to do with the supervisor."""
+        """Cut the ties to the supervisor; called in each forked child."""
         self._signals.forget()
         self._interrupts.clear_all()
-        # What the child reads or writes, closing or copying descriptors that
-        # it does not know, must not get into what these two say.
+        # The child may copy or close descriptors that it does not know.  What it
+        # then reads or writes must not get into the channels.
         self._channel.close()
         self.link.channel.close()
-        # It may outlive us and the supervisor, and must not keep the lock:
-        # who takes that next ends what bears the mark of this job.
+        # The child may outlive this process and the supervisor, and must not
+        # keep the lock then: whoever takes the lock next ends all processes that
+        # have the mark of this job.
         self.link.close_handles()
         self._signals.let_through()
 
@@ -302,18 +311,19 @@ class RunProcess:
 def exit_like_python(error: BaseException | None, code: int = 0) -> NoReturn:
     """End this process as the interpreter does at the end of a program.
 
-    Threads that are no daemons are waited for, functions registered with
+    Threads that are not daemons are waited for, functions registered with
     :mod:`atexit` are called, the streams are flushed.
 
-    :param error: what left the program, shown as Python shows it.
+    :param error: the exception that was not caught, shown as Python shows it.
     """
     if isinstance(error, SystemExit):
         code = _exit_code(error)
     elif error is not None:
         code = ExitCode.TASK_FAILED
         _show(error)
-    # What the interpreter calls itself at the end of a program.  To raise
-    # SystemExit instead would unwind the supervisor's frames.
+    # This is what the interpreter itself calls.  SystemExit cannot be raised
+    # instead: it would pass the frames of the supervisor, which the forked
+    # process has inherited, and run what is written there.
     import _ctypes
 
     class Function(_ctypes.CFuncPtr):
@@ -333,7 +343,7 @@ def _exit_code(error: SystemExit) -> int:
 
 
 def _show(error: BaseException) -> None:
-    """Show *error*, as what the task has replaced for it does, if it can."""
+    """Show *error* by the task's own hook for that, or else as Python does."""
     try:
         sys.excepthook(type(error), error, error.__traceback__)
     except BaseException:
@@ -365,6 +375,6 @@ def _flush() -> None:
         try:
             stream.flush()
         except Exception:
-            # Closed by the task, or by who started us, or one of the task's
-            # that knows no better.
+            # The stream was closed, or is an object of the task's own that
+            # cannot be flushed.
             pass

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ['Program', 'make_program', 'refuse_name', 'refuse_program']
 
-#: How long a signal that was sent to a whole group may be on its way to this
-#: process when it has ended the program, in seconds.
+#: When a signal was sent to a whole process group, how much later than the
+#: program this process may get it, in seconds.
 PATIENCE = 0.2
 
 
@@ -33,12 +33,12 @@ class Program(BaseTask):
     command: Sequence[str] = ()
 
     def task(self) -> None:
-        """Run the program to its end, which is that of the run."""
+        """Run the program; the run ends with it."""
         parent = os.getpid()
         _flush()
         try:
-            # The kernel kills it with this process; a lock that has no keeper
-            # would be free with the program still running.
+            # The kernel kills the program when this process is gone.  A lock
+            # without a keeper would be free then, with the program running on.
             code = subprocess.Popen(
                 self.command,
                 preexec_fn=lambda: die_with_parent(parent)).wait()
@@ -59,8 +59,8 @@ class Program(BaseTask):
 def make_program(name: str, command: Sequence[str] = ()) -> type[Program]:
     """Return the task class of the job *name*.
 
-    :param command: the program and its arguments; a command that only looks
-        at the job does without.
+    :param command: the program and its arguments; not needed by a command that
+        only looks at the job.
     """
     return type('Program', (Program,), {
         'name': name, 'command': tuple(command), '__module__': __name__})
@@ -103,20 +103,22 @@ def _hint(exc: OSError) -> str:
 
 
 def _end_all() -> None:
-    """Have the program end, and all that was started; wait for that.
+    """End the program and all that it has started, and wait for that.
 
-    The supervisor knows when the time for it is over, and kills it.
+    It sends SIGTERM only.  The supervisor kills what is left when the grace time
+    is over.
     """
     spared = frozenset({os.getppid(), os.getpid()})
-    # No process has this mark: what cannot be found is left to who made it.
+    # No process has this mark.  A process that is not below this one any more is
+    # found, and ended, by the supervisor.
     processes.end_gently(os.getppid(), os.urandom(16).hex(), set(), spared,
                          float('inf'))
 
 
 def _die_of(signum: int) -> None:
-    """End this process as the program ended.
+    """End this process by the signal that has ended the program.
 
-    The supervisor then ends what the program has started, and says so.
+    The supervisor then ends what the program has started, and reports it.
     """
     import resource
     resource.setrlimit(
@@ -127,7 +129,7 @@ def _die_of(signum: int) -> None:
 
 
 def _flush() -> None:
-    """Write out what the settings have printed, before the program does."""
+    """Write out what the settings have printed before the program prints."""
     for stream in (sys.stdout, sys.stderr):
         # None where it was closed by who started the job.
         if stream is not None:

@@ -1,4 +1,4 @@
-"""The threads of a run: when they are over."""
+"""Waiting until the threads of a run are over."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import threading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Set
-    from typing import Any
+    from queue import SimpleQueue
 
 __all__ = ['wait_for']
 
-# How often it is looked whether threads of executors have become idle.
+# How often it is looked whether threads of executors are idle, in seconds.
 LOOK = 0.05
 
 EXECUTORS = 'concurrent.futures.thread'
@@ -29,9 +29,9 @@ def begun_since(before: Set[threading.Thread]) -> list[threading.Thread]:
 def wait_for(before: Set[threading.Thread]) -> None:
     """Wait for the threads that Python waits for at the end of a program.
 
-    Those are all that are not daemons.  A thread of an executor that has
-    nothing to do would go on for ever, and is ended by Python then; here it
-    is left alone, because the executor may be used again by the next run.
+    These are all that are not daemons.  Python also ends the threads of
+    executors, which would wait for work for ever.  Here those that have nothing
+    to do are left alone, because the next run may use the executor again.
     """
     idle: set[threading.Thread] = set()
     while True:
@@ -39,8 +39,8 @@ def wait_for(before: Set[threading.Thread]) -> None:
                    if not thread.daemon]
         now_idle = {thread for thread in waiting
                     if _is_idle_worker(thread) or _is_idle_manager(thread)}
-        # Idle twice in a row: between taking a piece of work and beginning
-        # it a worker looks idle for an instant.
+        # A worker counts as idle when it was so twice in a row: it looks idle
+        # for an instant between taking a piece of work and beginning it.
         busy = [thread for thread in waiting
                 if thread not in now_idle or thread not in idle]
         if not busy:
@@ -48,7 +48,7 @@ def wait_for(before: Set[threading.Thread]) -> None:
         idle = now_idle
         others = [thread for thread in busy
                   if _queue_of(thread) is None and not _is_manager(thread)]
-        # A signal handler that raises ends the wait.
+        # An interrupt ends the wait, because its handler raises it in here.
         if others:
             others[0].join()
         else:
@@ -56,12 +56,12 @@ def wait_for(before: Set[threading.Thread]) -> None:
 
 
 def _is_idle_worker(thread: threading.Thread) -> bool:
-    """Return whether *thread* is of an executor and waits for work."""
+    """Return whether *thread* belongs to an executor and waits for work."""
     queue = _queue_of(thread)
     if queue is None or not queue.empty():
         return False
     frame = sys._current_frames().get(thread.ident or 0)
-    # In a function of its work there would be another frame above.
+    # While it works, its innermost frame is in the function that it was given.
     return (frame is not None and frame.f_code.co_name == '_worker'
             and frame.f_globals.get('__name__') == EXECUTORS
             and frame.f_locals.get('work_item') is None)
@@ -79,7 +79,9 @@ def _is_idle_manager(thread: threading.Thread) -> bool:
         thread, 'pending_work_items', None)
 
 
-def _queue_of(thread: threading.Thread) -> Any:
-    """Return the queue of work of *thread*, if an executor started it."""
+def _queue_of(thread: threading.Thread) -> SimpleQueue[object] | None:
+    """Return the queue of work of *thread*, if an executor has started it."""
     module = sys.modules.get(EXECUTORS)
-    return getattr(module, '_threads_queues', {}).get(thread)
+    queue: SimpleQueue[object] | None = getattr(
+        module, '_threads_queues', {}).get(thread)
+    return queue

@@ -1,0 +1,193 @@
+"""What operators ask of the job that this process runs, and its being done.
+
+The requests are kept beside the lock, see
+:class:`~jobslib.oneinstance.control.Control`.  The loop looks at them again and
+again, and the holder removes those that are done with.
+"""
+
+from __future__ import annotations
+
+from jobslib.exceptions import LockError, OneInstanceWatchdogError
+from jobslib.loop.recording import LONGEST_NOTE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping
+
+    from jobslib.clock import Clock
+    from jobslib.config import Config
+    from jobslib.interrupts import Interrupts
+    from jobslib.loop.recording import Recording
+    from jobslib.oneinstance import BaseLock
+    from jobslib.oneinstance.control import Control
+    from jobslib.oneinstance.requests import Extra, Stop
+    from jobslib.run.handle import RunHandle
+
+__all__ = ['Demands']
+
+#: For so long, in seconds, a request for the run before may still come to light
+#: when the next one has begun.
+BELATED = 2.0
+
+
+class Demands:
+    """Sees what is asked, has the run obey, and notes what is done.
+
+    :param process: the run's process.
+    :param lock: knows what is asked.
+    :param config: the options of the loop.
+    :param recording: knows which runs there were.
+    :param clock: what time it is.
+    :param interrupts: end a run.
+    :param logger: where the loop reports.
+    """
+
+    def __init__(self, process: RunHandle, lock: BaseLock, config: Config,
+                 recording: Recording, clock: Clock, interrupts: Interrupts,
+                 logger: logging.Logger) -> None:
+        self.process = process
+        self.lock = lock
+        self.config = config
+        self.recording = recording
+        self.clock = clock
+        self.interrupts = interrupts
+        self.logger = logger
+        #: Whether the last run was stopped by an operator.
+        self.stopped = False
+        # The last request to stop a run, and the start of the run that is
+        # under way: UNIX time and time of the clock.
+        self._stop: Stop | None = None
+        self._began = 0.0, 0.0
+        # What was asked of the run that is under way, as it was logged.
+        self._asked: str | None = None
+        # What was asked when something of it was last removed.
+        self._cleared: Mapping[str, object] | None = None
+        # The last run beside the schedule that is done with, by its id.
+        self._done: str | None = None
+
+    # Between two runs.
+
+    @property
+    def release(self) -> str | None:
+        """Why the lock is to be released, if it is."""
+        return self.lock.control.demand(self.lock.fencing_token)
+
+    @property
+    def extra(self) -> Extra | None:
+        """What asks for a run beside the schedule, if this process may have
+        it."""
+        extra: Extra | None = self.lock.control.extra
+        if extra is None or self.config.run_once or extra.id == self._done:
+            return None
+        return extra
+
+    def clear(self) -> None:
+        """No run is under way: remove what is done with."""
+        control: Control = self.lock.control
+        changes: dict[str, object] = {}
+        if control.handed_in and control.export() != self._cleared and (
+                self.recording.merge_handed_in()):
+            changes['handed_in'] = False
+        if control.stop_for(self.lock.fencing_token):
+            changes['stop'] = None
+        if control.extra is not None and control.extra.id == self._done:
+            changes['extra'] = None
+        # What was removed may be seen for a moment longer.
+        if changes and control.export() != self._cleared and (
+                self._note(control.changed(**changes), control)):
+            self._cleared = control.export()
+
+    def take_extra(self, tries: int) -> Extra | None:
+        """Make the run that is asked for, if one is, that of this process;
+        the lock is held.
+
+        :param tries: how often it may be begun once more.
+        :returns: what asks for it.
+        """
+        control, extra = self.lock.control, self.extra
+        if extra is None:
+            return None
+        if self.recording.history.has_ended(extra.id):
+            # By a process that did not live to note it.
+            self.end_extra(extra)
+            self.clear()
+            return None
+        if extra.tries > tries:
+            self.logger.warning(
+                'given up: the run that %s asked for; its runs were cut short',
+                extra.who)
+            self.end_extra(extra)
+            self.clear()
+            return None
+        extra = extra.begun(self.lock.fencing_token,
+                            round(self.clock.wall(), 3))
+        if not self._note(control.changed(extra=extra), control):
+            return None
+        self.logger.info('a run was asked for by %s', extra.who)
+        return extra
+
+    def end_extra(self, extra: Extra) -> None:
+        """The run that was asked for is done with."""
+        self._done = extra.id
+
+    def _note(self, control: Control, expected: Control) -> bool:
+        """Write that what is asked is obeyed; return whether that is so."""
+        self.lock.sign_of_life(LONGEST_NOTE)
+        try:
+            noted: bool = self.lock.ask(control, expected)
+            return noted
+        except LockError as exc:
+            # It is tried again.
+            self.logger.debug('not noted: %s', exc)
+            return False
+        finally:
+            self.lock.sign_of_life()
+
+    # While a run is under way.
+
+    def begin(self, started: float) -> None:
+        """A run begins.
+
+        :param started: when, as UNIX time.
+        """
+        self._asked = None
+        # What is seen before the run is not about it.
+        self._stop, self.stopped = self.lock.control.stop, False
+        self._began = started, self.clock.now()
+
+    def pass_on(self) -> None:
+        """Have the run obey what is asked of it."""
+        self._pass_on_release()
+        self._pass_on_stop()
+
+    def _pass_on_release(self) -> None:
+        """Let the run know that the lock is wanted, and end it if it is
+        wanted at once."""
+        control, token = self.lock.control, self.lock.fencing_token
+        demand = control.demand(token)
+        if demand is None:
+            return
+        if demand != self._asked:
+            self._asked = demand
+            self.logger.info('the run is asked to end: %s', demand)
+            self.process.ask_to_stop(demand)
+        if control.interrupts(token):
+            self.interrupts.interrupt(OneInstanceWatchdogError(demand))
+
+    def _pass_on_stop(self) -> None:
+        """End the run, if an operator asks for that and not for more."""
+        stop = self.lock.control.stop_for(self.lock.fencing_token)
+        if stop is None or stop == self._stop:
+            return
+        self._stop = stop
+        started, since = self._began
+        if stop.timestamp is not None and stop.timestamp < started and (
+                self.clock.now() - since < BELATED):
+            # It was for the run before.
+            return
+        reason = f'stop asked for by {stop.who}'
+        self.logger.info('the run is stopped: %s', reason)
+        self.stopped = True
+        self.process.ask_to_stop(reason)
+        self.interrupts.interrupt(OneInstanceWatchdogError(reason))
