@@ -119,7 +119,7 @@ def build_command_parser(
             nargs=None if task_cls else '?')
     _add_runner_arguments(
         parser.add_argument_group('options as for a run'), config_class,
-        None if getattr(command, 'SHOWS_OPTIONS', False) else (),
+        getattr(command, 'OPTIONS', ()),
         _has(task_cls, '-v'))
     if task_cls is not None:
         _add_optional_arguments(parser, task_cls, demanding)

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from jobslib.config import Config, ConfigGroup, option
 from jobslib.exceptions import ConfigError
+from jobslib.reading import mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ PLAIN = (str, int, float, dict, list, tuple, type(None))
 # Flags of code objects: it takes *args; it yields, as a function or a coroutine.
 TAKES_ANY = 0x04
 YIELDS = 0x20 | 0x200
+
+# What is so where no backend is named.
+PARTS = {'one_instance': 'the lock is the default one, of this machine only',
+         'liveness': 'no success is noted', 'metrics': 'nothing is measured'}
 
 OWN_NAME = 'an own name has to differ more, or begin with an underscore'
 
@@ -74,7 +79,8 @@ def refuse_slips(config: Config) -> None:
         known |= _variables_of_all()
     for name in sorted(unknown):
         if name not in known:
-            near = nearest(name, known, 0.0)
+            near = (f'{name}_BACKEND' if f'{name}_BACKEND' in known else
+                    nearest(name, known, 0.0))
             raise ConfigError(
                 f'unknown variable {name} in the environment, no option of '
                 f'jobslib or of your classes has it; nearest known: {near}')
@@ -171,11 +177,14 @@ def _variables_of(declared: option[object]) -> set[str]:
 def remarks(config: Config) -> list[str]:
     """Return a sentence for each thing that is allowed and probably not meant:
     options that have no effect, and tasks of one name."""
-    shared = _find_namesakes(config)
-    return _find_ineffective(config) + _find_empty_settings(config) + ([
-        f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
-        f'tasks of one name share one lock and one history, and run one at a '
-        f'time'] if shared else [])
+    found = (_find_ineffective(config) + _find_unused_backends(config)
+             + _find_empty_settings(config))
+    if shared := _find_namesakes(config):
+        found.append(
+            f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
+            f'tasks of one name share one lock and one history, and run one at '
+            f'a time')
+    return found
 
 
 def _find_ineffective(config: Config) -> list[str]:
@@ -217,6 +226,34 @@ def _find_ineffective(config: Config) -> list[str]:
         found += [say(name, 'with logging, which says it all')
                   for name in ('log_format', 'log_level')
                   if name in config.declared() and given(name)]
+    return found
+
+
+def _find_unused_backends(config: Config) -> list[str]:
+    """Say what is set for a backend where none is named.
+
+    Where one is named, what is there for others may be for other jobs.
+    """
+    known, found = set(_variables(config)), []
+    settings = dict(_names(config._settings))
+    for part, instead in PARTS.items():
+        group = getattr(config, part)
+        if getattr(group, 'disabled', False) or (
+                group.source('backend') != 'default'):
+            continue
+        name = part.upper()
+        unused = sorted(each for each in os.environ if each not in known
+                        and each.startswith(f'{PREFIX}{name}_'))
+        home = f'jobslib.{part.replace("_", "")}.'
+        unused += [each for each in find_unknown_settings(config)
+                   if str(mapping(settings[each]).get('backend')
+                          ).startswith(home)]
+        if unused:
+            have = 'has' if len(unused) == 1 else 'have'
+            found.append(
+                f'{" and ".join(unused)} {have} no effect: neither '
+                f"{name}['backend'] nor {PREFIX}{name}_BACKEND is set, so "
+                f'{instead}')
     return found
 
 

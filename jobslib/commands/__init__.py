@@ -10,8 +10,8 @@ Each command is a module here, named for it, with
 
 and, where it needs them,
 
-- ``SHOWS_OPTIONS = True`` if its help lists all options of a run, which every
-  command accepts,
+- ``OPTIONS``, the flags of those options of a run that its help shows; ``None``
+  for all of them.  Every command takes them, and most need none,
 - ``TAKES_TASK = False`` if no task can be named,
 - ``NAME_HELP`` and ``USAGE``, which replace those of other commands in its help.
 

@@ -53,7 +53,7 @@ DESCRIPTION = ('Show the options that are set and check the lock, '
                'without disturbing a running job.')
 
 #: Its help lists all options of a run, because it shows what they lead to.
-SHOWS_OPTIONS = True
+OPTIONS = None
 
 WRONG = (DENIED, FAILED)
 

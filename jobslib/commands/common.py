@@ -14,11 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ['PATIENCE', 'add_json', 'hasten', 'is_default_lock', 'make_lock',
-           'next_step', 'require_task', 'warn_of_default_lock']
+__all__ = ['PATIENCE', 'WHEN_DUE', 'add_json', 'hasten', 'is_default_lock',
+           'make_lock', 'next_step', 'require_task', 'warn_of_default_lock']
 
 #: How long a command waits for an answer of the lock's service, in seconds.
 PATIENCE = 2.0
+#: The flags of the options that say when the job is due.
+WHEN_DUE = ('--schedule', '--time-zone', '--sleep-interval', '--run-interval',
+            '--run-interval-epoch', '--jitter')
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ NAME_HELP = ('names the job in logs, and its lock: jobs of one name exclude '
              'each other')
 
 #: Its help lists all options of a run, because it is one.
-SHOWS_OPTIONS = True
+OPTIONS = None
 #: There is no task class that could be named.
 TAKES_TASK = False
 

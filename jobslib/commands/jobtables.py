@@ -106,8 +106,15 @@ def _next_runs(job: Document) -> list[Row]:
     if job['next_runs'] is None:
         return [('next slots', 'not known: the job has another schedule than '
                                'this command')]
-    return [('' if number else 'next slots', ago(each['slot']))
+    return [('' if number else 'next slots', _next_run(each))
             for number, each in enumerate(job['next_runs'])]
+
+
+def _next_run(run: Document) -> str:
+    """Return a slot, and with jitter when it is due."""
+    slot, due = run['slot'], run['due']
+    return ago(slot) if due - slot < 1 else (
+        f'{ago(slot).partition(" (")[0]}, due at {ago(due)}')
 
 
 def _count(job: Document, outcome: str) -> str:

@@ -1,4 +1,9 @@
-"""The loop: wait, acquire, run, report, release or keep, repeat."""
+"""The loop: wait, acquire, run, report, release or keep, repeat.
+
+A signal, or the watchdog of the lock, interrupts it by an exception, but only
+inside ``interruptible()``, so that a release, for instance, is never cut short; see
+:mod:`jobslib.interrupts`.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +43,19 @@ if TYPE_CHECKING:
 
 __all__ = ['Runner']
 
-# The longest wait for a lock that another process holds, in seconds.
-STANDBY_WAIT = 60.0
-# The longest sleep, in seconds, since a signal that comes in the instant before a
-# sleep does not end it.  Requests of operators are looked for as often.
-LONGEST_SLEEP = 0.5
-# How often a process that does not hold the lock asks what is asked of the job, in
+# How long a standby waits for a lock that others have before it asks again, in
 # seconds.
+STANDBY_WAIT = 60.0
+# The longest sleep, in seconds.  A signal that comes in the instant before a
+# sleep does not end it, and is seen only when it is over.  Between two of them
+# the loop looks whether operators ask for something.
+LONGEST_SLEEP = 0.5
+# How often a process that does not hold the lock asks its service whether
+# operators ask for something, in seconds.
 PEEK = 10.0
+# For so long, in seconds, others go first when a process that keeps the lock
+# has given it up.
+OTHERS_FIRST = 10.0
 
 
 class Runner:
@@ -82,8 +92,8 @@ class Runner:
         self.recording = Recording(lock, config, agenda, clock, logger)
         self.demands = Demands(process, lock, config, self.recording, clock,
                                interrupts, logger)
-        # Whether the run's process has to end, because its run was interrupted, or
-        # because processes that it has started were ended.
+        # Whether the run's process is to end before the next run: its run was
+        # interrupted, or its children were ended behind its back.
         self._retires = False
         # The last sign of life of the run that was passed on to the watchdog.
         self._beat = 0.0
@@ -94,8 +104,14 @@ class Runner:
         # has asked for it, if one has.
         self._scheduled = False
         self._extra: Extra | None = None
-        # When the lock service was last asked what is asked of the job.
+        # When the lock's service was last asked whether operators ask for
+        # something.
         self._peeked = 0.0
+        # From when on others have had their chance to take the lock that this
+        # process has given up.
+        self._contends_at = float('-inf')
+
+    # The loop.
 
     def run(self) -> ExitCode:
         """Run until the job is done or the process is told to end."""
@@ -115,6 +131,38 @@ class Runner:
                 return ExitCode.TERMINATED
             finally:
                 self._shutdown()
+
+    def _run_cycle(self) -> None:
+        self._wait_until_due()
+        if not self._acquire():
+            return
+        self._look()
+        self._report_given_up()
+        self._extra = None
+        if not self.agenda.runs or not self.agenda.plan.has_slots:
+            # A run that was asked for must not take the place of a slot's run, but
+            # without slots the next run is as good as any other.
+            self._extra = self.demands.take_extra(self.agenda.plan.recoveries)
+        if not (self.agenda.runs or self._extra):
+            if not self.config.keep_lock:
+                self._release()
+            return
+        outcome = self._run()
+        self.demands.clear()
+        if not self.config.keep_lock or (
+                self.config.release_on_error
+                and outcome is not Outcome.SUCCEEDED
+                and not self.demands.stopped):
+            self._release()
+            return
+        if outcome in (Outcome.INTERRUPTED, Outcome.KILLED):
+            self._release_if_lost()
+        if self._ends:
+            return
+        self._retire(self.config.max_hook_time)
+        if self.lock.held:
+            # In all other cases it goes with the release.
+            self.recording.save()
 
     def _run_once(self) -> ExitCode:
         while True:
@@ -163,53 +211,32 @@ class Runner:
                 # A later slot has come meanwhile; that is another run.
                 return outcome
 
-    def _run_cycle(self) -> None:
-        self._wait_until_due()
-        if not self._acquire():
-            return
-        self._look()
-        self._report_given_up()
-        self._extra = None
-        if not self.agenda.runs or not self.agenda.plan.has_slots:
-            # A run that was asked for must not take the place of a slot's run, but
-            # without slots the next run is as good as any other.
-            self._extra = self.demands.take_extra(self.agenda.plan.recoveries)
-        if not (self.agenda.runs or self._extra):
-            if not self.config.keep_lock:
-                self._release()
-            return
-        outcome = self._run()
-        self.demands.clear()
-        if not self.config.keep_lock or (
-                self.config.release_on_error
-                and outcome is not Outcome.SUCCEEDED
-                and not self.demands.stopped):
-            self._release()
-            return
-        if outcome in (Outcome.INTERRUPTED, Outcome.KILLED):
-            self._release_if_lost()
-        if self._ends:
-            return
-        self._retire(self.config.max_hook_time)
-        if self.lock.held:
-            # In all other cases it goes with the release.
-            self.recording.save()
-
     def _look(self) -> None:
         self.agenda.skips = self.lock.control.skipped
         self.agenda.look()
+
+    def _report_given_up(self) -> None:
+        """Say which slots are given up, and why."""
+        given_up, self.agenda.given_up = self.agenda.given_up, []
+        for why, slots in self.agenda.by_reason(given_up):
+            self.logger.warning('given up: %s; %s', slots, why)
+        if given_up:
+            self.observers.missed(len(given_up))
 
     @property
     def _ends(self) -> bool:
         """Whether the job was told to end."""
         return isinstance(self.interrupts.pending, Terminate)
 
+    # Between two runs.
+
     def _wait_until_due(self) -> None:
         if not self.config.cold_standby and not self._ends:
             # After a run that was interrupted or killed, a new process is made now,
             # so that neither the next run nor a takeover has to wait for imports.
             self._prepare()
-        if self.agenda.seconds_left > 0 and self.interrupts.pending is None:
+        if (self.agenda.seconds_left > 0 and not self._stands_by
+                and self.interrupts.pending is None):
             self.observers.waiting(self.agenda.due)
         if self.recording.has_unrecorded and not (
                 self.lock.held or self.standby.is_cut_off or self._ends):
@@ -220,7 +247,7 @@ class Runner:
         while True:
             with self.interrupts.interruptible():
                 left = self.agenda.seconds_left
-                if left <= 0:
+                if left <= 0 or self._stands_by:
                     return
                 self.clock.sleep(min(left, LONGEST_SLEEP))
             self.lock.sign_of_life()
@@ -234,17 +261,13 @@ class Runner:
                     not self.lock.control.paused):
                 return
 
-    def _acquire(self) -> bool:
-        """Hold the lock, or arrange when to try again."""
-        self._obey()
-        if self._still_held():
-            return True
-        try:
-            with self.interrupts.interruptible():
-                return self._take_or_wait()
-        except LockUnavailableError as exc:
-            self._wait_for_service(exc)
-            return False
+    @property
+    def _stands_by(self) -> bool:
+        """Whether this process waits for the lock to keep it, even if nothing
+        is due."""
+        return (self.config.keep_lock and not self.config.run_once
+                and not self.lock.held
+                and self.clock.now() >= self._contends_at)
 
     def _obey(self) -> None:
         """Release the lock between runs, if an operator asks for it."""
@@ -270,21 +293,18 @@ class Runner:
             # An outage is reported when the lock is to be taken.
             pass
 
-    def _still_held(self) -> bool:
-        self._release_if_lost()
-        held: bool = self.lock.held
-        return held
+    # The lock.
 
-    def _release_if_lost(self) -> None:
-        self.interrupts.clear()
-        if self.lock.held and not self._refresh():
-            self.logger.warning('the lock is lost')
-            self._release()
-
-    def _refresh(self) -> bool:
+    def _acquire(self) -> bool:
+        """Hold the lock, or arrange when to try again."""
+        self._obey()
+        if self._still_held():
+            return True
         try:
-            return bool(self.lock.refresh())
-        except LockError:
+            with self.interrupts.interruptible():
+                return self._take_or_wait()
+        except LockUnavailableError as exc:
+            self._wait_for_service(exc)
             return False
 
     def _take_or_wait(self) -> bool:
@@ -338,13 +358,48 @@ class Runner:
         with self.interrupts.interruptible():
             self.clock.sleep(pause)
 
-    def _prepare(self) -> str | None:
-        """Make sure that there is a process with the task; return why there is
-        none, ``None`` if there is."""
-        if self.process.is_ready:
-            return None
-        with self.interrupts.interruptible(self.process.interrupt):
-            return self.process.prepare()
+    def _still_held(self) -> bool:
+        self._release_if_lost()
+        held: bool = self.lock.held
+        return held
+
+    def _release_if_lost(self) -> None:
+        self.interrupts.clear()
+        if self.lock.held and not self._refresh():
+            self.logger.warning('the lock is lost')
+            self._release()
+
+    def _refresh(self) -> bool:
+        try:
+            return bool(self.lock.refresh())
+        except LockError:
+            return False
+
+    def _release(self) -> bool:
+        """Release the lock; return whether its service could be asked."""
+        # Told to end before it came to that, perhaps.
+        self._report_given_up()
+        self._contends_at = self.clock.now() + OTHERS_FIRST
+        answers = True
+        self.agenda.cancel()
+        self.recording.update()
+        self._end_leftovers()
+        try:
+            if self.lock.release():
+                self.recording.is_written()
+                self.observers.released()
+            else:
+                self.observers.lost('the lock was not ours any more')
+        except LockError as exc:
+            self.logger.warning('the lock was not released: %s', exc)
+            self.observers.lost(str(exc))
+            self.recording.is_lacking(str(exc))
+            answers = False
+        if not self._ends:
+            self._retire(self.config.max_hook_time)
+        return answers
+
+    # A run.
 
     def _run(self) -> Outcome:
         run = self.recording.new_run()
@@ -375,13 +430,6 @@ class Runner:
             self._stop_watching()
         return run.outcome
 
-    def _stop_watching(self) -> None:
-        try:
-            self.lock.watchdog.stop()
-        except LockError as exc:
-            # The lock is lost, as will be seen.
-            self.logger.warning('the end of the run was not noted: %s', exc)
-
     def _begin(self, run: Run) -> None:
         """The slot that was decided on is begun, by *run*."""
         run.started = self.clock.wall()
@@ -403,18 +451,6 @@ class Runner:
                 or self.config.recoveries == 0):
             self.recording.save()
 
-    def _ending(self, run: Run) -> Ending:
-        """Return what the outcome of *run* is for the schedule."""
-        if run.outcome is Outcome.SUCCEEDED:
-            return Ending.SUCCEEDED
-        if self.demands.stopped:
-            return Ending.STOPPED
-        # Where runs follow one another, the next one makes up for this one;
-        # after a pause, since it may end in the same way.
-        endless = not self.agenda.plan.has_slots and not self._ends
-        failed = run.outcome is Outcome.FAILED or self._overdue or endless
-        return Ending.FAILED if failed else Ending.CUT_SHORT
-
     def _call_task(self, run: Run) -> Result:
         try:
             with self.interrupts.interruptible(self._deliver):
@@ -423,27 +459,6 @@ class Runner:
                 return self.process.run(run, self.lock)
         except LockError as exc:
             return Result(Outcome.FAILED.value, describe(exc), str(exc))
-
-    def _end(self, run: Run, result: Result, duration: float) -> None:
-        """Give *run* its outcome, make it known, and log it."""
-        interrupt = self.interrupts.pending
-        self.interrupts.clear()
-        self._overdue = getattr(interrupt, 'overdue', False)
-        outcome, error = find_outcome(result, interrupt)
-        run.end(outcome, duration, error)
-        # Whoever is told may kill this process the moment after.
-        self._secure(run)
-        log_end(self.logger, run, result, interrupt, self.config.task_name)
-
-    def _secure(self, run: Run) -> None:
-        """The slot and the history have the outcome of *run*, also if this
-        process gets no further."""
-        ending = self._ending(run)
-        if self._scheduled:
-            self.agenda.end(ending)
-        if self._extra is not None and ending is not Ending.CUT_SHORT:
-            self.demands.end_extra(self._extra)
-        self.recording.add(run)
 
     def _deliver(self, interrupt: Interrupt) -> None:
         self.lock.watchdog.stopping()
@@ -466,6 +481,56 @@ class Runner:
             self.demands.pass_on()
         return min(LOOK, watchdog.due() - now())
 
+    def _end(self, run: Run, result: Result, duration: float) -> None:
+        """Give *run* its outcome, make it known, and log it."""
+        interrupt = self.interrupts.pending
+        self.interrupts.clear()
+        self._overdue = getattr(interrupt, 'overdue', False)
+        outcome, error = find_outcome(result, interrupt)
+        run.end(outcome, duration, error)
+        # Whoever is told may kill this process the moment after.
+        self._secure(run)
+        log_end(self.logger, run, result, interrupt, self.config.task_name)
+
+    def _secure(self, run: Run) -> None:
+        """The slot and the history have the outcome of *run*, also if this
+        process gets no further."""
+        ending = self._ending(run)
+        if self._scheduled:
+            self.agenda.end(ending)
+        if self._extra is not None and ending is not Ending.CUT_SHORT:
+            self.demands.end_extra(self._extra)
+        self.recording.add(run)
+
+    def _ending(self, run: Run) -> Ending:
+        """Return what the outcome of *run* is for the schedule."""
+        if run.outcome is Outcome.SUCCEEDED:
+            return Ending.SUCCEEDED
+        if self.demands.stopped:
+            return Ending.STOPPED
+        # Where runs follow one another, the next one makes up for this one;
+        # after a pause, since it may end in the same way.
+        endless = not self.agenda.plan.has_slots and not self._ends
+        failed = run.outcome is Outcome.FAILED or self._overdue or endless
+        return Ending.FAILED if failed else Ending.CUT_SHORT
+
+    def _stop_watching(self) -> None:
+        try:
+            self.lock.watchdog.stop()
+        except LockError as exc:
+            # The lock is lost, as will be seen.
+            self.logger.warning('the end of the run was not noted: %s', exc)
+
+    # The run's process.
+
+    def _prepare(self) -> str | None:
+        """Make sure that there is a process with the task; return why there is
+        none, ``None`` if there is."""
+        if self.process.is_ready:
+            return None
+        with self.interrupts.interruptible(self.process.interrupt):
+            return self.process.prepare()
+
     def _retire(self, limit: float) -> None:
         """End a process that is not to run again; the next run gets another.
 
@@ -475,29 +540,6 @@ class Runner:
             self._retires = False
             self.process.finish(limit)
             self.process.end_leftovers()
-
-    def _release(self) -> bool:
-        """Release the lock; return whether its service could be asked."""
-        # Told to end before it came to that, perhaps.
-        self._report_given_up()
-        answers = True
-        self.agenda.cancel()
-        self.recording.update()
-        self._end_leftovers()
-        try:
-            if self.lock.release():
-                self.recording.is_written()
-                self.observers.released()
-            else:
-                self.observers.lost('the lock was not ours any more')
-        except LockError as exc:
-            self.logger.warning('the lock was not released: %s', exc)
-            self.observers.lost(str(exc))
-            self.recording.is_lacking(str(exc))
-            answers = False
-        if not self._ends:
-            self._retire(self.config.max_hook_time)
-        return answers
 
     def _end_leftovers(self) -> None:
         """End what runs have left, before the lock goes.
@@ -516,6 +558,8 @@ class Runner:
                              else self.config.max_hook_time)
         self.process.end_leftovers()
 
+    # The end.
+
     def _shutdown(self) -> None:
         """Leave nothing locked, and close what was opened."""
         try:
@@ -533,11 +577,3 @@ class Runner:
                 self.process.finish(
                     self.config.max_hook_time if self._ends else None)
                 self.process.end_leftovers()
-
-    def _report_given_up(self) -> None:
-        """Say which slots are given up, and why."""
-        given_up, self.agenda.given_up = self.agenda.given_up, []
-        for why, slots in self.agenda.by_reason(given_up):
-            self.logger.warning('given up: %s; %s', slots, why)
-        if given_up:
-            self.observers.missed(len(given_up))

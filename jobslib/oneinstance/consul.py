@@ -280,7 +280,7 @@ class ConsulLock(BaseLock):
             lease.keep_claim(record)
             if history is not None:
                 self._note_history(history, token)
-            self._drop_lease()
+            self._drop_lease(record, history)
             raise
         if released:
             lease.released()
@@ -288,7 +288,7 @@ class ConsulLock(BaseLock):
                 self._drop_lease()
             self.on_released()
         else:
-            self._drop_lease()
+            self._drop_lease(record, history)
             self.on_lost(lease.memory.reason or 'the lease ran out')
         return released
 
@@ -481,7 +481,12 @@ class ConsulLock(BaseLock):
     def ask(self, control: Control, expected: Control) -> bool:
         from jobslib.oneinstance import consulview
         with contextlib.closing(self.client):
-            return consulview.ask(self.client, self.key, control, expected)
+            asked = consulview.ask(self.client, self.key, control, expected)
+        if asked and self._state is not None:
+            # A holder asks its keeper, which looks for the first time a moment
+            # after the lock was taken; its run may be over by then.
+            self._state.control = control.encode()
+        return asked
 
     def force_release(self) -> None:
         """End the session of the holder.
@@ -635,15 +640,21 @@ class ConsulLock(BaseLock):
         self.client.register_check(check, name, self.timings.check_ttl)
         return check
 
-    def _drop_lease(self) -> None:
+    def _drop_lease(self, record: Mapping[str, object] | None = None,
+                    history: bytes | None = None) -> None:
+        """Need the lease no more.
+
+        :param record: what to leave in the key, if it is still ours.
+        :param history: what to leave beside it.
+        """
         lease, self._lease = self._lease, None
         if lease is not None and not lease.close():
-            # There is no keeper that would clear up.
-            record = self._record | {'released': time.time()}
+            # There is no keeper to clear up after this process.
+            record = {**(record or self._record), 'released': time.time()}
             with contextlib.suppress(LockError):
                 self.client.release(
                     self.key, json.dumps(record).encode(), lease.session,
-                    token=None)
+                    None, history)
                 self.client.destroy_session(lease.session)
 
     def _handle_interrupts(self) -> int:

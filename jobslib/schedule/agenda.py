@@ -63,7 +63,7 @@ class Agenda:
         # By how much the wall clock is ahead of the clock that never jumps.
         self._offset = now - clock.now()
         self.memory = (Memory.of_one_run(plan, now) if one_run
-                       else Memory(now))
+                       else Memory.of_a_loop(plan, now))
         #: The ledger, while the lock is held.
         self.ledger = Ledger(plan.fingerprint, now)
         #: UNIX time at which there may be something to do.

@@ -38,6 +38,14 @@ class Memory:
         self._distrusted: tuple[float, float | None] | None = None
 
     @classmethod
+    def of_a_loop(cls, plan: Plan, now: float) -> Memory:
+        """Return the memory of a process that is started to go on: what comes
+        due from now on is its business, and with jitter that is later than
+        the slot.
+        """
+        return cls(now - plan.jitter)
+
+    @classmethod
     def of_one_run(cls, plan: Plan, now: float) -> Memory:
         """Return the memory of a process that is started for one run.
 
