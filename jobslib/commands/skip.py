@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import Answer, answer, ask, stamp
-from jobslib.commands.common import add_json as add_arguments
 from jobslib.commands.common import WHEN_DUE, require_task
+from jobslib.commands.common import add_json as add_arguments
 from jobslib.commands.jobs import find_ledger
 from jobslib.config import Config
 from jobslib.exceptions import ConfigError
