@@ -26,7 +26,7 @@ __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
 DESCRIPTION = 'Do not run the next slot of a job, whoever would run it.'
 
-#: By them it knows which slot is the next.
+#: Its help lists these options, since they say which slot is the next.
 OPTIONS = WHEN_DUE
 
 
