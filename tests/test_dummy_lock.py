@@ -65,3 +65,13 @@ def test_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock.watchdog, 'beat', lambda: beats.append(True))
     lock.refresh()
     assert beats == [True]
+
+
+def test_refusals_by_their_old_names() -> None:
+    """A lock that was written for version 1.0 refuses as before."""
+    lock = make_lock()
+    with pytest.raises(LockNotHeldError):
+        lock._refuse_unless_held()
+    lock.acquire()
+    with pytest.raises(LockAlreadyHeldError):
+        lock._refuse_if_held()

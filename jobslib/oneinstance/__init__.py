@@ -498,3 +498,7 @@ class BaseLock:
             raise LockNotHeldError(
                 f'the lock of {self.context.config.task_name} is not held '
                 f'by this process')
+
+    # What locks that were written for version 1.0 call.
+    _refuse_if_held = refuse_if_held
+    _refuse_unless_held = refuse_unless_held
