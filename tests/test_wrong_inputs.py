@@ -240,7 +240,8 @@ WRONG = [
           f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
           f"mean 'status'?)"),
     Wrong('jobs', f"task 'jobs': 'jobs' is not a dotted path "
-          f"(package.module.Name); nor is it a command ({COMMANDS})"),
+          f"(package.module.Name); nor is it a command ({COMMANDS}) (jobs.py is "
+          f"a module; name a class in it: jobs.Name)"),
     Wrong('Status jobs.Copy', f"task 'Status': 'Status' is not a dotted path "
           f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
           f"mean 'status'?); unknown: jobs.Copy"),
@@ -270,7 +271,8 @@ WRONG = [
           f'{COMMANDS}; "runjob --help" tells more; unknown: --versoin (did '
           f'you mean --version?)'),
     Wrong('--setting jobs jobs.Copy', f"task 'jobs': 'jobs' is not a dotted "
-          f"path (package.module.Name); nor is it a command ({COMMANDS}); "
+          f"path (package.module.Name); nor is it a command ({COMMANDS}) "
+          f"(jobs.py is a module; name a class in it: jobs.Name); "
           f"unknown: --setting jobs.Copy (did you mean '--settings'?)"),
     Wrong('help', f"task 'help': 'help' is not a dotted path "
           f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
@@ -282,8 +284,8 @@ WRONG = [
           "you mean 'jobs.Copy'?)"),
     Wrong('jobs.py:Copy', "task 'jobs.py:Copy': module 'jobs' has no 'py:Copy' "
           "(did you mean 'jobs.Copy'?)"),
-    Wrong('jobs.py', "task 'jobs.py': module 'jobs' has no 'py' (did you mean "
-          "'jobs'?)"),
+    Wrong('jobs.py', "task 'jobs.py': module 'jobs' has no 'py' (it has "
+          "Copy, OwnConfig, OwnLock, NoTask, OneArgument, OddArguments)"),
     Wrong('status jobs.Copi', "task 'jobs.Copi': module 'jobs' has no 'Copi' "
           "(did you mean 'jobs.Copy'?)"),
     Wrong('-s jobs.py jobs.Copy', "settings module 'jobs.py' from --settings: "
