@@ -32,7 +32,7 @@ from jobslib.keeper.memory import LeaseMemory
 from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
-from jobslib.oneinstance.requests import Pause
+from jobslib.oneinstance.requests import Extra, Pause
 from jobslib.owner import OwnerRecord
 from jobslib.runs import Outcome, Run
 from jobslib.testing import ConsulStandIn, make_lock
@@ -422,6 +422,20 @@ def test_lost_run_is_in_the_record_of_the_next(consul: ConsulStandIn) -> None:
         lock.history = {'runs': 1}
         assert lock.release()
         assert b'"before"' not in (consul.value(lock.key) or b'')
+    finally:
+        lock.close()
+
+
+def test_what_a_holder_has_noted(consul: ConsulStandIn) -> None:
+    """What a holder has asked itself it knows at once."""
+    lock = make_lock(ConsulLock, 'noted', **consul.options(**STEADY))
+    try:
+        assert lock.acquire()
+        begun = Control(extra=Extra('x1', tries=1))
+        assert lock.ask(begun, lock.control)
+        assert lock.control.export() == begun.export()
+        assert lock.ask(Control(), lock.control)
+        assert lock.release()
     finally:
         lock.close()
 

@@ -775,6 +775,18 @@ def test_service_unavailable(messages: list[str]) -> None:
     assert len([text for text in messages if 'waiting' in text]) == 1
 
 
+def test_holder_is_named_again_after_an_outage(messages: list[str]) -> None:
+    """Who has the lock is said once, and once more after an outage."""
+    job = Job()
+    job.lock.script = [False, False, LockUnavailableError('away'), False, False]
+    job.run()
+    held = 'INFO not run: the lock is held by somebody (pid ?) since ?'
+    assert list(messages)[:4] == [
+        held, 'WARNING waiting for the lock: away',
+        'INFO the service of the lock answers again, after 0 s', held]
+    assert list(messages).count(held) == 2
+
+
 def test_service_unavailable_again(messages: list[str]) -> None:
     """Each time that the lock service goes away is told."""
     job = Job(succeed)

@@ -19,7 +19,7 @@ from jobslib import OneInstanceWatchdogError
 from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.history import HandIn, History
-from jobslib.loop.runner import STANDBY_WAIT
+from jobslib.loop.runner import OTHERS_FIRST, STANDBY_WAIT
 from jobslib.observers import Observer
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import Control
@@ -147,6 +147,35 @@ def test_request_for_this_holder() -> None:
     job.lock.token = 7
     job.run()
     assert job.events.startswith('acquire run release acquire')
+
+
+def test_standby_again() -> None:
+    """Who keeps the lock and has given it up waits for it again when others have
+    had their chance, whatever is due."""
+    job = Job(KEEP_LOCK=True, SCHEDULE='0 0 1 1 *')
+    job.lock.token = 7
+    at(job, 5, asked(7))
+    job.clock.ends = 1000 + 5 + OTHERS_FIRST + 2
+    assert job.run() is ExitCode.TERMINATED
+    assert job.events.startswith('acquire release acquire')
+    assert job.starts == []
+
+
+def test_lock_that_was_free_and_is_not_granted() -> None:
+    """Who keeps the lock goes on waiting for it when somebody was faster, or the
+    service does not grant it yet, whatever is due."""
+    job = Job(KEEP_LOCK=True, SCHEDULE='0 0 1 1 *')
+    acquire = job.lock.acquire
+
+    def find_free() -> bool:
+        job.lock.previous_record = None
+        return acquire()
+    job.lock.acquire = find_free  # type: ignore[method-assign]
+    job.lock.script = [False]
+    job.clock.ends = 1000 + STANDBY_WAIT + 2
+    assert job.run() is ExitCode.TERMINATED
+    assert job.events.startswith('acquire wait acquire')
+    assert job.lock.events.count('acquire') == 2
 
 
 def test_request_for_another_holder() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from support import until
 
+from jobslib.consul.client import history_key
 from jobslib.exceptions import LockUnavailableError
 from jobslib.keeper import processes
 from jobslib.loop.supervisor import LONGEST_ANSWER, answers_of
@@ -321,6 +322,28 @@ def test_supervisor_that_loses_all_keepers(consul: ConsulStandIn) -> None:
     assert ('jobslib: the lease keeper cannot be started: Resource '
             'temporarily unavailable; ending the run\n') in err
     assert not consul.sessions
+
+
+def test_outcome_without_a_keeper(consul: ConsulStandIn) -> None:
+    """Nor is what the lock leaves lost with its keepers."""
+    supervisor = start(consul, 'outcome', '''
+        def refuse():
+            raise OSError('Resource temporarily unavailable')
+        os.fork = refuse
+        os.kill(lease.keeper_pid, signal.SIGKILL)
+        while lease.memory.state != LeaseMemory.LOST:
+            lock.sign_of_life()
+        lock.schedule = {'due': 5.0}
+        lock.history = {'runs': 41}
+        lock.release()
+        say(lock.key)
+        lock.close()
+        ''')
+    [key], err = lines(supervisor)
+    assert consul.holder(key) is None, err
+    record = json.loads(consul.value(key) or b'')
+    assert record['schedule'] == {'due': 5.0} and 'released' in record
+    assert json.loads(consul.value(history_key(key)) or b'')['runs'] == 41
 
 
 def test_supervisor_that_cannot_end_its_run(consul: ConsulStandIn) -> None:

@@ -1,4 +1,4 @@
-"""``runjob status``: who has the job, how did it go, when is the next run."""
+"""``runjob status``: who has the job, how its runs went, when the next is due."""
 
 from __future__ import annotations
 
