@@ -299,8 +299,8 @@ BAD = [
         ("logging: {'version': 2} from settings, LOGGING",)),
     # The classes.
     Bad('-s no_config jobs.Hello',
-        ("config_class: 'jobs.NoTask' from settings, CONFIG_CLASS is no "
-         "subclass of jobslib.Config",)),
+        ("config_class: 'jobs.NoTask' from settings, CONFIG_CLASS is not "
+         "a subclass of jobslib.Config",)),
     Bad('-s missing_config jobs.Hello',
         ("config_class: 'jobs.NoSuch' from settings, CONFIG_CLASS: "
          "module 'jobs' has no 'NoSuch'",)),
