@@ -335,6 +335,9 @@ WRONG = [
           'not allowed; allowed: a number of seconds of at least 0',
           "SLEEP_INTERVAL = '5'"),
     variable('JOBSLIB_ONE_INSTANCE', 'JOBSLIB_ONE_INSTANCE_BACKEND'),
+    Wrong('jobs.Copy', "schedule: '[5]' from environment, JOBSLIB_SCHEDULE is "
+          'not allowed; allowed: a cron expression, or a list of them (in the '
+          'environment a JSON array)', env={'JOBSLIB_SCHEDULE': '[5]'}),
     # With it no slot would ever be run.
     Wrong('jobs.Copy', 'start_deadline: 0 from settings, START_DEADLINE is '
           'not allowed; allowed: a number of seconds of at least 1',
