@@ -110,7 +110,9 @@ def _reported(call: Callable[[], int]) -> int:
 
 def _complain(what: str) -> None:
     from jobslib.folding import folded
-    print(folded(f'runjob: error: {what}', sys.stderr), file=sys.stderr)
+    # On a full disk the exit code has to say it.
+    with contextlib.suppress(OSError):
+        print(folded(f'runjob: error: {what}', sys.stderr), file=sys.stderr)
 
 
 def _settle() -> None:

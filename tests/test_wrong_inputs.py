@@ -657,6 +657,19 @@ def test_output_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.parametrize('args', ['jobs.Copi', 'status jobs.Copi'])
+def test_refusal_that_cannot_be_written(tmp_path: pathlib.Path,
+                                        args: str) -> None:
+    """The exit code is that of a wrong input on a full disk as well: by it
+    systemd does not start the job again and again."""
+    write_module(tmp_path, 'jobs', JOBS)
+    with open('/dev/full', 'w') as full:
+        code = subprocess.call(
+            [sys.executable, '-m', 'jobslib', *args.split()], cwd=tmp_path,
+            env=environment(tmp_path), stderr=full, timeout=DEADLINE)
+    assert code == ExitCode.USAGE
+
+
 def test_folder_that_is_named(tmp_path: pathlib.Path) -> None:
     """Who names the folder of a file lock has configured one."""
     write_module(tmp_path, 'jobs', JOBS)
