@@ -321,7 +321,8 @@ def test_run_and_stop(operator: Operator, tmp_path: pathlib.Path) -> None:
     """A holder begins a run within a second, and ends it within one."""
     addr, key = operator.agent.http_addr, operator.key
     args = ('--keep-lock', '--run-interval', '3600', 'tasks.Task')
-    with job(tmp_path, addr, key, *args, '--seconds', '2') as holder:
+    # So long that the run is still under way when it is stopped.
+    with job(tmp_path, addr, key, *args, '--seconds', '6') as holder:
         holder.wait_for('run succeeded')
         began = now()
         operator.do('run')

@@ -121,8 +121,6 @@ def _guess_from_path(name: str) -> str:
 def _guess_name(module: ModuleType, name: str) -> str:
     """Return what may be meant in place of a name that a module lacks."""
     from jobslib.slips import nearest
-    if name == 'py':
-        return f' (did you mean {module.__name__!r}?)'
     classes = _classes(module)
     near = nearest(name, classes)
     if near is not None:

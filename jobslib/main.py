@@ -110,7 +110,9 @@ def _reported(call: Callable[[], int]) -> int:
 
 def _complain(what: str) -> None:
     from jobslib.folding import folded
-    print(folded(f'runjob: error: {what}', sys.stderr), file=sys.stderr)
+    # On a full disk the exit code has to say it.
+    with contextlib.suppress(OSError):
+        print(folded(f'runjob: error: {what}', sys.stderr), file=sys.stderr)
 
 
 def _settle() -> None:
@@ -408,9 +410,11 @@ def _load_task(path: str) -> type[BaseTask]:
                              f'task is expected; allowed: runjob COMMAND '
                              f'package.module.Task') from exc
         from jobslib.slips import guess
+        meant = (f' ({path}.py is a module; name a class in it: {path}.Name)'
+                 if os.path.isfile(f'{path}.py')
+                 else guess(path, (*COMMANDS, *OPTIONS)))
         raise UsageError(f'{exc}; nor is it a command '
-                         f'({", ".join(COMMANDS)})'
-                         f'{guess(path, (*COMMANDS, *OPTIONS))}') from exc
+                         f'({", ".join(COMMANDS)}){meant}') from exc
     refuse_class(path, found)
     return found  # type: ignore[no-any-return]
 

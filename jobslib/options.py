@@ -367,8 +367,10 @@ class option(Generic['T']):
         if self.attrtype is bool and given.source.startswith(TYPED_SOURCES):
             allowed = 'True or False'
         shown = self.show(given.value)
-        if self.attrtype in (dict, list) and given.source.startswith('env'):
-            # Not shown, because the JSON may have a secret in it.
+        if (self.attrtype in (dict, list) and not self.repeatable
+                and given.source.startswith('env')):
+            # Not shown, because the JSON may have a secret in it; what can be
+            # repeated on the command line has none.
             shown = '***'
         return ConfigError(f'{self.setting or self.name}: {shown} from '
                            f'{given.source} is not allowed{detail}; allowed: '

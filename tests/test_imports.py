@@ -72,7 +72,7 @@ def test_missing_name() -> None:
 
 @pytest.mark.parametrize(('path', 'hint'), [
     ('shopjob.Copy', "'shopjobs'"), ('shopjobs.Copi', "'shopjobs.Copy'"),
-    ('shopjobs.copy', "'shopjobs.Copy'"), ('shopjobs.py', "'shopjobs'"),
+    ('shopjobs.copy', "'shopjobs.Copy'"),
     ('shopjobs.py:Copy', "'shopjobs.Copy'"), ('shopjobs:Copy', "'shopjobs.Copy'"),
     ('./shop/jobs.py', "'shop.jobs'"), ('joblib.BaseTask', "'jobslib'"),
     ('jobslib.oneinstance.konsul.ConsulLock',
@@ -84,6 +84,14 @@ def test_guess(folder: pathlib.Path, path: str, hint: str) -> None:
     with pytest.raises(ImportNameError) as caught:
         import_object(path)
     assert str(caught.value).endswith(f' (did you mean {hint}?)')
+
+
+def test_file_in_place_of_a_name(folder: pathlib.Path) -> None:
+    """Who names the file of a module is told which classes are in it."""
+    write_module(folder, 'shopjobs', 'class Copy: pass')
+    with pytest.raises(ImportNameError) as caught:
+        import_object('shopjobs.py')
+    assert str(caught.value) == "module 'shopjobs' has no 'py' (it has Copy)"
 
 
 def test_no_guess_of_what_is_not_there(folder: pathlib.Path) -> None:

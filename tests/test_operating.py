@@ -322,6 +322,16 @@ def test_run(folder: pathlib.Path, keep: tuple[str, ...]) -> None:
         assert job.output.count('BEGIN') == 2
 
 
+def test_wait_that_is_interrupted(folder: pathlib.Path) -> None:
+    """Who does not wait any longer is told that the run is wanted still."""
+    with Job(folder, 'run', 'jobs.Quick', '--wait') as waiting:
+        until(lambda: ask(folder, 'status', 'jobs.Quick')['extra'] is not None)
+        waiting.popen.send_signal(signal.SIGINT)
+        waiting.wait_for('interrupted; what was asked until then stands')
+        assert waiting.popen.wait() == ExitCode.TERMINATED
+    assert ask(folder, 'status', 'jobs.Quick')['extra'] is not None
+
+
 def test_run_while_another_is_under_way(folder: pathlib.Path) -> None:
     """It is refused, unless it may begin after that one; one at a time."""
     with Job(folder, '--keep-lock', *HOURLY, 'jobs.Slow') as job:

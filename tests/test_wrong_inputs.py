@@ -240,7 +240,8 @@ WRONG = [
           f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
           f"mean 'status'?)"),
     Wrong('jobs', f"task 'jobs': 'jobs' is not a dotted path "
-          f"(package.module.Name); nor is it a command ({COMMANDS})"),
+          f"(package.module.Name); nor is it a command ({COMMANDS}) (jobs.py is "
+          f"a module; name a class in it: jobs.Name)"),
     Wrong('Status jobs.Copy', f"task 'Status': 'Status' is not a dotted path "
           f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
           f"mean 'status'?); unknown: jobs.Copy"),
@@ -270,7 +271,8 @@ WRONG = [
           f'{COMMANDS}; "runjob --help" tells more; unknown: --versoin (did '
           f'you mean --version?)'),
     Wrong('--setting jobs jobs.Copy', f"task 'jobs': 'jobs' is not a dotted "
-          f"path (package.module.Name); nor is it a command ({COMMANDS}); "
+          f"path (package.module.Name); nor is it a command ({COMMANDS}) "
+          f"(jobs.py is a module; name a class in it: jobs.Name); "
           f"unknown: --setting jobs.Copy (did you mean '--settings'?)"),
     Wrong('help', f"task 'help': 'help' is not a dotted path "
           f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
@@ -282,8 +284,8 @@ WRONG = [
           "you mean 'jobs.Copy'?)"),
     Wrong('jobs.py:Copy', "task 'jobs.py:Copy': module 'jobs' has no 'py:Copy' "
           "(did you mean 'jobs.Copy'?)"),
-    Wrong('jobs.py', "task 'jobs.py': module 'jobs' has no 'py' (did you mean "
-          "'jobs'?)"),
+    Wrong('jobs.py', "task 'jobs.py': module 'jobs' has no 'py' (it has "
+          "Copy, OwnConfig, OwnLock, NoTask, OneArgument, OddArguments)"),
     Wrong('status jobs.Copi', "task 'jobs.Copi': module 'jobs' has no 'Copi' "
           "(did you mean 'jobs.Copy'?)"),
     Wrong('-s jobs.py jobs.Copy', "settings module 'jobs.py' from --settings: "
@@ -333,6 +335,9 @@ WRONG = [
           'not allowed; allowed: a number of seconds of at least 0',
           "SLEEP_INTERVAL = '5'"),
     variable('JOBSLIB_ONE_INSTANCE', 'JOBSLIB_ONE_INSTANCE_BACKEND'),
+    Wrong('jobs.Copy', "schedule: '[5]' from environment, JOBSLIB_SCHEDULE is "
+          'not allowed; allowed: a cron expression, or a list of them (in the '
+          'environment a JSON array)', env={'JOBSLIB_SCHEDULE': '[5]'}),
     # With it no slot would ever be run.
     Wrong('jobs.Copy', 'start_deadline: 0 from settings, START_DEADLINE is '
           'not allowed; allowed: a number of seconds of at least 1',
@@ -650,6 +655,19 @@ def test_output_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
         'runjob: error: status: standard output cannot be written: No space '
         'left on device')
     assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('args', ['jobs.Copi', 'status jobs.Copi'])
+def test_refusal_that_cannot_be_written(tmp_path: pathlib.Path,
+                                        args: str) -> None:
+    """The exit code is that of a wrong input on a full disk as well: by it
+    systemd does not start the job again and again."""
+    write_module(tmp_path, 'jobs', JOBS)
+    with open('/dev/full', 'w') as full:
+        code = subprocess.call(
+            [sys.executable, '-m', 'jobslib', *args.split()], cwd=tmp_path,
+            env=environment(tmp_path), stderr=full, timeout=DEADLINE)
+    assert code == ExitCode.USAGE
 
 
 def test_folder_that_is_named(tmp_path: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -74,6 +75,11 @@ def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:
         code, text = call(lock)
     except NotImplementedError as exc:
         raise ConfigError(f'{config.args.runjob_command}: {exc}') from None
+    except KeyboardInterrupt:
+        # The job does not know that nobody waits any more.
+        print_line(f'{config.task_name}: interrupted; what was asked until '
+                   f'then stands, "runjob status" shows it', sys.stderr)
+        raise
     finally:
         lock.close()
     if config.args.json:

@@ -230,9 +230,12 @@ class ConsulConnection(ConfigGroup):
             raise self.error('host', str(exc)) from None
         _refuse_variables(self)
         if bool(self.client_cert) != bool(self.client_key):
+            given, lacking = (
+                ('client_cert', 'client_key') if self.client_cert
+                else ('client_key', 'client_cert'))
             raise ConfigError(
-                'client_cert and client_key: one is given without the '
-                'other; allowed: both or none')
+                f'{given} (from {self.source(given)}) is given without '
+                f'{lacking}; allowed: both or none')
 
     #: For how long a request that failed is tried again, in seconds.
     patience = math.inf
