@@ -118,6 +118,10 @@ class Recording:
         self._unrecorded.add(self._owner.timestamp, run)
         self.update()
         self.lock.secure_outcome()
+        if self.config.keep_lock:
+            # Before anybody is told, since hooks and metrics take their time,
+            # and the machine may not live that long.
+            self.lock.save_history()
 
     def update(self) -> None:
         """Have the lock write what is known now, when it writes next."""

@@ -194,9 +194,6 @@ class Runner:
         if self._ends:
             return
         self._retire(self.config.max_hook_time)
-        if self.lock.held:
-            # In all other cases it goes with the release.
-            self.recording.save()
 
     def _look(self) -> None:
         self.agenda.skips = self.lock.control.skipped
