@@ -1,7 +1,7 @@
-"""What a lock, a liveness or metrics need of the context that they are made in.
+"""What a lock, a liveness or metrics need of the context that makes them.
 
-The context makes them and knows their types; they know it by this type, and do
-not import it.
+The context imports them.  They know it by this type only, so that the imports make
+no circle.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work that must not keep anybody waiting: a thread that does it."""
+"""Work that must not hold anybody up: a thread that does it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ['Background']
 
-#: The first pause after a failure, doubled each time, and the longest.
+#: The pause after the first failure, which doubles, and the longest, in seconds.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 
@@ -27,25 +27,26 @@ class Background:
     """Calls something with the newest of the values that it is given.
 
     The call is made in a thread of its own, which does not keep the process
-    alive.  A value that comes while a call is being made replaces the one
-    that waits.  A call that raises is repeated, with the newest value, after
-    a growing pause; it is logged once when that begins, and once when it
-    ends.
+    alive.  A value that comes while a call is being made replaces the one that
+    waits.  A call that fails is repeated, with the newest value, after a pause
+    that grows.  The log says once that calls fail, and once that they succeed
+    again.
 
-    :param call: what is to be done with a value.
+    :param call: called with a value.
     :param logger: where failures are reported.
     :param what: what the call does, for the log: the subject of "fails".
     :param pause: the least time between two calls, in seconds.
-    :param longest_pause: the longest after failures, in seconds; by default
-        10 s.
-    :param every: call again with the same value after so many seconds.
-    :param finish: called in that thread after the last call.
+    :param longest_pause: the longest pause after failures, in seconds; by
+        default 10.
+    :param every: after how many seconds to call again with the same value.
+    :param finish: called in the same thread after the last call.
     """
 
-    # Neither submit() nor close() takes a lock of Python's: the code of a task
-    # that calls them can be interrupted at any point of it, and can fork while
-    # the thread holds the lock.  What is used of deque and of SimpleQueue is
-    # atomic.
+    # Neither submit() nor close() takes a lock of the threading module.  A task
+    # calls them, and can be interrupted in the middle of that, so that the lock
+    # would never be released; or it forks while the thread holds the lock, which
+    # then stays locked in the child.  The operations on deque and SimpleQueue that
+    # are used here are atomic.
 
     def __init__(
         self, call: Callable[[Any], object], logger: logging.Logger,
@@ -59,11 +60,11 @@ class Background:
         self._what = what
         self._pause = pause
         self._longest_pause = longest_pause
-        #: May be changed; it counts from the next value on.
+        #: May be changed; that has an effect from the next value on.
         self.every = every
         self._finish = finish
         self._newest: collections.deque[object] = collections.deque(maxlen=1)
-        # True is the last of it.
+        # Wakes the thread; true ends it.
         self._wakes: SimpleQueue[bool] = queue.SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
         self._closing = False
@@ -77,16 +78,16 @@ class Background:
         return thread is not None and thread.is_alive()
 
     def calls_fail(self, error: str) -> None:
-        """Say that calls begin to fail; may be overridden."""
+        """Report that calls begin to fail; may be overridden."""
         self.logger.warning(
             '%s fails, and is tried again: %s', self._what, error)
 
     def calls_succeed(self) -> None:
-        """Say that calls succeed again; may be overridden."""
+        """Report that calls succeed again; may be overridden."""
         self.logger.info('%s works again', self._what)
 
     def submit(self, value: object) -> None:
-        """Have the call made with *value*; returns at once.
+        """Let the call be made with *value*; return at once.
 
         After :meth:`close` it does nothing.
         """
@@ -99,9 +100,10 @@ class Background:
             self._start()
 
     def close(self, timeout: float) -> bool:
-        """Make the call that waits, once, and end; return whether it did.
+        """End the thread, after a last call with the value that waits.
 
-        :param timeout: the longest to wait for that, in seconds.
+        :param timeout: how long to wait for that, in seconds.
+        :returns: whether it has ended, with a last call that succeeded.
         """
         if not self._closing:
             self._closing = True
@@ -116,12 +118,12 @@ class Background:
         import threading
         thread = threading.Thread(
             target=self._run, daemon=True, name=f'jobslib {self._what}')
-        # Of several threads that come here at once, one starts it.
+        # When several threads come here at the same time, one of them starts it.
         if self._threads.setdefault('it', thread) is thread:
             thread.start()
 
     def _run(self) -> None:
-        # Signals are for the main thread, whose sleep they end.
+        # Signals are left to the main thread, whose waits they have to end.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         value: object = None
         earliest = 0.0
@@ -138,9 +140,9 @@ class Background:
             self._finish()
 
     def _wait(self, earliest: float) -> bool:
-        """Return when a call is due, and whether it is the last one.
+        """Wait until a call is due; return whether it is the last one.
 
-        :param earliest: before then only the last one is.
+        :param earliest: no call but the last one is due before.
         """
         import queue
         due = bool(self._failures)
@@ -156,7 +158,7 @@ class Background:
                     return True
             except queue.Empty:
                 return False
-            # Else it was said of a value that has been used by now.
+            # Without a value it was woken for one that was used meanwhile.
             due = due or bool(self._newest)
 
     def _pause_now(self) -> float:

@@ -34,15 +34,15 @@ __all__ = ['Bar']
 class Bar:
     """A progress bar on standard error.
 
-    Until it is closed, what goes to the terminal through the standard
-    streams, or through handlers of :mod:`logging`, appears above it.
+    Until it is closed, whatever goes to the terminal by the standard streams, or
+    by handlers of :mod:`logging`, appears above it.
 
     :param task: the task.
     """
 
     def __init__(self, task: Any) -> None:
         self._console = _Console(file=sys.stderr)
-        # Without a thread: drawn when something is reported.
+        # It has no thread of its own, and is drawn when something is reported.
         self._progress = Progress(
             TextColumn('{task.description}', markup=False),
             BarColumn(),
@@ -55,7 +55,7 @@ class Bar:
             redirect_stdout=False, redirect_stderr=False)
         self._id = self._progress.add_task(
             task.name, total=None, count='', message='')
-        self._above: dict[Any, _Above] = {}
+        self._above: dict[object, _Above] = {}
         self._restore: list[Callable[[], object]] = []
         self._progress.start()
         try:
@@ -71,7 +71,7 @@ class Bar:
         self._progress.update(
             self._id, completed=done, message=latest.message,
             count=count if total is None else f'{count}/{total:,}')
-        # Not by update(), which takes None for "as it was".
+        # Set here, because update() takes None for "leave it as it is".
         self._progress.tasks[0].total = total
         self._progress.refresh()
 
@@ -109,7 +109,7 @@ class Bar:
 class _Console(Console):
     """A console that does not hide the cursor.
 
-    Nobody would bring it back when the process is killed.
+    If the process was killed, nobody would show it again.
     """
 
     def show_cursor(self, show: bool = True) -> bool:
@@ -132,7 +132,7 @@ class _Above:
     def write(self, text: str) -> int:
         """Write the lines that *text* completes."""
         if os.getpid() != self._pid:
-            # A forked child has a console that may be locked for ever.
+            # In a forked child the lock of the console may stay locked.
             self._stream.write(text)
             return len(text)
         with self._lock:

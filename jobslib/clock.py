@@ -1,4 +1,4 @@
-"""Time, as the loop sees it; tests pass in a clock of their own."""
+"""The clocks of the machine; tests use a clock of their own instead."""
 
 import time
 
@@ -6,7 +6,7 @@ __all__ = ['Clock', 'now', 'shown']
 
 
 def now() -> float:
-    """Return the time since boot in seconds, suspended time included.
+    """Return the time since boot in seconds, including suspended time.
 
     It never jumps, and all processes of the machine share it.
     """
@@ -27,7 +27,7 @@ class Clock:
     """The machine's clocks, all in seconds."""
 
     def now(self) -> float:
-        """Return the time since boot: durations are measured with it."""
+        """Return the time since boot, by which durations are measured."""
         return now()
 
     def wall(self) -> float:

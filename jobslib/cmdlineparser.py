@@ -28,7 +28,7 @@ EPILOG = (
 USAGE = """runjob [options] package.module.Task [arguments of the task]
        runjob COMMAND [options] [package.module.Task]
        runjob exec --name NAME [options] -- PROGRAM [arguments of it]"""
-# In columns; nothing can be folded to less.
+# The narrowest terminal to which the help is fitted, in characters.
 NARROWEST = 10
 
 
@@ -119,7 +119,7 @@ def build_command_parser(
             nargs=None if task_cls else '?')
     _add_runner_arguments(
         parser.add_argument_group('options as for a run'), config_class,
-        None if getattr(command, 'SHOWS_OPTIONS', False) else (),
+        getattr(command, 'OPTIONS', ()),
         _has(task_cls, '-v'))
     if task_cls is not None:
         _add_optional_arguments(parser, task_cls, demanding)
@@ -129,10 +129,11 @@ def build_command_parser(
 class CommandLine:
     """What the words of a command line say before the task is known.
 
-    Which of them are values depends on the flags that there are, those on the
-    class of the configuration, and that on the settings that the words name.
-    So they are read with jobslib's own class, which is the right one for most,
-    and anew only for another one: :meth:`under`.
+    Which words are values depends on the flags that there are.  These depend on
+    the class of the configuration, and that on the settings, which the words
+    name.  So the words are read with the flags of jobslib's own class, which is
+    the right one for most, and read again only for another class; see
+    :meth:`under`.
 
     :param argv: the words, without the name of the program.
     :param config_class: the configuration whose flags are known.
@@ -143,10 +144,10 @@ class CommandLine:
         self.argv = argv
         self.config_class = config_class
         end = argv.index('--') if '--' in argv else len(argv)
-        #: The words as argparse takes them, first those before a "--".
+        #: The words before a "--", in a form that argparse understands.
         self.own_words = _join_numbers(argv[:end], config_class)
         self.words = self.own_words + argv[end:]
-        #: What stands after the "--".
+        #: The words after the "--".
         self.program = argv[end + 1:]
         parser = _parser(add_help=False)
         _add_runner_arguments(parser, config_class)
@@ -154,9 +155,9 @@ class CommandLine:
         found, unknown = parser.parse_known_args(self.words)
         #: The value of ``--settings``.
         self.settings: str | None = found.settings
-        #: What stands where a task or a command is expected.
+        #: The word in the place of a task or a command.
         self.word: str | None = found.task_cls
-        #: What is not jobslib's own.
+        #: The words that are not jobslib's own.
         self.unknown: list[str] = unknown
 
     def under(self, config_class: type[Config]) -> CommandLine:
@@ -165,8 +166,8 @@ class CommandLine:
                 else CommandLine(self.argv, config_class))
 
     def find_task(self, command: ModuleType) -> tuple[str | None, list[str]]:
-        """Return the task that is named beside a command, and what is the
-        task's own.
+        """Return the task that is named beside a command, and the words that are
+        the task's own.
 
         :param command: the module of the command.
         """
@@ -174,7 +175,7 @@ class CommandLine:
         parser = _parser(add_help=False, prog=f'runjob {name}')
         _add_command(parser, command)
         for action in parser._actions:
-            # What is missing is told by the parser that knows of the help.
+            # That something is missing is reported later, by the full parser.
             action.required = False
         _add_runner_arguments(parser, self.config_class)
         unknown = parser.parse_known_args(self.words)[1]
@@ -209,7 +210,7 @@ def _is_negative(word: str) -> bool:
 
 
 def _parser(**kwargs: Any) -> argparse.ArgumentParser:
-    # Imported late: who only writes tasks needs no parser.
+    # Imported here, because code that only defines tasks needs no parser.
     import argparse
 
     from jobslib.parsing import Parser
@@ -237,7 +238,7 @@ def _describe(task_cls: type[BaseTask]) -> str:
 
 
 def _put_first(parser: argparse.ArgumentParser) -> None:
-    """Have the help show the group that was added last before all others."""
+    """Let the help show the group that was added last before all others."""
     groups = parser._action_groups
     groups.insert(0, groups.pop())
 
@@ -248,7 +249,7 @@ def _list_commands(parser: argparse.ArgumentParser,
     import textwrap
 
     def formatter(prog: str) -> argparse.HelpFormatter:
-        # Of these, the one that does not make one paragraph of the list.
+        # This formatter does not join the lines of the list.
         return argparse.RawDescriptionHelpFormatter(prog, width=width)
 
     width = _terminal_width() - 2
@@ -274,7 +275,7 @@ def _add_command(parser: argparse.ArgumentParser, command: ModuleType,
         parser.add_argument(
             '--name', dest='runjob_name', metavar='NAME',
             help=getattr(command, 'NAME_HELP', NAME_HELP))
-    # Named so that no argument of a task is likely to be named alike.
+    # The name is one that an argument of a task is not likely to have.
     parser.add_argument('runjob_command', help=argparse.SUPPRESS)
     command.add_arguments(parser)
 
@@ -290,7 +291,7 @@ def _add_optional_arguments(
         try:
             action = group.add_argument(*args, **kwargs)
         except argparse.ArgumentError:
-            # The command has one of that name, and it is the one meant.
+            # The command has an argument of that name, and that one counts.
             continue
         if not demanding:
             action.required = False
@@ -300,8 +301,8 @@ def _add_optional_arguments(
 
 
 def _terminal_width() -> int:
-    # Each argument that is added makes a formatter, and one that is not told
-    # the width imports shutil, and with it every compression library.
+    # Each argument that is added makes a formatter, which imports shutil, and with
+    # that all compression libraries, unless it is told the width.
     try:
         width = (int(os.environ.get('COLUMNS', 0))
                  or os.get_terminal_size().columns or 80)

@@ -15,7 +15,7 @@ __all__ = ['BackendConfig', 'Config', 'ConfigGroup', 'Given', 'LivenessConfig',
            'MetricsConfig', 'OneInstanceConfig', 'option']
 
 
-#: The classes of jobslib that settings name, for who has another path.
+#: The classes of jobslib that settings can name, to guess which one is meant.
 CLASSES = {path.rpartition('.')[2]: path for path in (
     'jobslib.oneinstance.file.FileLock',
     'jobslib.oneinstance.consul.ConsulLock',
@@ -31,7 +31,7 @@ CLASSES = {path.rpartition('.')[2]: path for path in (
 
 def __getattr__(name: str) -> Any:
     if name == 'RetryConfigMixin':
-        # Not AttributeError: its message would be lost on the way.
+        # It is not an AttributeError, because Python would replace its message.
         raise ImportError(
             'jobslib.config.RetryConfigMixin is gone since jobslib 4; declare '
             'what you need of it: retry_max_attempts = jobslib.option('
@@ -55,10 +55,10 @@ class class_option(option['object']):
 class BackendConfig(ConfigGroup):
     """A class named by its dotted path, and its options."""
 
-    #: What the class is, and where the settings have it, for messages.
+    #: What the class must be, and the name of its setting, for messages.
     kind = ''
     setting = ''
-    #: A method that every class of this kind has.
+    #: A method that each class of this kind has.
     method = ''
 
     backend: object
@@ -80,8 +80,8 @@ class BackendConfig(ConfigGroup):
             location=f"{self._location or self.setting}['options']")
 
     def _refuse_options_of_others(self) -> None:
-        """Refuse options that no slip of the pen makes those of the default
-        backend: another one was meant, and is not named."""
+        """Refuse options that are not even nearly those of the default backend,
+        since another backend must be meant, and is not named."""
         known = {declared.setting_name({}) for declared
                  in self.backend_class.OptionsConfig.declared().values()}
         for name in self._options_of_backend():
@@ -108,7 +108,7 @@ class BackendConfig(ConfigGroup):
         return found
 
     def _restore_group(self, name: str, exported: dict[str, object]) -> object:
-        # Of the class that the backend says; the values come before.
+        # The class depends on the backend, whose value is restored by now.
         if self.raw_value('backend') is None:
             return ConfigGroup.restore(exported)
         return self.backend_class.OptionsConfig.restore(exported)
@@ -118,8 +118,8 @@ class BackendConfig(ConfigGroup):
         return self.backend_class
 
     def _options_of_backend(self) -> dict[str, object]:
-        # Options in the settings belong to the backend that is named there;
-        # another one, named elsewhere, would not know them.
+        # Options in the settings belong to the backend that the settings name.  A
+        # backend that is named elsewhere would not know them.
         named = (self._settings or {}).get('backend')
         if named and named != self.raw_value('backend'):
             return {}
@@ -275,7 +275,7 @@ class Config(ScheduleOptions):
                 f'{cls.__module__}.{cls.__qualname__} cannot be made of the '
                 f'settings, see above') from exc
 
-    #: In the run's process, what connects it with its supervisor.
+    #: In the run's process: the connection to its supervisor.
     link: object = None
 
     @property
@@ -285,7 +285,7 @@ class Config(ScheduleOptions):
 
     @property
     def task_class(self) -> type[Any] | None:
-        """The task class, by the name that it had in jobslib 3."""
+        """The task class, by the name that this attribute had in jobslib 3."""
         return self.task_cls
 
     @property
@@ -312,7 +312,7 @@ class Config(ScheduleOptions):
 
 
 def _guess_class(path: str, said: str) -> str:
-    """Return the class of jobslib that may be meant, unless *said* has it."""
+    """Return which class of jobslib may be meant, unless *said* says it already."""
     if 'did you mean' in said:
         return ''
     from jobslib.slips import nearest

@@ -42,7 +42,7 @@ class Context:
     def close(self) -> None:
         """Close what was opened; to be overridden.
 
-        Called once, when the process ends, with the lock released.
+        Called once, when the process ends, after the lock was released.
         """
 
     @cached_property
@@ -54,7 +54,7 @@ class Context:
     def one_instance_lock(self) -> BaseLock:
         """The lock that keeps the task to one instance.
 
-        In a run it says and reads everything; ``runjob`` acquires and
+        In a run everything can be read of it, but only ``runjob`` acquires and
         releases it.
         """
         one_instance = self.config.one_instance
@@ -79,8 +79,8 @@ class Context:
     def metrics(self) -> BaseMetrics:
         """Where metrics go, see :class:`jobslib.metrics.BaseMetrics`.
 
-        Its ``push()`` returns at once, whatever the server does.  With no
-        backend in the settings, what is pushed is forgotten.
+        Its ``push()`` returns at once, whatever the server does.  If no backend
+        is configured, what is pushed is dropped.
         """
         metrics = self.config.metrics
         if metrics.raw_value('backend') is None:
@@ -96,8 +96,8 @@ class Context:
     def _make_backend(self, configured: BackendConfig) -> Any:
         """Return the backend that is configured.
 
-        :raises ConfigError: its class, of the user, raised something; that is
-            the cause.
+        :raises ConfigError: the class of a user has raised an exception, which
+            is the cause of this one.
         """
         try:
             return configured.backend_class(self, configured.options)

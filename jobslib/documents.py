@@ -1,4 +1,4 @@
-"""The types of what travels as JSON; only type checkers load this module."""
+"""The type of a JSON object; only type checkers load this module."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any, TypeAlias
 
 __all__ = ['Document']
 
-#: A JSON object as it was read: what it has in it is known by who wrote it.
+#: A JSON object as it was read; only the code that wrote it knows what is in it.
 Document: TypeAlias = dict[str, Any]

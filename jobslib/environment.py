@@ -1,4 +1,4 @@
-"""Variables of the environment that are not for everybody."""
+"""Environment variables that other processes must not see."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import os
 
 __all__ = ['NOTIFY_SOCKET', 'WATCHDOG', 'forget']
 
-#: By which a process manager hears of the supervisor, and watches it.
+#: The variables by which a process manager is told of the supervisor, and by which
+#: the supervisor knows that it is watched.
 NOTIFY_SOCKET = 'NOTIFY_SOCKET'
 WATCHDOG = ('WATCHDOG_PID', 'WATCHDOG_USEC')
 
-# Of /proc/<pid>/stat, counted from the field after the name of the process.
+# Which fields of /proc/<pid>/stat say where the environment is, counted from the
+# one after the name of the process.
 ENV_START, ENV_END = 47, 48
 
 
 def forget(name: str) -> None:
     """Take the variable *name* out of the environment of this process.
 
-    What the process starts does not inherit it, and neither ``/proc`` nor
-    ``ps`` shows its value any more: they show the memory in which the process
-    was given its environment, and so do they for a process that is forked.
+    The processes that it starts do not inherit it, and neither ``/proc`` nor
+    ``ps`` shows its value any more.  These show the memory in which the process got
+    its environment when it was started, which a forked process has as well.
     """
     os.environ.pop(name, None)
-    # Where that memory cannot be found it stays as it is: it is readable for
-    # processes of this user only.
+    # If that memory cannot be found, it stays as it is; only processes of the same
+    # user can read it.
     with contextlib.suppress(OSError, ValueError, IndexError):
         _overwrite(f'{name}='.encode())
 

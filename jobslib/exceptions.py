@@ -42,13 +42,13 @@ class ImportNameError(JobsLibError):
 class TaskError(JobsLibError):
     """Raised by a task to report that its run failed.
 
-    Every exception does that; this one is logged without a traceback, for
-    failures that the message explains.
+    Any other exception does so as well.  This one is logged without a traceback,
+    for failures that the message explains.
     """
 
 
 class LockError(JobsLibError):
-    """Base of what a lock can raise."""
+    """Base of the errors that a lock raises."""
 
 
 class LockNotHeldError(LockError):
@@ -66,7 +66,7 @@ class LockUnavailableError(LockError):
 class SupervisedLockError(LockError):
     """A task tried to acquire or release the lock that it runs under.
 
-    The lock is the supervisor's, which gives it up when the run is over.
+    The lock belongs to the supervisor, which releases it when the run is over.
     """
 
 

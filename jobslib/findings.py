@@ -1,22 +1,23 @@
-"""What a lock says of itself before it is used, see ``runjob check``."""
+"""What is found out about a lock before it is used, see ``runjob check``."""
 
 from typing import NamedTuple
 
 __all__ = ['DENIED', 'DOUBTFUL', 'FAILED', 'NOT_TRIED', 'OK', 'Finding']
 
+#: It works.
 OK = 'ok'
 #: The token, or the user, has no right to it.
 DENIED = 'denied'
-#: It went wrong for another reason.
+#: It does not work, for another reason.
 FAILED = 'failed'
-#: It could not be asked, or is not needed.
+#: It could not be tried, or is not needed.
 NOT_TRIED = 'not tried'
-#: It works, and is probably not meant to be so; the detail is a warning.
+#: It works, but probably not as it is meant to; the detail is a warning.
 DOUBTFUL = 'doubtful'
 
 
 class Finding(NamedTuple):
-    """One thing that a lock needs, and whether it is there."""
+    """One thing that a lock needs, and whether it works."""
 
     #: What was tried.
     what: str

@@ -10,10 +10,10 @@ __all__ = ['folded']
 
 
 def folded(text: str, file: TextIO | None) -> str:
-    """Return one line of *text* as it is to be written to *file*.
+    """Return *text*, one line, as it is to be written to *file*.
 
-    A terminal would break it in the middle of a word.  What else reads it
-    has it in one line.
+    For a terminal, which would break it in the middle of a word, it is folded.
+    Otherwise it stays one line.
     """
     if file is None or not file.isatty():
         return text

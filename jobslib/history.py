@@ -1,18 +1,18 @@
-"""What became of the newest runs of a job, as kept beside its lock.
+"""What became of the newest runs of a job, kept beside its lock.
 
-Only the holder of the lock writes the history, when it releases the lock or
-has ended a run.  What it cannot know by then comes to light later:
+Only the holder of the lock writes the history, when it releases the lock or has
+ended a run.  Two things cannot be written then, and are added later:
 
-- *A holder vanished* and could not write what it had under way.  Its owner
-  record tells that.  The next holder takes that record over into its own, with
-  the transaction that takes the lock (``before``), and all who read history
-  and record find the run, until that holder has written it into the history.
-- *A holder was out of touch* when its run ended.  It hands in what it knows
-  when it gets through again, whoever has the lock by then: beside the history,
-  for the holder to merge.  Where the run was presumed to be killed, the truth
-  takes its place.
+- *A holder vanished* and could not write what became of its run.  Its owner record
+  tells that there was one.  The next holder copies that record into its own, in the
+  transaction that takes the lock (``before``).  So everybody who reads history and
+  record finds the run, until the new holder has written it into the history.
+- *A holder was out of touch* with the lock service when its run ended.  When it gets
+  through again, somebody else may hold the lock.  So it *hands in* what it knows,
+  beside the history, and the holder merges it.  If the run was presumed to be
+  killed, its true outcome takes the place of that.
 
-Runs are told apart by fencing token and begin.  A number is given away once.
+A run is identified by its fencing token and its begin.  No number is used twice.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ MAX_SIZE = 48 * 1024
 FAILURES = (Outcome.FAILED.value, Outcome.KILLED.value,
             Outcome.INTERRUPTED.value)
 
-#: What is said of the run of a holder that vanished.
+#: The error of the run of a holder that vanished.
 VANISHED = 'its holder vanished'
 
 
 class HandIn:
-    """What a process knows of a hold, and could not write in time.
+    """What a process knows of one of its holds, and could not write in time.
 
-    :param hold: when the lock was taken, as the owner record had it.
-    :param runs: all that the process knows to be missing; none: no run of
-        this hold is missing, and none had begun.
+    :param hold: when the lock was taken: the ``timestamp`` of the owner record.
+    :param runs: the runs that are missing.  If there are none, no run of that
+        hold had begun.
     """
 
     def __init__(self, hold: float, runs: Sequence[Run] = ()) -> None:
@@ -58,18 +58,18 @@ class HandIn:
 
     @property
     def name(self) -> str:
-        """A name that it alone has."""
+        """A name that no other has."""
         return str(int(self.hold * 1e6))
 
     @classmethod
     def parse(cls, found: object) -> HandIn:
-        """Return what :meth:`export` returned; if *found* is anything else,
-        one that says nothing."""
+        """Return what :meth:`export` has described, or one that says nothing if
+        *found* is anything else."""
         found = mapping(found)
         return cls(number(found.get('hold')) or 0.0, _runs(found.get('runs')))
 
     def export(self) -> Document:
-        """Return it, fit for JSON."""
+        """Return it as JSON takes it."""
         return {'hold': self.hold, 'runs': [run.export() for run in self.runs]}
 
 
@@ -81,12 +81,12 @@ class History:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        #: How many runs there were, and how many of them failed: did not
-        #: succeed, whatever the reason.
+        #: How many runs there were, and how many of them did not succeed, for
+        #: whatever reason.
         self.runs = 0
         self.failures = 0
-        #: How many of those had each outcome, as far as that is known: older
-        #: versions did not count them apart.
+        #: How many of these had each outcome, as far as that is known; older
+        #: versions did not distinguish the outcomes.
         self.outcomes = dict.fromkeys(FAILURES, 0)
         #: The last number that was given to a run.
         self.number = 0
@@ -94,18 +94,16 @@ class History:
         self.succeeded: float | None = None
         #: The newest runs, the newest last.
         self.newest: list[Run] = []
-        #: The acquisition of the lock in which the last of them ran, by the
-        #: ``timestamp`` of its owner record, and the one in which this was
-        #: written.
+        #: The hold in which the last of them ran, and the hold in which this
+        #: history was written, each by the ``timestamp`` of its owner record.
         self.acquired: float | None = None
         self.hold: float | None = None
-        #: What others have handed in and is merged, by name.
+        #: The names of what was handed in and is merged.
         self.merged: set[str] = set()
-        #: The run that the last holder did not end: it ended with its
-        #: process.
+        #: The run of the last holder that ended because its process did.
         self.unfinished: Run | None = None
-        #: What the holder that wrote this said of the schedule: when the next
-        #: run was due, as UNIX time, and the ledger, if it kept the lock.
+        #: When the next run was due, as UNIX time, and the ledger, by the holder
+        #: that wrote this; the ledger is there if that holder kept the lock.
         self.due: float | None = None
         self.ledger: Ledger | None = None
         self._token: int | None = None
@@ -115,14 +113,14 @@ class History:
              record: OwnerRecord | None, now: float, limit: int = 1000, *,
              held: bool = False,
              handed_in: Mapping[str, HandIn] | None = None) -> History:
-        """Return the history in *document*, with what is not yet in there.
+        """Return the history in *document*, with the runs that it lacks.
 
         :param document: what :meth:`export` returned, or whatever was found
             in its place.
-        :param record: the owner record, of the last holder or the present.
-        :param now: UNIX time.
-        :param held: whether the holder of that record has the lock.
-        :param handed_in: what others have handed in, by name.
+        :param record: the owner record of the last or the present holder.
+        :param now: the UNIX time.
+        :param held: whether the holder of that record holds the lock now.
+        :param handed_in: what was handed in, by name.
         """
         history = cls(limit)
         history.ledger = Ledger.parse(mapping(document).get('ledger'))
@@ -132,7 +130,7 @@ class History:
         holds = [] if record is None else [*record.before, record]
         known = [each.timestamp for each in holds]
         if history.hold is not None and history.hold in known:
-            # Whatever was before it is in there.
+            # The history was written in this hold, so it has all earlier ones.
             holds = holds[known.index(history.hold):]
         for each in holds[:-1] if held else holds:
             history._add_unfinished(each, now)
@@ -144,7 +142,7 @@ class History:
         self.runs = count(document.get('runs')) or 0
         self.failures = count(document.get('failures')) or 0
         for outcome in FAILURES:
-            # Of the newest runs it is known from themselves.
+            # At least as many as among the newest runs, which are all here.
             self.outcomes[outcome] = max(
                 count(document.get(outcome)) or 0,
                 sum(run.outcome.value == outcome for run in self.newest))
@@ -170,12 +168,12 @@ class History:
             self._add(run)
 
     def _presume(self, record: OwnerRecord, now: float) -> Run | None:
-        """Return the run that a holder had under way when it vanished;
-        ``None`` if it had none, as far as anybody can know."""
+        """Return the run that a holder had under way when it vanished, as far as
+        anybody can know; ``None`` if it had none."""
         is_writer = record.timestamp == self.hold
         ledger = record.ledger
         if is_writer and self.ledger is not None:
-            # Newer than that of the record.
+            # This ledger is newer than the one of the record.
             ledger = self.ledger
         is_begun = ledger is not None and ledger.state is State.BEGUN
         if ledger is not None and (
@@ -201,10 +199,10 @@ class History:
         """Return when a holder began its first run, where begins are not
         recorded; ``None`` if it had none, or has ended one."""
         if record.timestamp == self.acquired and self.acquired is not None:
-            # Nobody knows whether another one began.
+            # It has ended a run, and nobody knows whether another one began.
             return None
         taken, due = record.timestamp or 0.0, record.due or 0.0
-        # A run that was due when its lease had ended has not begun.
+        # A run that came due only after the end of its lease has not begun.
         return max(taken, due) if (
             due <= max(taken, now - (record.lock_delay or 0.0))) else None
 
@@ -214,14 +212,16 @@ class History:
                    for each in self.newest)
 
     def has_ended(self, asked: str) -> bool:
-        """Return whether the run that was asked for, by the id of the request,
-        has come to its end, well or not."""
+        """Return whether the run that was asked for has succeeded or failed.
+
+        :param asked: the id of the request.
+        """
         return any(each.asked == asked and each.outcome in (
             Outcome.SUCCEEDED, Outcome.FAILED) for each in self.newest)
 
     def has_forgotten(self, run: Run) -> bool:
-        """Return whether *run* is older than all that are kept, and so may
-        have been among those that are not."""
+        """Return whether *run* is older than all runs that are kept, so that it may
+        have been dropped."""
         return (len(self.newest) < self.runs and bool(self.newest)
                 and run.started < self.newest[0].started)
 
@@ -236,11 +236,11 @@ class History:
 
     def merge_all(self, handed_in: Mapping[str, HandIn], *,
                   with_numbers: bool = True) -> bool:
-        """Merge what others have handed in, and is not merged yet.
+        """Merge what was handed in and is not merged yet.
 
-        :param with_numbers: whether runs get numbers; if the lock is held,
-            that is up to its holder.
-        :returns: whether there was anything.
+        :param with_numbers: whether the runs get numbers; while the lock is held,
+            only its holder gives numbers.
+        :returns: whether there was anything to merge.
         """
         new = sorted(set(handed_in) - self.merged)
         for name in new:
@@ -249,8 +249,10 @@ class History:
         return bool(new)
 
     def merge(self, handed_in: HandIn, *, with_numbers: bool = True) -> None:
-        """Add the runs of a hold, those that are not known, in the place of
-        the one that was presumed, if one was."""
+        """Add the runs of a hold that are not known yet.
+
+        They take the place of the run that was presumed for that hold.
+        """
         presumed = next((each for each in self.newest
                          if each.presumed == handed_in.hold), None)
         if presumed is not None:
@@ -263,7 +265,7 @@ class History:
             elif not with_numbers:
                 run.number = 0
             elif run.number <= self.number:
-                # It is another's by now.
+                # Another run has this number by now.
                 run.number = self.number + 1
             self._add(run, late=True)
 
@@ -272,7 +274,7 @@ class History:
         return any(each.presumed == hold for each in self.newest)
 
     def _add(self, run: Run, late: bool = False) -> None:
-        """Add a run, the newest one or, if it is *late*, where it belongs."""
+        """Add a run as the newest one or, if it is *late*, in its place by time."""
         self.runs += 1
         self.number = max(self.number, run.number)
         if run.outcome is Outcome.SUCCEEDED:
@@ -298,7 +300,7 @@ class History:
 
     def export(self, token: int | None,
                due: float | None = None) -> Document | None:
-        """Return the history, fit for JSON; ``None`` when none is kept.
+        """Return the history as JSON takes it; ``None`` when none is kept.
 
         :param token: the fencing token of the holder that writes it.
         :param due: UNIX time at which the next run is due.

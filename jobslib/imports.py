@@ -23,8 +23,8 @@ LISTED = 6
 def import_module(name: str) -> ModuleType:
     """Import the module *name*.
 
-    :raises ImportNameError: no such module.  What a module that does exist
-        raises while it is imported passes through unchanged.
+    :raises ImportNameError: there is no such module.  An exception that is raised
+        while a module is imported passes unchanged.
     """
     try:
         return importlib.import_module(name)
@@ -36,7 +36,7 @@ def import_module(name: str) -> ModuleType:
                 f'{_guess_module(name, missing)}') from None
         raise
     except (TypeError, ValueError):
-        # Empty or relative names, which importlib refuses in these ways.
+        # importlib raises these for empty and for relative names.
         if name and not name.startswith('.'):
             raise
         raise ImportNameError(
@@ -84,7 +84,8 @@ def _guess_module(name: str, missing: str) -> str:
     parent = missing.rpartition('.')[0]
     places = list(getattr(sys.modules.get(parent), '__path__', ()))
     if not parent:
-        # Not all that is installed: of that, something is always near.
+        # Only the first folder, because among all that is installed there is
+        # always something with a similar name.
         places = sys.path[:1]
     known = {each.name for each in pkgutil.iter_modules(places)}
     if not parent:
@@ -97,7 +98,7 @@ def _guess_module(name: str, missing: str) -> str:
 
 
 def _guess_from_path(name: str) -> str:
-    """Return the dotted path in place of that of a file."""
+    """Return the dotted path that is meant by the path of a file."""
     text = name.removeprefix('./')
     if os.path.isabs(name) or '..' in name.split('/'):
         folder, file = os.path.split(os.path.abspath(name))

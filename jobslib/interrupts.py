@@ -1,4 +1,37 @@
-"""Signals and other interrupts: recorded always, raised only where safe."""
+"""Signals and other interrupts: always recorded, raised only where that is safe.
+
+Why it is hard.  A signal can arrive between any two instructions.  If its handler
+raises an exception there, that exception can come up while the lock is being taken,
+so that a lock is held that nobody knows of, or in the middle of a release, or in the
+``finally`` of the code that it ends.  If the handler does not raise one, code that
+waits is not interrupted: Python goes on waiting when the handler has returned.
+
+What does not work.  Plain Python raises ``KeyboardInterrupt`` wherever the program is
+at that moment, and ends the process at once on SIGTERM.  To set a flag, and to look
+at it from time to time, lets a wait of a minute take a minute.  To block the signals
+while something must not be interrupted makes a second signal, by which a person ends
+a process that hangs, wait as well.
+
+The solution.  Handlers record, the loop acts: a handler writes the interrupt down in
+:attr:`Interrupts.pending`, where the loop finds it between two steps.  The code that
+may be interrupted says so by ``with interrupts.interruptible():``, which is around
+waits, requests and runs.  In such a block the handler also *delivers* the interrupt,
+by default by raising it.  While a run is under way in another process, delivering
+means to pass it on to that process.  An interrupt that came before the block is
+delivered at its beginning.  So none is lost, and none comes up where nobody expects it.
+
+- The first SIGTERM or SIGINT restores the handlers of before, so that a second signal
+  ends the process at once, by the kernel, even if Python hangs.  The lock is then freed
+  by what survives the process: the lease keeper, or the kernel.
+- A signal that is sent to the whole process group reaches the supervisor twice: by
+  itself, and passed on by the run's process.  The two count as one.
+
+What is still open.  Python calls a handler only between two instructions, so a C call
+that does not return delays it.  In the supervisor there is none that takes long; in the
+run's process there may be, and the supervisor kills that when its grace time is over.
+And Python drops an exception that a handler raises in a finalizer; how it is raised
+again is in :mod:`jobslib.run.signals`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +44,10 @@ from jobslib.exceptions import Interrupt, Terminate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Self
+
+    #: What Python knows as the handler of a signal.
+    Handler = Callable[[int, FrameType | None], object] | int | None
 
 __all__ = ['Interrupts']
 
@@ -21,29 +57,31 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interrupts:
     """Takes over SIGTERM and SIGINT while it is entered.
 
-    A signal is recorded; inside :meth:`interruptible` it is raised as well, as
-    :class:`jobslib.Terminate`.  A second signal ends the process at once,
-    as if there were no handler; the lock is then freed by what survives the
-    process (the kernel, the lease keeper).
+    A signal is recorded.  Inside :meth:`interruptible` it is raised as well, as
+    :class:`jobslib.Terminate`.  A second signal ends the process at once, as if
+    there were no handler.
     """
 
     def __init__(self) -> None:
         #: The first signal that came, or ``None``.
         self.signum: int | None = None
-        #: The interrupt that has not been raised yet, or that the code
-        #: that is interruptible has been told of; ``None`` when there is none.
+        #: The interrupt that nobody has dealt with yet, whether it was delivered
+        #: or not; ``None`` when there is none.
         self.pending: Interrupt | None = None
+        # Delivers an interrupt to the block that is interruptible, if the code is
+        # in one.
         self._deliver: Callable[[Interrupt], None] | None = None
-        # What delivered the interrupt that is on its way out of that code.
+        # While an exception is on its way out of such a block: what raised it.
         self._raised: Callable[[Interrupt], None] | None = None
-        # Whether a signal was passed on that may still come by itself.
+        # Whether a signal was passed on by another process and may still come
+        # by itself.
         self._expected = False
-        # One for each time it was entered.
-        self._previous: list[dict[int, Any]] = []
+        # The handlers of before, for each time that this was entered.
+        self._previous: list[dict[int, Handler]] = []
 
     def __enter__(self) -> Self:
-        # What was ignored when we were started, by nohup or by a shell that
-        # put us into the background, stays ignored.
+        # A signal that was ignored when the process was started, by nohup or by a
+        # shell that runs it in the background, stays ignored.
         self._previous.append({
             signum: signal.signal(signum, self._handle)
             for signum in SIGNALS
@@ -52,62 +90,64 @@ class Interrupts:
 
     def __exit__(self, *exc_info: object) -> None:
         for signum, handler in self._previous.pop().items():
-            # None: a handler that was not installed by Python.
+            # It is None for a handler that was not installed by Python.
             signal.signal(
                 signum, signal.SIG_DFL if handler is None else handler)
 
     def interrupt(self, interrupt: Interrupt) -> None:
-        """Record *interrupt*, and raise it if the code is interruptible."""
+        """Record *interrupt* unless another one is pending, and deliver it if the
+        code is interruptible."""
         if self.pending is not None:
             return
         self.pending = interrupt
         self._tell(interrupt)
 
     def interrupt_again(self, interrupt: Interrupt) -> None:
-        """Raise *interrupt*, also if it is raised already and was lost."""
+        """Deliver *interrupt*, even if it was delivered before."""
         if self.pending is None:
             self.pending = interrupt
         self._tell(interrupt)
 
     def raise_dropped(self, interrupt: Interrupt) -> None:
-        """Raise *interrupt*, which was raised and has come out nowhere."""
+        """Raise *interrupt* once more, since Python has dropped it."""
         self.pending = interrupt
         self._deliver = self._deliver or self._raised
         self._tell(interrupt)
 
     def terminate(self, signum: int) -> None:
-        """Treat a signal that another process passed on as one of our own.
+        """Treat a signal that another process has passed on as one of this process.
 
-        It is the first one, or the same as that; a second one has to come
-        by itself.
+        It counts as the first signal, or as the same one if that has come already,
+        and never as a second one.
         """
         if self.signum is None:
-            # It may have been sent to the whole group, and be on its way.
+            # If it was sent to the whole group, it is on its way to this process
+            # as well.
             self._expected = True
             self._terminate(signum)
 
     def interruptible(
         self, deliver: Callable[[Interrupt], None] | None = None,
     ) -> AbstractContextManager[None]:
-        """Let interrupts reach the code inside.
+        """Let interrupts reach the code in a ``with`` block.
 
-        :param deliver: called, in a signal handler, with the interrupt; by
-            default it is raised.
+        :param deliver: called in a signal handler with the interrupt; by default
+            it is raised.
         """
         return _Interruptible(self, deliver or _raise)
 
     def clear(self) -> None:
-        """Forget an interrupt that has been dealt with, but no signal."""
+        """Forget an interrupt that was dealt with, unless it is a signal."""
         if not isinstance(self.pending, Terminate):
             self.pending = None
 
     def clear_all(self) -> None:
-        """Forget whatever came, in a process that signals do not end."""
+        """Forget all interrupts, signals as well."""
         self.pending = None
         self._deliver = self._raised = None
 
     def leave_all(self) -> None:
-        """Have the handlers of before, in a forked child."""
+        """Restore the handlers of before; called in a forked child."""
         self.clear_all()
         while self._previous:
             self.__exit__()
@@ -119,13 +159,15 @@ class Interrupts:
         try:
             self._deliver(interrupt)
         except BaseException:
-            # What is raised leaves the code that is interruptible, whose end
-            # may not be reached, when it is raised in the very instant of it.
+            # The exception leaves the interruptible block.  When it is raised at
+            # the very end of the block, __exit__() may be skipped, so the code
+            # stops being interruptible here.
             self._raised, self._deliver = self._deliver, None
             raise
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        # The kernel sees to a second signal, even if Python is stuck.
+        # With these, the kernel ends the process on a second signal, even if
+        # Python hangs.
         for each in self._previous[-1] if self._previous else SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         if self._expected:
@@ -137,7 +179,8 @@ class Interrupts:
         self.signum = signum
         terminate = Terminate(f'signal {signal.Signals(signum).name}')
         if self.pending is not None and self._deliver is not None:
-            # The run is being interrupted already, and stops on its own.
+            # The run was interrupted already and is about to stop; the loop finds
+            # the signal when it has.
             self.pending = terminate
             return
         self.pending = None
@@ -145,10 +188,11 @@ class Interrupts:
 
 
 class _Interruptible:
-    """What :meth:`Interrupts.interruptible` returns.
+    """The context manager that :meth:`Interrupts.interruptible` returns.
 
-    No generator: one that an interrupt was raised past would end when it is
-    forgotten, and the code of that time with it.
+    It is a class and not a generator.  When an interrupt was raised past a
+    generator, its ``finally`` would run when Python collects it, some time later,
+    and undo what another block has set since.
     """
 
     def __init__(self, interrupts: Interrupts,

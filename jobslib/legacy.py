@@ -1,8 +1,7 @@
 """What jobslib 2 and 3 called differently, and how it is still understood.
 
-Whoever comes from there starts with the settings and variables that they have.
-What is of the old line works and is reported at the start, one line each, with
-what to write instead.
+Settings and variables that were written for these versions work.  What is
+deprecated is reported at the start, one line each, with what to write instead.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class aliased(option['Any']):
 
 
 def describe(group: ConfigGroup) -> Iterator[str]:
-    """Say of each thing that is deprecated what to write instead."""
+    """Return a line for each deprecated thing, with what to write instead."""
     for name, declared in group.declared().items():
         value = group.raw_value(name)
         if isinstance(value, ConfigGroup):
@@ -86,10 +85,10 @@ def describe(group: ConfigGroup) -> Iterator[str]:
 
 
 def translate(argv: list[str], word: str | None) -> list[str]:
-    """Return the command line *argv* with today's name of the *word* in it
-    that names a task, where that task is a command now.
+    """Return the command line *argv*, with the name of a command in place of
+    *word* if that names a task of jobslib 3 that is a command now.
 
-    A line on standard error says so: there is no log yet.
+    It is reported on standard error, since there is no log yet.
     """
     if word not in COMMANDS:
         return argv

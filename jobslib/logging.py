@@ -1,7 +1,7 @@
-"""What jobslib 3 had for settings: a configuration of logging.
+"""The logging configuration that jobslib 3 had, for settings that import it.
 
-It is no module of ours otherwise, and is imported by settings alone; inside
-the package ``import logging`` is Python's own, as everywhere.
+Nothing in jobslib uses this module; ``import logging`` is Python's own inside the
+package as well.
 """
 
 from __future__ import annotations

@@ -24,20 +24,20 @@ FIELDS = ('task', 'run', 'outcome', 'duration', 'fencing_token', 'error')
 
 TEXT_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
 
-# What logging gives to records by itself; taskName since Python 3.12.
+# The attributes that logging gives to each record; taskName since Python 3.12.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     'message', 'asctime', 'taskName'}
 # Keys of a JSON line that a record's own fields must not take.
 TAKEN = frozenset({'timestamp', 'level', 'logger', 'fqdn', 'pid', 'message',
                    'exception', 'stack'})
 
-# The run that the process is in: one at a time, whichever thread logs.
-# Replaced as a whole, never changed, so that threads see all or nothing.
+# The fields of the run that this process is in, for all threads.  The dict is
+# replaced as a whole and never changed, so that no thread sees a part of it.
 _current: Mapping[str, object] = {}
 
 
 class RunFields(Observer):
-    """Keeps up which run the log records belong to.
+    """Keeps track of the run that log records belong to.
 
     A record has the fencing token while the lock is held, and the number of
     the run from its beginning until the next thing that the loop does.
@@ -76,7 +76,7 @@ class RunFields(Observer):
 
 
 def set_run(token: int | None, run: int | None = None) -> None:
-    """Have records say which run this process is in.
+    """Set the run that records of this process belong to.
 
     :param token: the fencing token.
     :param run: its number, ``None`` between two runs.
@@ -87,9 +87,10 @@ def set_run(token: int | None, run: int | None = None) -> None:
 
 
 class RunFilter(logging.Filter):
-    """Gives records the attributes :data:`FIELDS`; lets all of them pass.
+    """Gives all records the attributes :data:`FIELDS`, and lets them pass.
 
-    What a record has already stays as it is; what is not known is ``None``.
+    An attribute that a record has already is not changed; one that is not known is
+    ``None``.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -106,10 +107,10 @@ class JsonFormatter(logging.Formatter):
     The keys are ``timestamp`` (UTC, ISO 8601 with milliseconds), ``level``,
     ``logger``, ``fqdn`` and ``pid`` of the process, ``message``, the
     :data:`FIELDS`, ``exception`` and ``stack`` (texts of several lines), then
-    the fields of the record's own ``extra``; one of those that has the name of
-    a key gets the prefix ``extra_``.  What is ``None`` is left out.  What does
-    not fit into JSON is a string.  Nothing that a record contains makes it
-    fail.
+    the fields of the record's own ``extra``; a field with the name of one of
+    these keys gets the prefix ``extra_``.  What is ``None`` is left out.  What
+    JSON cannot hold becomes a string.  Nothing that a record contains makes the
+    formatter fail.
     """
 
     def __init__(self) -> None:
@@ -156,7 +157,8 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """A handler that does not fail when the task has closed the stream."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        # Which is reported to standard error, the same stream.
+        # The failure would be reported on standard error, which is the same
+        # stream, and closed.
         with contextlib.suppress(ValueError):
             super().handleError(record)
 
@@ -174,7 +176,7 @@ def handlers() -> Iterator[logging.Handler]:
 
 
 def install(task: str) -> None:
-    """Let all handlers that there are now give records their fields.
+    """Let all handlers that exist now give records the fields of the run.
 
     :param task: name of the task.
     """
@@ -186,11 +188,12 @@ def install(task: str) -> None:
 
 
 def protect() -> None:
-    """Let no handler that there is now raise anything.
+    """Catch the exceptions of all handlers that exist now.
 
-    One of the user's, or one whose service is away, would otherwise end a
-    loop that only wants to report something.  What it raises is shown on
-    standard error, as :mod:`logging` does where a handler asks it to.
+    Otherwise a handler of a user with a mistake in it, or one whose service does
+    not answer, would end a loop that only wants to report something.  The
+    exception is shown on standard error, as :mod:`logging` does where a handler
+    asks for it.
     """
     for handler in handlers():
         setattr(handler, 'handle', _protected(handler))
@@ -246,7 +249,7 @@ def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception:
-        # Arguments that do not fit the message: better both than neither.
+        # The arguments do not fit the message, so both are shown as they are.
         return f'{_to_text(record.msg)} {_to_text(record.args)}'
 
 
@@ -259,7 +262,8 @@ def _to_json(fields: Mapping[str, object]) -> str:
     try:
         return dump(fields)
     except Exception:
-        # Nested too deeply, not a number, keys that are no texts...
+        # A field is nested too deeply, is not a number, has keys that are not
+        # strings, or the like; then only that field becomes a string.
         parts = []
         for name, value in fields.items():
             try:

@@ -9,8 +9,8 @@ __all__ = ['fqdn']
 
 @functools.cache
 def fqdn() -> str:
-    """Return the full name of this machine, as it was first found."""
-    # Imported late: it loads sockets and threads, and records of a log need
-    # the name too.
+    """Return the full name of this machine; it is looked up once."""
+    # Imported here, because it loads sockets and threads, which a process that
+    # never needs the name does not.
     from jobslib.resolver import machine_name
     return machine_name()

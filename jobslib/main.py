@@ -43,13 +43,13 @@ if TYPE_CHECKING:
 __all__ = ['main']
 
 SETTINGS_VARIABLE = 'JOBSLIB_SETTINGS_MODULE'
-# The command that is a run.
+# The command that is carried out as a run.
 EXEC = 'exec'
-# Options that are declared nowhere, for messages.
+# Flags that are not declared as options, for messages.
 OPTIONS = ('--settings', '--help', '--version')
 OWN_LOCKS = ('jobslib.oneinstance.file.FileLock',
              'jobslib.oneinstance.consul.ConsulLock')
-# What is answered whatever the settings are.
+# Command lines that are answered whatever the settings are.
 HELP = (['-h'], ['--help'], ['--version'])
 
 
@@ -63,11 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     :returns: an :class:`jobslib.exitcodes.ExitCode`.
     """
     _settle()
-    # What lies in the current folder is importable, as for "python -m".
+    # Modules in the current folder can be imported, as with "python -m".
     try:
         sys.path.insert(0, os.getcwd())
     except FileNotFoundError:
-        # It was removed, and nothing can be in it.
+        # The folder was removed, so nothing can be in it.
         pass
     line = CommandLine(sys.argv[1:] if argv is None else argv)
     if _names_job(line):
@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 def _names_job(line: CommandLine) -> bool:
     """Return whether *line* seems to name a job to be run.
 
-    It cannot be known before the settings are loaded, which is left to the
-    run's process; so that carries out a command as well, if it is one.
+    It is not certain before the settings are loaded, which is left to the run's
+    process.  If it turns out to be a command, that process carries it out.
     """
     if not line.argv or line.argv in HELP:
         return False
@@ -87,7 +87,7 @@ def _names_job(line: CommandLine) -> bool:
 
 
 def _answer(line: CommandLine) -> int:
-    """Carry out a command, or say what there is."""
+    """Carry out a command, or show the help."""
     config = _configure(line)
     refuse_slips(config)
     command = getattr(config.args, 'runjob_command', None)
@@ -96,12 +96,12 @@ def _answer(line: CommandLine) -> int:
 
 
 def _reported(call: Callable[[], int]) -> int:
-    """Return what *call* returns; say what the user has to mend."""
+    """Return what *call* returns, and report errors that the user has to correct."""
     try:
         return call()
     except (UsageError, ConfigError, LockError) as exc:
         if isinstance(exc, ConfigError) and exc.__cause__ is not None:
-            # Code of the user that broke while it was imported.
+            # Code of the user has raised it while it was imported.
             import traceback
             traceback.print_exception(exc.__cause__)
         _complain(str(exc))
@@ -114,11 +114,11 @@ def _complain(what: str) -> None:
 
 
 def _settle() -> None:
-    """Load what every run needs, and spare the garbage collector the look.
+    """Load what each run needs, out of sight of the garbage collector.
 
-    None of it is ever garbage, and looking through it, above all once more
-    when the process ends, is a good part of a short run.  What the user's
-    code makes comes later, and is collected as always.
+    None of it is ever garbage.  To look through it, and once more when the process
+    ends, would take a good part of a short run.  What the user's code makes comes
+    later, and is collected as always.
     """
     with _never_garbage():
         import argparse  # noqa: F401
@@ -127,7 +127,7 @@ def _settle() -> None:
 
 @contextlib.contextmanager
 def _never_garbage() -> Iterator[None]:
-    """Have the garbage collector pass over what is made in here."""
+    """Let the garbage collector pass over the objects that are made in here."""
     import gc
     enabled = gc.isenabled()
     gc.disable()
@@ -198,7 +198,7 @@ def _configure_program(line: CommandLine, settings: object) -> Config:
     """Read the options of ``exec``, and what is to be executed."""
     command, program = load_command(EXEC), line.program
     parser = build_command_parser(EXEC, command, None, line.config_class)
-    # Without a "--", what is unknown may be the command.
+    # Without a "--", words that are unknown may be the program.
     args = (parser.parse_args(line.own_words) if program
             else parser.parse_known_args(line.own_words)[0])
     for what, given in (('a command after "--"', program),
@@ -209,7 +209,7 @@ def _configure_program(line: CommandLine, settings: object) -> Config:
     from jobslib.run.program import make_program, refuse_name, refuse_program
     refuse_name(args.runjob_name)
     refuse_program(program[0])
-    # It is a run.
+    # It is carried out as a run, and not as a command.
     del args.runjob_command
     return line.config_class(
         settings, args, make_program(args.runjob_name, program))
@@ -234,10 +234,11 @@ def _command(name: str, config: Config) -> int:
     import signal
     config.hide_secrets()
     if sys.stdout is None:
-        # Closed by who started this; the exit code says enough.
+        # Standard output was closed when this was started; the exit code is
+        # enough then.
         sys.stdout = open(os.devnull, 'w')
     elif isinstance(sys.stdout, io.TextIOWrapper):
-        # What others wrote may have what this terminal does not.
+        # Texts of others may have characters that this terminal cannot show.
         sys.stdout.reconfigure(errors='backslashreplace')
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -251,13 +252,15 @@ def _command(name: str, config: Config) -> int:
     except KeyboardInterrupt:
         return ExitCode.TERMINATED
     except BrokenPipeError:
-        # Who read it has seen enough; the interpreter would complain of it.
+        # The reader has closed the pipe, which is not an error.  Muted, because the
+        # interpreter would complain about it when it ends.
         _mute()
         return ExitCode.DONE
     except OSError as exc:
         if exc.errno != errno.ENOSPC:
             raise
-        # What lies on a disk that is full has been translated, but for output.
+        # Errors of other files on a full disk are handled before this.  Only
+        # standard output is left.
         _mute()
         _complain(f'{name}: standard output cannot be written: {exc.strerror}')
         return ExitCode.TASK_FAILED
@@ -266,13 +269,13 @@ def _command(name: str, config: Config) -> int:
 
 
 def _mute() -> None:
-    """Have nothing more written to standard output, at the exit neither."""
+    """Let nothing more be written to standard output, not even at the exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_job(line: CommandLine) -> int:
-    """Run a job: in this process its supervisor, in another the task."""
-    # What both processes need is loaded once, before the fork.
+    """Run a job, with its supervisor in this process and the task in another."""
+    # Modules that both processes need are loaded once, before the fork.
     with _never_garbage():
         import jobslib.logs
         import jobslib.run.process  # noqa: F401
@@ -286,7 +289,8 @@ def _run_job(line: CommandLine) -> int:
             os.environ.clear()
             os.environ.update(environment)
         for name in (NOTIFY_SOCKET, *WATCHDOG):
-            # The supervisor's: what a task starts must not speak for it.
+            # These are the supervisor's.  Programs that a task starts must not
+            # speak to the process manager in its name.
             os.environ.pop(name, None)
         from jobslib.run.process import RunProcess, exit_like_python
         process = RunProcess(channel, questions, memory)
@@ -302,9 +306,10 @@ def _run_job(line: CommandLine) -> int:
 
 
 def _load_likely_lock() -> None:
-    """Load the lock that is used, as far as that is known before the settings.
+    """Load the lock that will probably be used, before the settings are known.
 
-    One of our own: code of users is for the run's process.
+    Only jobslib's own locks are loaded here, since only the run's process may run
+    code of users.
     """
     backend = OneInstanceConfig.backend
     path = os.environ.get(backend.env, backend.default)
@@ -327,7 +332,8 @@ def _be_run_process(process: RunProcess, line: CommandLine) -> int:
     from jobslib.loop.supervisor import configure_logging, export_config
     logger = configure_logging(config)
     exported = export_config(config)
-    # For the supervisor to say, once: a later process would say them again.
+    # The supervisor logs these, so that they are logged once, and not again by each
+    # later process.
     exported['remarks'] = [f'deprecated since jobslib 4: {note}'
                            for note in describe(config)] + remarks(config)
     config.hide_secrets()
@@ -355,7 +361,7 @@ def _load_settings(name: str | None) -> object:
     except (Exception, SystemExit):
         _fail_broken(f'settings module {name!r} from {source}')
     if getattr(found, '__file__', None) is None and hasattr(found, '__path__'):
-        # Python imports any folder as a package, with nothing in it.
+        # Python imports any folder as an empty package.
         raise UsageError(
             f'settings module {name!r} from {source}: it is the folder '
             f'{next(iter(found.__path__))}, without settings; allowed: the '
@@ -386,8 +392,8 @@ def _load_config_class(settings: object) -> type[Config]:
                          f'allowed; allowed: {declared.allowed()}')
     found = _load(path, f'config_class: {path!r} from {source}')
     if not (isinstance(found, type) and issubclass(found, Config)):
-        raise UsageError(f'config_class: {path!r} from {source} is no '
-                         f'subclass of jobslib.Config')
+        raise UsageError(f'config_class: {path!r} from {source} is not '
+                         f'a subclass of jobslib.Config')
     return found
 
 
@@ -419,7 +425,8 @@ def _load(path: str, what: str) -> Any:
 
 
 def _fail_broken(what: str) -> NoReturn:
-    """Show where the code of the user broke while it was imported."""
+    """Show the exception that code of the user has raised while it was imported.
+    """
     import traceback
     traceback.print_exc()
     raise UsageError(f'{what} cannot be imported, see above') from None

@@ -9,7 +9,7 @@ __all__ = ['MASK', 'is_secret', 'mask']
 #: What is shown in place of a secret.
 MASK = '***'
 
-# Options that nobody has declared secret, and names in dicts.
+# Names of secrets, for options that are not declared secret and for keys of dicts.
 _SECRET = re.compile(
     r'(^|_)((api|access|private|secret)_?key|auth|credential|pass(wd|word|phrase)'
     r'|pwd|secret|token)s?$')
@@ -17,12 +17,12 @@ _LOGIN = re.compile(r'//[^/\s]+@')
 
 
 def is_secret(name: str) -> bool:
-    """Return whether what is called *name* is a secret, by that name."""
+    """Return whether something called *name* is probably a secret."""
     return _SECRET.search(name.lower()) is not None
 
 
 def mask(value: object) -> object:
-    """Return *value* fit for JSON, with what looks like a secret masked."""
+    """Return *value* as JSON takes it, with what looks like a secret masked."""
     if isinstance(value, dict):
         return {str(name): MASK if item and is_secret(str(name))
                 else mask(item) for name, item in value.items()}

@@ -1,11 +1,11 @@
 """What a job needs of the kernel, and of the sandbox that it is in.
 
-To keep runs apart takes calls that old kernels do not have, and that a
-sandbox or a limit may refuse.  They are tried before anything is locked, for
-a refusal in the middle of a run is much worse than one at the start.  All of
-them together take half a millisecond.
+To keep runs apart takes system calls that old kernels do not have, and that a
+sandbox or a limit may refuse.  They are tried before anything is locked, because a
+refusal in the middle of a run is much worse than one at the start.  All of them
+together take half a millisecond.
 
-Standard library only, and of that what is loaded already.
+Only modules of the standard library are used that are loaded already.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: So many threads and processes a job needs, beside its task's.
+#: How many threads and processes a job needs apart from those of its task.
 THREADS = 4
-#: So many files, beside its task's.
+#: How many open files it needs apart from those of its task.
 FILES = 24
 
 _PR_GET_DUMPABLE = 3
@@ -32,10 +32,8 @@ _ROOM = 'needed: more room, see ulimit -{} and {}'
 
 
 def missing() -> str | None:
-    """Return the first thing that is not to be had, in one line for people.
-
-    ``None`` when a job can work here.
-    """
+    """Return the first thing that a job cannot have here, in one line for people;
+    ``None`` when it can have all that it needs."""
     for what, error in examine():
         if error is not None:
             return f'this machine does not let a job {what}: {error}'
@@ -56,7 +54,7 @@ def _try(call: Callable[[], None], hint: str) -> str | None:
     except OSError as exc:
         return f'{exc.strerror or exc}; {hint}'
     except (AttributeError, ImportError, RuntimeError) as exc:
-        # The interpreter was built without it; or no thread could be started.
+        # The interpreter was built without it, or no thread could be started.
         return f'{exc}; {hint}'
     return None
 
@@ -101,7 +99,7 @@ def _open_pidfd() -> None:
 def _send_signal() -> None:
     pidfd = os.pidfd_open(os.getpid())
     try:
-        # 0: only whether it could be sent.
+        # The signal 0 only tries whether one could be sent.
         signal.pidfd_send_signal(pidfd, 0)
     finally:
         os.close(pidfd)
@@ -116,7 +114,8 @@ def _create_event() -> None:
 
 
 def _call_prctl() -> None:
-    # What ctypes is made of; that takes twenty times as long to import.
+    # The module ctypes is built on this one, and takes twenty times as long to
+    # import.
     import _ctypes
     function = _ctypes.dlsym(_ctypes.dlopen('', 0), 'prctl')
     if _ctypes.call_function(function, (_PR_GET_DUMPABLE, 0, 0, 0, 0)) < 0:

@@ -1,9 +1,9 @@
 """Tells the process manager how the job is: readiness, status, watchdog.
 
-The protocol is systemd's, ``sd_notify(3)``; others speak it as well.  A
-datagram to the socket named by ``$NOTIFY_SOCKET`` is all that it takes, so
-there is no library: those that there are either block, or leave the watchdog
-to the caller, which is what most of this module is.
+The protocol is that of systemd, ``sd_notify(3)``, which others speak as well.  It
+takes a datagram to the socket named by ``$NOTIFY_SOCKET``, so no library is used.
+The existing ones either block, or leave the watchdog to the caller, and most of this
+module is about that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ['NotifyObserver']
 
-#: When what could not be sent is tried again, in seconds.
+#: After how many seconds it is tried again to send what could not be sent.
 RETRY = 1.0
 
 #: The bounds of the time between two pings, in seconds.
@@ -46,9 +46,9 @@ class NotifyObserver(Observer):
     work, whatever the task does: a run that hangs is dealt with by its
     heartbeat and by ``--max-run-time``.
 
-    :param address: of the socket, as ``$NOTIFY_SOCKET`` has it.
+    :param address: the address of the socket, as in ``$NOTIFY_SOCKET``.
     :param watchdog: the longest silence that the process manager accepts,
-        in seconds; ``None``: it has no watchdog.
+        in seconds; ``None`` if it has no watchdog.
     :param logger: where it reports what is wrong with the socket.
     """
 
@@ -80,7 +80,7 @@ class NotifyObserver(Observer):
             logger.debug(UNTOLD, f'{NOTIFY_SOCKET}={address} is not '
                                  f'supported')
             return None
-        # With another process id, it is another process that is watched.
+        # If another process id is named, another process is watched.
         watched = pid in ('', str(os.getpid())) and usec.isdecimal()
         watchdog = int(usec[:20]) / 1e6 if watched else 0.0
         return cls(address, watchdog or None, logger)
@@ -100,7 +100,8 @@ class NotifyObserver(Observer):
         self._say(f'running since {_local_time(run.started)}', self._last)
 
     def run_ended(self, run: Run) -> None:
-        # Without the error: everybody may read the status, but not the log.
+        # The error is left out, because everybody may read the status, but not the
+        # log.
         self._last = f'last run {run.outcome.value}'
         if run.duration is not None:
             self._last += f' after {run.duration:.3f} s'
@@ -110,8 +111,8 @@ class NotifyObserver(Observer):
         self._say(f'the lock was lost: {reason}', self._last)
 
     def closed(self) -> None:
-        # The thread goes on until the process ends: the context that is
-        # closed next may take its time.
+        # The thread goes on until the process ends, because the context, which is
+        # closed next, may take its time.
         self._send(STOPPING='1', STATUS='; '.join(
             filter(None, ['ended', self._last])))
 
@@ -138,7 +139,7 @@ class NotifyObserver(Observer):
         if not self._reported:
             self._reported = True
             self._logger.debug(UNTOLD, exc)
-        # A ping that is late is another ping.
+        # A ping is not sent late; the next one takes its place.
         self._unsent.pop('WATCHDOG', None)
         self._start_thread()
 
@@ -167,10 +168,10 @@ class NotifyObserver(Observer):
 
 
 def _parse(address: str) -> bytes:
-    """Return *address* as the system has it, empty if it cannot be one."""
+    """Return *address* in the form of the system, empty if it is not an address."""
     name = os.fsencode(address)
     if name.startswith(b'@'):
-        # Stands for the zero byte of Linux's abstract names.
+        # "@" stands for the zero byte at the beginning of abstract names of Linux.
         return b'\0' + name[1:]
     return name if name.startswith(b'/') else b''
 

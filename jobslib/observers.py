@@ -1,4 +1,4 @@
-"""Who is told what the loop does: metrics, liveness, process managers."""
+"""Observers are told what the loop does: metrics, liveness, process managers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ['Observer', 'Observers']
 
 
 class Observer:
-    """Told what the loop does.  All methods do nothing, to be overridden.
+    """Is told what the loop does.  The methods do nothing, and can be overridden.
 
-    They are called by the loop, in its own thread, and have to return soon;
-    what they raise is logged and changes nothing.
+    The loop calls them in its own thread, so they have to return soon.  What they
+    raise is logged, and changes nothing.
     """
 
     def started(self) -> None:
@@ -27,24 +27,26 @@ class Observer:
         """The next run is due at the UNIX time *due*."""
 
     def standby(self, reason: str) -> None:
-        """There is no run, because of *reason*: the lock is held elsewhere,
-        the job is paused, or the lock's service does not answer."""
+        """This process does not run the job, for *reason*: the lock is held
+        elsewhere, the job is paused, or the lock's service does not answer."""
 
     def acquired(self, token: int | None) -> None:
         """The lock was acquired, with this fencing token."""
 
     def inherited(self, history: History) -> None:
-        """The lock was acquired, and this is what the holders before left;
-        ``history.unfinished`` is a run that ended with its process."""
+        """The lock was acquired, with the *history* of earlier holders.
+
+        ``history.unfinished`` is a run that ended because its process did.
+        """
 
     def run_begins(self, run: Run) -> None:
-        """A run begins; it is pending."""
+        """A run begins; its outcome is ``PENDING``."""
 
     def run_ended(self, run: Run) -> None:
         """A run ended, and has its outcome."""
 
     def missed(self, slots: int) -> None:
-        """So many slots are given up."""
+        """So many *slots* are given up."""
 
     def released(self) -> None:
         """The lock was released."""
@@ -57,8 +59,9 @@ class Observer:
 
 
 class Observers(Observer):
-    """Tells all of *observers*, each whatever the others do.
+    """Tells several observers, each of them whatever the others raise.
 
+    :param observers: these observers.
     :param logger: where it reports what an observer raised.
     """
 

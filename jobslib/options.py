@@ -50,7 +50,8 @@ if TYPE_CHECKING:
         secret: bool
 else:
     class Generic:
-        """In place of typing's: at run time no option knows its type."""
+        """A substitute for the class of typing, because at run time no option
+        needs to know its type."""
 
         def __class_getitem__(cls, _: object) -> type:
             return cls
@@ -60,7 +61,7 @@ __all__ = ['BOOLEANS', 'ConfigGroup', 'Given', 'option']
 BOOLEANS = {'1': True, 'true': True, 'yes': True, 'on': True,
             '0': False, 'false': False, 'no': False, 'off': False}
 
-# Where values have a type of their own; elsewhere they are texts.
+# Values from these sources have types; those from others are strings.
 TYPED_SOURCES = ('settings', 'computed')
 
 TYPE_NAMES: dict[object, str] = {
@@ -91,9 +92,9 @@ class option(Generic['T']):
     ``@option(required=True, attrtype=str)``) the value is what the method
     returns.  Either way it is checked, and computed once for each container.
 
-    :param required: ``None`` is refused.
-    :param attrtype: type of the value, or a :class:`ConfigGroup` made from
-        the value.  An integer is accepted where a float is asked for.
+    :param required: whether ``None`` is refused.
+    :param attrtype: the type of the value, or a :class:`ConfigGroup` that is made
+        from the value.  An integer is accepted where a float is asked for.
     :param minimum: the least value allowed.
     :param maximum: the largest value allowed.
     :param above: the value must be larger than this.
@@ -236,7 +237,7 @@ class option(Generic['T']):
         return () if self.env is None else (self.env,)
 
     def allowed(self) -> str:
-        """Say what the option allows, for messages and the reference."""
+        """Return what the option allows, for messages and the reference."""
         if self.choices is not None:
             return 'one of ' + ', '.join(map(str, self.choices))
         text = ('any value' if self.attrtype is None else
@@ -273,8 +274,8 @@ class option(Generic['T']):
                 or Given(self.default, 'default'))
 
     def given(self, group: ConfigGroup) -> Given | None:
-        """Return what is given for the option, before fallback and default.
-        """
+        """Return what was given for the option, leaving aside its fallback and
+        its default; ``None`` if nothing was."""
         return (self._from_command_line(group) or self._from_environment()
                 or self._from_settings(group))
 
@@ -367,7 +368,7 @@ class option(Generic['T']):
             allowed = 'True or False'
         shown = self.show(given.value)
         if self.attrtype in (dict, list) and given.source.startswith('env'):
-            # JSON, with whatever in it.
+            # Not shown, because the JSON may have a secret in it.
             shown = '***'
         return ConfigError(f'{self.setting or self.name}: {shown} from '
                            f'{given.source} is not allowed{detail}; allowed: '
@@ -384,7 +385,10 @@ class option(Generic['T']):
 
 
 def _parse(text: str, attrtype: object) -> object:
-    """Read a value of *attrtype* from *text*; ValueError says it is none."""
+    """Read a value of *attrtype* from *text*.
+
+    :raises ValueError: it is not one.
+    """
     if attrtype is bool:
         if text.strip().lower() not in BOOLEANS:
             raise ValueError('not a boolean')
@@ -436,7 +440,7 @@ class ConfigGroup:
         """Prepare what methods that are options need; to be overridden.
 
         Called before the options are read, with the settings and the parsed
-        command line; that of a :class:`jobslib.Config` without either.
+        command line; in a :class:`jobslib.Config` it is called without arguments.
         """
 
     def _initialize(self) -> None:
@@ -448,10 +452,10 @@ class ConfigGroup:
         return {name: getattr(self, name) for name in self.declared()}
 
     def export(self) -> dict[str, Any]:
-        """Return the values, and where they came from, fit for JSON.
+        """Return the values, and where they came from, as JSON takes them.
 
-        What does not fit is left out: it is computed again, from the rest,
-        by who :meth:`restore` s it.
+        A value that JSON cannot hold is left out; when the group is restored, it
+        is computed again from the others.
         """
         values: dict[str, object] = {}
         groups: dict[str, object] = {}
@@ -473,7 +477,7 @@ class ConfigGroup:
         group._sources = dict(exported['sources'])
         for name, nested in exported['groups'].items():
             group._values[name] = group._restore_group(name, nested)
-        # It may keep what it works out.
+        # Called because it may compute attributes and keep them.
         group.validate()
         return group
 
@@ -483,8 +487,8 @@ class ConfigGroup:
         return declared.attrtype.restore(exported)
 
     def raw_value(self, name: str) -> Any:
-        """Return the value of the option *name* as it was given: of one that
-        names a class, the dotted path."""
+        """Return the value of the option *name* as it was given, which for an
+        option that names a class is the dotted path."""
         return self.declared()[name].read(self)
 
     def source(self, name: str) -> str:
@@ -494,7 +498,7 @@ class ConfigGroup:
     def hide_secrets(self) -> None:
         """Take the variables that secrets came from out of the environment.
 
-        What the process starts would inherit them.
+        Otherwise all processes that are started from here would inherit them.
         """
         for name, declared in self.declared().items():
             value = self.raw_value(name)
@@ -515,8 +519,8 @@ class ConfigGroup:
         return f'{self._location}[{name!r}]' if self._location else name
 
     def _reads_itself(self) -> bool:
-        """Return whether methods of a user read the settings by names that
-        nobody else knows."""
+        """Return whether methods of a user's class may read names of the settings
+        that are not options."""
         return any(
             declared.function is not None
             and not declared.function.__module__.startswith('jobslib.')

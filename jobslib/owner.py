@@ -1,4 +1,4 @@
-"""Who holds a lock, or held it last: the owner record, as it is read."""
+"""The owner record: who holds a lock, or held it last."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ['OwnerRecord']
 
-#: Of so many holders before it a record tells, at most.
+#: How many earlier holders a record tells of, at most.
 MAX_BEFORE = 10
-# What is kept of them.
+# Which fields of their records are kept.
 KEPT = ('fqdn', 'pid', 'timestamp', 'token', 'released', 'killed', 'schedule',
         'lock_delay')
 
@@ -22,10 +22,10 @@ KEPT = ('fqdn', 'pid', 'timestamp', 'token', 'released', 'killed', 'schedule',
 class OwnerRecord:
     """What a holder says of itself, or has left.
 
-    A lock makes it with :meth:`jobslib.oneinstance.BaseLock.make_record`,
-    and it may say more, of a class of a user.
+    A lock makes it by :meth:`jobslib.oneinstance.BaseLock.make_record`, which a
+    user's class may extend, so there may be more fields in it than here.
 
-    :param document: as it was written.
+    :param document: the record as it was read.
     """
 
     def __init__(self, document: Document) -> None:
@@ -41,13 +41,14 @@ class OwnerRecord:
         #: When the next run was due, as UNIX time, and the ledger.
         self.due = number(schedule.get('due'))
         self.ledger = Ledger.parse(schedule)
-        #: Whether the holder gave the lock back; else it may have vanished.
+        #: Whether the holder has released the lock; otherwise, if nobody holds
+        #: it, the holder has vanished.
         self.released = 'released' in document
-        #: The run that ended with its process, as the lease keeper saw it.
+        #: The run that ended because its process did, as the keeper has noted.
         self.killed = Run.parse(document.get('killed'))
         #: For how long nobody gets the lock when the holder vanished.
         self.lock_delay = number(document.get('lock_delay'))
-        #: The holders before it whose runs may be missing in the history, the
+        #: The earlier holders whose runs may be missing in the history, the
         #: oldest first.
         self.before = [OwnerRecord(_shortened(each)) for each in mappings(
             document.get('before'))[-MAX_BEFORE:]]
@@ -61,8 +62,8 @@ class OwnerRecord:
 
     @property
     def unsettled(self) -> list[Document]:
-        """The holders, this one included, whose runs may be missing in the
-        history: what the next holder's record has as ``before``."""
+        """The holders, including this one, whose runs may be missing in the
+        history; the next holder writes them into its record, as ``before``."""
         document = self._document
         ended_well = self.released and self.killed is None
         own = [] if ended_well else [_shortened(document)]

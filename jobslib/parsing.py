@@ -1,4 +1,4 @@
-"""The parser of ``runjob``: argparse's, with messages that help."""
+"""The parser of ``runjob``: that of argparse, with messages that help."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None,  # type: ignore[override]
                    namespace: Any = None) -> argparse.Namespace:
-        """Return what *args* say; what is unknown is refused."""
+        """Return what *args* say; refuse words that are unknown."""
         self._words = list(args or ())
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
                  if flag.startswith('--')]
         meant = [nearest(word.partition('=')[0], flags)
                  for word in unknown if word.startswith('--')]
-        # A known one is only at a wrong place, behind "--".
+        # A word that is a known flag is only in the wrong place, after "--".
         names = ', '.join(name for name in meant
                           if name and name not in unknown)
         return f' (did you mean {names}?)' if names else ''

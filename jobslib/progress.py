@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ['Progress', 'describe']
 
-# In seconds: between two looks at what is reported, two lines of the log,
-# two reports to the lock.
+# The least time between two looks at what was reported, between two lines of the
+# log, and between two reports to the lock, in seconds.
 TICK = 0.1
 LINE_PAUSE = 5.0
 REPORT_PAUSE = 5.0
@@ -32,8 +32,8 @@ BEAT_SHARE = 0.1
 class Progress:
     """The progress of one run.
 
-    What is wrong in a report is left out, see
-    :class:`~jobslib.runs.ProgressReport`, and fails no run.
+    Something wrong in a report is left out, see
+    :class:`~jobslib.runs.ProgressReport`, and does not make the run fail.
 
     :param task: the task.
     :param clock: the clock that pauses are measured with.
@@ -49,7 +49,8 @@ class Progress:
         self._pause = min(TICK, BEAT_SHARE * (heartbeat or TICK / BEAT_SHARE))
         self._latest: tuple[object, object, object, float] | None = None
         self._next = float('-inf')
-        # Short runs write one line, at their end, and nothing to the lock.
+        # The first line and the first report come after a pause, so that a short
+        # run writes one line, at its end, and nothing to the lock.
         self._next_line = self._now() + LINE_PAUSE
         self._next_report = self._now() + REPORT_PAUSE
         self._complete = False
@@ -70,20 +71,21 @@ class Progress:
             self._clock.wall() - (self._now() - when), 3))
 
     def report(self, done: object, total: object = None, message: object = '') -> None:
-        """Take down a report, and show it if it is time to.
+        """Take note of a report, and show it if it is time to.
 
         In a forked child this does nothing.
 
         :raises OneInstanceWatchdogError: the lock is lost.
         """
-        # Called for each of millions of records: nothing before the clock.
+        # A task may call this for each of millions of records, so it does nothing
+        # more than this before it knows that it is time to.
         now = self._now()
         self._latest = (done, total, message, now)
         try:
             if now < self._next and (self._complete or done != total):
                 return
         except Exception:
-            # Something that cannot even be compared.
+            # The task has reported objects that cannot be compared.
             return
         self._look(now)
 
@@ -91,7 +93,8 @@ class Progress:
         """The run is over: show the last report."""
         if os.getpid() != self._pid or self._latest is None:
             return
-        # An interrupt may have come in the instant after it was acquired.
+        # With a timeout, because the lock stays locked when an interrupt came in
+        # the instant after it was acquired.
         acquired = self._busy.acquire(timeout=1)
         try:
             self._closed = True
@@ -115,7 +118,7 @@ class Progress:
                 self._busy.release()
 
     def _safely(self, call: Callable[[], None]) -> None:
-        """Call what must not fail the run."""
+        """Call *call*, whose failure must not be that of the run."""
         try:
             call()
         except Exception as exc:
@@ -134,7 +137,7 @@ class Progress:
             self._log(latest)
         if now >= self._next_report:
             self._next_report = now + REPORT_PAUSE
-            # Locks of others need not have it.
+            # The lock of a user need not have this method.
             tell = getattr(self._lock, 'report_progress', None)
             if tell is not None:
                 tell(latest.export())
@@ -153,7 +156,8 @@ class Progress:
     def _show_bar(self, latest: ProgressReport) -> None:
         if not self._has_bar:
             return
-        # No bar if it fails; lines of the log will do.
+        # Switched off while it is shown, so that after an exception there is no bar
+        # any more; then there are lines in the log instead.
         self._has_bar = False
         if self._bar is None:
             from jobslib.bar import Bar

@@ -1,7 +1,7 @@
-"""Reading what others have written: a value that is of no use is none.
+"""Reading what others have written; a value that cannot be right is ``None``.
 
-What is kept beside a lock may be from another version, or written by hand.
-It is read here, once; what is made of it needs no further look.
+What is kept beside a lock may come from another version, or be written by hand.
+It is checked here, once, and made into types; code behind that checks nothing.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ['count', 'mapping', 'mappings', 'member', 'number', 'text']
 
-# No UNIX time and no duration is as large; sums with numbers as large would
-# lose the seconds.
+# A number that is as large is neither a UNIX time nor a duration; sums with it
+# would lose the seconds.
 TOO_LARGE = 1e11
 # Tokens are the largest counts: microseconds since 1970, with a FileLock.
 MAX_COUNT = 1 << 62

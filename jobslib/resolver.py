@@ -1,9 +1,9 @@
 """Names of machines, from a name service that may be dead.
 
-Asking the system for a name takes as long as it takes, half a minute and
-more when the name service is dead, and nothing can interrupt it: a signal
-handler of Python runs when the call is over.  So a thread asks, and the
-caller waits for it, which a signal does interrupt, and not for long.
+To ask the system for a name may take half a minute when the name service is dead,
+and nothing can interrupt that, because Python calls a signal handler only when the
+call is over.  So a thread asks, and the caller waits for the thread, which a signal
+can interrupt, and not for long.
 
 Standard library only: the lease keeper uses it as well.
 """
@@ -49,9 +49,9 @@ class _Question:
             self._answered.set()
 
     def answer(self, timeout: float) -> object:
-        """Return the answer, or raise what there is instead.
+        """Return the answer, or raise the exception that came instead.
 
-        :raises TimeoutError: there is none within *timeout* seconds.
+        :raises TimeoutError: neither came within *timeout* seconds.
         """
         if not self._answered.wait(max(timeout, 0.0)):
             raise TimeoutError
@@ -66,7 +66,8 @@ class _Question:
         return not self._answered.is_set() and self.pid == os.getpid()
 
 
-# By what they ask for; one at a time, so that threads do not pile up.
+# The questions by what they ask for; the same is not asked twice at a time, so that
+# threads do not pile up.
 _questions: dict[object, _Question] = {}
 # The addresses that were found last, by host and port.
 _found: dict[tuple[str, int], list[Address]] = {}
@@ -78,21 +79,21 @@ def _ask(what: object, ask: Callable[[], object], timeout: float) -> Any:
         try:
             question = _questions[what] = _Question(ask)
         except RuntimeError:
-            # There is no room for a thread.
+            # The system has no room for a thread, so it is asked here.
             return ask()
     return question.answer(timeout)
 
 
 def addresses(host: str, port: int, deadline: float) -> list[Address]:
-    """Return the family and the address of each place that *host* is at.
+    """Return the families and the addresses of *host*.
 
-    When the name service does not answer, they are those that it named last.
+    When the name service does not answer, these are the ones that it gave last.
 
-    :param deadline: monotonic seconds.
+    :param deadline: until when to wait, in monotonic seconds.
     :raises OSError: there is no such host, or no answer.
     """
     def ask() -> list[Address]:
-        # As bytes: for a text the large tables of IDNA are loaded.
+        # Given as bytes, because for a string the large tables of IDNA are loaded.
         found = socket.getaddrinfo(
             host.encode(), port, type=socket.SOCK_STREAM)
         return [(family, address) for family, _, _, _, address in found]
@@ -120,23 +121,20 @@ def _is_no_answer(exc: Exception) -> bool:
 
 
 def machine_name() -> str:
-    """Return the full name of this machine.
-
-    The short one, if the name service knows it under no other, or does not
-    answer soon.
-    """
+    """Return the full name of this machine, or its short name if the name service
+    knows no other or does not answer soon."""
     short = os.uname().nodename
     try:
         name: str = _ask('machine', lambda: _full_name(short), NAME_TIMEOUT)
     except (OSError, ValueError):
         return short
-    # What some machines call themselves tells nobody which they are.
+    # This name would not tell which machine it is.
     return short if name.startswith('localhost') else name
 
 
 def _full_name(short: str) -> str:
-    """As :func:`socket.getfqdn`, but for an error that it makes of nothing."""
-    # As bytes, see addresses().
+    """Like :func:`socket.getfqdn`, but raise an error that this one hides."""
+    # Given as bytes, see addresses().
     name, others, _ = socket.gethostbyaddr(
         short.encode())  # type: ignore[arg-type]
     return next((each for each in (name, *others) if '.' in each), name)

@@ -19,10 +19,11 @@ __all__ = ['Outcome', 'ProgressReport', 'Run']
 MAX_ERROR = 200
 MAX_MESSAGE = 200
 
-# Whole numbers above are not exact everywhere.
+# Larger whole numbers are not exact in every program that reads JSON.
 LARGEST = 2.0 ** 53
 
-# Times are exported in whole milliseconds.
+# Times that differ by less than this are the same, since they are exported in whole
+# milliseconds.
 SAME = 0.001
 
 
@@ -32,7 +33,8 @@ class Outcome(enum.Enum):
     PENDING = 'pending'
     SUCCEEDED = 'succeeded'
     FAILED = 'failed'
-    #: Told to stop: by a signal, by the loss of the lock, or as too long.
+    #: It was told to stop: by a signal, because the lock was lost, because it took
+    #: too long, or by an operator.
     INTERRUPTED = 'interrupted'
     #: Its process ended, or was killed, before the run did.
     KILLED = 'killed'
@@ -41,8 +43,8 @@ class Outcome(enum.Enum):
 class Run:
     """One run of a task.
 
-    :param number: counts the runs of the task; where the lock keeps no
-        history, those of this process.  0: it has none yet.
+    :param number: counts the runs of the task or, where the lock keeps no
+        history, those of this process; 0 if the run has no number yet.
     :param token: the fencing token, ``None`` when the lock has none.
     :param started: UNIX time.
     """
@@ -56,7 +58,7 @@ class Run:
         self.duration: float | None = None
         #: The error's first line, ``None`` when there was none.
         self.error: str | None = None
-        #: The slot that it is for, as UNIX time; ``None`` if for none.
+        #: The slot that it is for, as UNIX time; ``None`` if it is for none.
         self.slot: float | None = None
         #: The number of the run among those of its slot.
         self.attempt = 1
@@ -74,8 +76,9 @@ class Run:
 
     def end(self, outcome: Outcome, duration: float | None,
             error: str | None = None) -> None:
-        """The run ended after *duration* seconds; ``None``: nobody knows.
+        """The run has ended.
 
+        :param duration: how long it took, in seconds; ``None`` if nobody knows.
         :param error: type and first line of what ended it.
         """
         self.outcome = outcome
@@ -83,7 +86,7 @@ class Run:
         self.error = None if error is None else error[:MAX_ERROR]
 
     def export(self) -> Document:
-        """Return the run as the history keeps it; fit for JSON."""
+        """Return the run in the form in which the history keeps it."""
         return {'run': self.number or None, 'token': self.token,
                 'started': round(self.started, 3),
                 'duration': (None if self.duration is None
@@ -130,11 +133,11 @@ class Run:
         return run
 
     def is_same(self, other: Run) -> bool:
-        """Return whether *other* tells of the same run: no two have the
-        fencing token and the begin in common.
+        """Return whether *other* is about the same run.
 
-        A run that was asked for may be known from the request, which has the
-        moment before it began.
+        No two runs have both the fencing token and the begin in common.  A run that
+        was asked for may be known from the request, which has a moment shortly
+        before the run began; so it is known by that request and its attempt.
         """
         if self.token != other.token:
             return False
@@ -158,13 +161,13 @@ class Run:
 class ProgressReport:
     """How far a run is, as its task has reported.
 
-    What is wrong is left out: a number that is negative, not finite or none at
-    all, a total of 0 or below what is done.
+    What is wrong is left out: something that is not a number, a number that is
+    negative or not finite, a total of 0 or below what is done.
 
-    :param done: how much is done; ``None``: not known.
-    :param total: how much there is to do; ``None``: not known.
-    :param message: for people, of one line.
-    :param time: UNIX time of the report; ``None``: not known.
+    :param done: how much is done; ``None`` if it is not known.
+    :param total: how much there is to do; ``None`` if it is not known.
+    :param message: one line for people.
+    :param time: the UNIX time of the report; ``None`` if it is not known.
     :param token: the fencing token of the holder, if it is kept with it.
     """
 
@@ -184,7 +187,7 @@ class ProgressReport:
         return self.total is not None and self.done == self.total
 
     def export(self) -> Document:
-        """Return the report, fit for JSON."""
+        """Return the report as JSON takes it."""
         return {'done': self.done, 'total': self.total,
                 'message': self.message, 'time': self.time,
                 **({} if self.token is None else {'token': self.token})}
@@ -225,9 +228,9 @@ def _line(value: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return type and message of *error*, the first line of it.
+    """Return the type of *error* and the first line of its message.
 
-    It can be encoded, and nothing that the error does makes this fail.
+    The text can be encoded, and nothing that the error does makes this fail.
     """
     name = type(error).__name__
     try:
@@ -238,8 +241,8 @@ def describe(error: BaseException) -> str:
 
 
 def encodable(text: str) -> str:
-    """Return *text* with what no encoding has, lone surrogates, escaped.
+    """Return *text* with lone surrogates escaped, which cannot be encoded.
 
-    They come from names of files, for instance, that are no UTF-8.
+    They come for instance from file names that are not UTF-8.
     """
     return text.encode('utf-8', 'backslashreplace').decode()

@@ -21,20 +21,20 @@ __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
 # The last second of the calendar, as a UNIX time.
 LATEST = 253402300799.0
 
-#: The options of which one says when a job is due.
+#: The options that say when a job is due; only one of them may be given.
 RHYTHMS = ('schedule', 'sleep_interval', 'run_interval')
 
 
 class rhythm_option(option['T']):
     """One of the options that say when a job is due.
 
-    They exclude each other: what the command line says about any of them
-    wins over what the environment and the settings say about all of them.
+    They exclude each other.  If the command line gives one of them, none that the
+    environment or the settings give counts, and so on.
     """
 
     def given(self, group: ConfigGroup) -> Given | None:
-        """Return what is given for the option, by who says when the job is
-        due.
+        """Return what was given for the option, in the first source that gives one
+        of these options; ``None`` if it gives another one.
         """
         declared = group.declared()
         options = [declared[name] for name in RHYTHMS if name in declared]
@@ -54,7 +54,7 @@ class schedule_option(rhythm_option['list[str] | None']):
     repeatable = True
 
     def allowed(self) -> str:
-        """Say what the option allows."""
+        """Return what the option allows."""
         return ('a cron expression, or a list of them (in the environment a '
                 'JSON array)')
 
@@ -80,11 +80,11 @@ class schedule_option(rhythm_option['list[str] | None']):
 
 
 class epoch_option(option['str | None']):
-    """Where the grid of run_interval lies; it goes where that goes."""
+    """Where the grid of run_interval lies; it counts only if that does."""
 
     def given(self, group: ConfigGroup) -> Given | None:
-        """Return what is given, unless another option has won over the
-        run_interval that there is.
+        """Return what was given, unless a run_interval was given as well and does
+        not count, because another option says when the job is due.
         """
         declared = group.declared()['run_interval']
         lost = declared.read(group) is None and any((
@@ -129,7 +129,8 @@ class ScheduleOptions(ConfigGroup):
         flag='--catch-up', metavar='WHICH', env='JOBSLIB_CATCH_UP',
         help='Which slots that passed while nobody could run are run late.')
     start_deadline = option(
-        attrtype=float, minimum=0, flag='--start-deadline',
+        # Below that a slot would be late before anybody could begin it.
+        attrtype=float, minimum=1, flag='--start-deadline',
         metavar='SECONDS', env='JOBSLIB_START_DEADLINE',
         help='Do not begin a slot that is later than this.')
     retries = option(
@@ -167,7 +168,7 @@ class ScheduleOptions(ConfigGroup):
         """Return the UNIX time *at* in the schedule's time zone."""
         import datetime
         if self.schedule is None and self.run_interval_epoch is None:
-            # The calendar ends; an interval may not.
+            # An interval may be so long that its end is beyond the calendar.
             return datetime.datetime.fromtimestamp(
                 min(at, LATEST), datetime.UTC)
         from jobslib.schedule.zones import Zone

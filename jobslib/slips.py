@@ -1,4 +1,4 @@
-"""Slips of the pen: what was meant by a name that nobody knows."""
+"""Misspelt names: what was meant by a name that nobody knows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ TYPE_CHECKING = False
 
 __all__ = ['distance', 'guess', 'is_slip', 'nearest', 'squeeze']
 
-#: How like each other two names have to be for one to be offered in place of
-#: the other, from 0 to 1, as :mod:`difflib` counts.
+#: How similar two names have to be for one to be suggested in place of the other,
+#: from 0 to 1, as :mod:`difflib` counts.
 LIKE = 0.7
-#: From so many letters on, two of them may be wrong in a slip.
+#: A name with this many letters is taken to be misspelt with two wrong ones as well.
 LONG = 9
 
 
 def squeeze(name: str) -> str:
-    """Return *name* without what is easily written in another way: upper and
-    lower case, underscores and hyphens."""
+    """Return *name* without what is easily written differently: in lower case,
+    without underscores and hyphens."""
     return name.replace('_', '').replace('-', '').lower()
 
 
@@ -25,7 +25,7 @@ def nearest(name: str, known: Iterable[str],
             like: float = LIKE) -> str | None:
     """Return the name among *known* that *name* most likely means.
 
-    :param like: how like it that name has to be, from 0 to 1.
+    :param like: how similar that name has to be, from 0 to 1.
     """
     import difflib
     squeezed: dict[str, str] = {}
@@ -44,8 +44,9 @@ def guess(name: str, known: Iterable[str]) -> str:
 def is_slip(name: str, known: str) -> bool:
     """Return whether *name*, which is not *known*, can only mean it.
 
-    It is *known* in other letters, or with its words in another order, or
-    one letter is wrong, missing or too much; two in a long name.
+    That is so if it is *known* in upper or lower case, or with its words in
+    another order, or if one letter is wrong, missing or added; in a long name two
+    may be.
     """
     if sorted(name.lower().split('_')) == sorted(known.lower().split('_')):
         return True
@@ -56,8 +57,8 @@ def is_slip(name: str, known: str) -> bool:
 
 
 def distance(one: str, other: str) -> int:
-    """Return how many letters have to be changed, added, removed or swapped
-    with the next one to make *other* of *one*."""
+    """Return how many letters of *one* have to be changed, added, removed, or
+    swapped with the next one, to get *other*."""
     before: list[int] = []
     last = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):

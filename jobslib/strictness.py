@@ -1,9 +1,9 @@
 """What is refused at the start because it can only be a mistake.
 
-Values are checked where they are declared (:mod:`jobslib.options`).  Here is
-what no option sees: names that no option has, in the settings module and in
-the environment; options that have no effect together; classes of tasks that
-cannot work.
+The values of options are checked where these are declared
+(:mod:`jobslib.options`).  Here is checked what no option sees: names in the settings
+module and in the environment that no option has, options that have no effect
+together, task classes that cannot work.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import ModuleType
 
 from jobslib.config import Config, ConfigGroup, option
 from jobslib.exceptions import ConfigError
+from jobslib.reading import mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,23 +24,27 @@ __all__ = ['find_unknown_settings', 'refuse_class', 'refuse_slips',
            'remarks']
 
 PREFIX = 'JOBSLIB_'
-#: Variables that are no options: one is read before there is a
-#: configuration, the others are for what a run starts.
+#: Variables that are not options: the first is read before there is a configuration,
+#: the others are set for the processes that a run starts.
 OTHER_VARIABLES = frozenset({
     'JOBSLIB_SETTINGS_MODULE', 'JOBSLIB_SLOT', 'JOBSLIB_FENCING_TOKEN',
     'JOBSLIB_JOB', 'JOBSLIB_LEASE'})
-#: Where the options of jobslib's own backends are.  Their variables may be
-#: there for other jobs of this machine, whose backends are not loaded here.
+#: The modules of jobslib's own backends.  The variables of their options may be set
+#: for other jobs of this machine, whose backends are not loaded here.
 BACKENDS = ('jobslib.oneinstance.file', 'jobslib.oneinstance.consul',
             'jobslib.liveness.consul_check', 'jobslib.metrics.prometheus',
             'jobslib.metrics.influxdb')
-# What people set in a settings module; functions, classes and modules in it
-# were imported, or are for its own use.
+# The types of settings.  Functions, classes and modules in a settings module were
+# imported, or are for its own use.
 PLAIN = (str, int, float, dict, list, tuple, type(None))
 
-# Flags of code objects: *args; yield, in a function and in a coroutine.
+# Flags of code objects: it takes *args; it yields, as a function or a coroutine.
 TAKES_ANY = 0x04
 YIELDS = 0x20 | 0x200
+
+# What is so where no backend is named.
+PARTS = {'one_instance': 'the lock is the default one, of this machine only',
+         'liveness': 'no success is noted', 'metrics': 'nothing is measured'}
 
 OWN_NAME = 'an own name has to differ more, or begin with an underscore'
 
@@ -58,7 +63,8 @@ def refuse_slips(config: Config) -> None:
     known = {*_variables(config), *OTHER_VARIABLES}
     ours = [name for name in os.environ if name.upper().startswith(PREFIX)]
     unknown = [name for name in ours if name not in known]
-    # JOBLIB_RUN_ONCE; what is nearly the prefix may be that of others.
+    # Names like JOBLIB_RUN_ONCE; other programs may have similar prefixes, so these
+    # are refused only if the rest is an option.
     alike = [name for name in os.environ if name not in ours
              and name.upper().startswith('JO') and 'LIB' in name.upper()]
     if not unknown and not alike:
@@ -73,7 +79,8 @@ def refuse_slips(config: Config) -> None:
         known |= _variables_of_all()
     for name in sorted(unknown):
         if name not in known:
-            near = nearest(name, known, 0.0)
+            near = (f'{name}_BACKEND' if f'{name}_BACKEND' in known else
+                    nearest(name, known, 0.0))
             raise ConfigError(
                 f'unknown variable {name} in the environment, no option of '
                 f'jobslib or of your classes has it; nearest known: {near}')
@@ -102,14 +109,15 @@ def _find_slips(config: Config) -> Iterator[tuple[str, str]]:
         for each in sorted(known):
             if is_slip(name, each):
                 yield name, each
-        # The name in the environment of what is part of a dict here.
+        # Something that is a part of a dict in the settings has a name of its own
+        # in the environment, which is not a name of the settings.
         variable = name.upper().removeprefix(PREFIX)
         if variable in variables:
             yield name, _place(variable)
 
 
 def _place(variable: str) -> str:
-    """Return where the settings have what the environment calls so."""
+    """Return where in the settings the value of an environment variable belongs."""
     for part in ('ONE_INSTANCE', 'LIVENESS', 'METRICS'):
         if variable == f'{part}_BACKEND':
             return f"{part}['backend']"
@@ -137,7 +145,7 @@ def _setting_names(config: Config) -> Iterator[str]:
 
 
 def _variables(group: ConfigGroup) -> Iterator[str]:
-    """Return the variables of all options of *group*, and of what it has."""
+    """Return the variables of all options of *group* and of its nested groups."""
     for name, declared in group.declared().items():
         yield from _variables_of(declared)
         value = group.raw_value(name)
@@ -146,7 +154,7 @@ def _variables(group: ConfigGroup) -> Iterator[str]:
 
 
 def _variables_of_all() -> set[str]:
-    """Return the variables of all classes of options that there are."""
+    """Return the variables of all classes of options that are known."""
     from jobslib.imports import import_module
     for name in BACKENDS:
         import_module(name)
@@ -161,19 +169,22 @@ def _variables_of_all() -> set[str]:
 
 
 def _variables_of(declared: option[object]) -> set[str]:
-    """Return the variable of an option, and the names that it had once."""
+    """Return the variable of an option, and the names that it had before."""
     return {*([declared.env] if declared.env else []),
             *getattr(declared, 'old', ())}
 
 
 def remarks(config: Config) -> list[str]:
-    """Return what is probably not meant, a sentence for each: options that
-    have no effect, and tasks of one name."""
-    shared = _find_namesakes(config)
-    return _find_ineffective(config) + _find_empty_settings(config) + ([
-        f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
-        f'tasks of one name share one lock and one history, and run one at a '
-        f'time'] if shared else [])
+    """Return a sentence for each thing that is allowed and probably not meant:
+    options that have no effect, and tasks of one name."""
+    found = (_find_ineffective(config) + _find_unused_backends(config)
+             + _find_empty_settings(config))
+    if shared := _find_namesakes(config):
+        found.append(
+            f'{" and ".join(shared)} has the name {config.task_name!r} as well: '
+            f'tasks of one name share one lock and one history, and run one at '
+            f'a time')
+    return found
 
 
 def _find_ineffective(config: Config) -> list[str]:
@@ -205,7 +216,7 @@ def _find_ineffective(config: Config) -> list[str]:
     for part in ('one_instance', 'liveness'):
         options = getattr(config, part).options
         if getattr(options, 'scheme', None) == 'http':
-            # From the environment it may be for other programs.
+            # What comes from the environment may be meant for other programs.
             found += [f'{part}.{name} (from {options.source(name)}) has no '
                       f'effect with the scheme http, which encrypts nothing'
                       for name in ('ca_cert', 'client_cert')
@@ -218,8 +229,36 @@ def _find_ineffective(config: Config) -> list[str]:
     return found
 
 
+def _find_unused_backends(config: Config) -> list[str]:
+    """Say what is set for a backend where none is named.
+
+    Where one is named, what is there for others may be for other jobs.
+    """
+    known, found = set(_variables(config)), []
+    settings = dict(_names(config._settings))
+    for part, instead in PARTS.items():
+        group = getattr(config, part)
+        if getattr(group, 'disabled', False) or (
+                group.source('backend') != 'default'):
+            continue
+        name = part.upper()
+        unused = sorted(each for each in os.environ if each not in known
+                        and each.startswith(f'{PREFIX}{name}_'))
+        home = f'jobslib.{part.replace("_", "")}.'
+        unused += [each for each in find_unknown_settings(config)
+                   if str(mapping(settings[each]).get('backend')
+                          ).startswith(home)]
+        if unused:
+            have = 'has' if len(unused) == 1 else 'have'
+            found.append(
+                f'{" and ".join(unused)} {have} no effect: neither '
+                f"{name}['backend'] nor {PREFIX}{name}_BACKEND is set, so "
+                f'{instead}')
+    return found
+
+
 def _find_empty_settings(config: Config) -> list[str]:
-    """Say so if the settings are a module without a single setting."""
+    """Return a sentence if the settings are a module without any setting."""
     settings = config._settings
     known = set(_setting_names(config))
     if not isinstance(settings, ModuleType) or known & set(vars(settings)):
@@ -265,10 +304,10 @@ def _find_fault(found: object, base: type[Any]) -> str | None:
 
 
 def _find_fault_in_methods(task_cls: Any) -> str | None:
-    """Say what is wrong with how the methods can be called.
+    """Return what is wrong with the parameters of the methods, if anything is.
 
-    Only what is a plain function is looked at: of anything else it cannot be
-    known without calling it.
+    Only plain functions are looked at, since of anything else it cannot be known
+    without calling it.
     """
     for name, given, hint in (
             ('task', 1, 'def task(self), with self.args for what it works on'),
@@ -303,7 +342,7 @@ def _find_fault_in_arguments(arguments: Any) -> str | None:
         return (f'has arguments that are not a tuple but '
                 f'{arguments!r:.80}; allowed: a tuple of jobslib.argument(...)')
     for each in arguments:
-        # The plain pair is what it was in jobslib 3.
+        # In jobslib 3 an argument was a plain pair.
         pair = (isinstance(each, tuple) and len(each) == 2
                 and isinstance(each[1], dict))
         if not (isinstance(each, Argument) or pair):
@@ -313,7 +352,7 @@ def _find_fault_in_arguments(arguments: Any) -> str | None:
 
 
 def _find_fault_in_parser(arguments: Any) -> str | None:
-    """Say which argument :mod:`argparse` does not take."""
+    """Return which argument :mod:`argparse` refuses, if it refuses one."""
     import argparse
     parser = argparse.ArgumentParser(add_help=False)
     for args, kwargs in arguments:
@@ -346,7 +385,7 @@ def _find_namesakes(config: Config) -> list[str]:
         if (own is None or cls is own or cls.task is BaseTask.task
                 or not cls.name or cls.name != config.task_name):
             continue
-        # Not what is left of a class after it was made anew.
+        # A class that its module does not have any more was defined again.
         module = sys.modules.get(cls.__module__)
         if getattr(module, cls.__name__, None) is cls:
             found.append(f'{cls.__module__}.{cls.__qualname__}')

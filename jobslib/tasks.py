@@ -1,4 +1,4 @@
-"""What users write: a subclass of :class:`BaseTask`."""
+"""The base class of the tasks that users write."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ class BaseTask:
     def fencing_token(self) -> int | None:
         """A number that grows with each acquisition of the lock.
 
-        Hand it to what the task writes to, which can then refuse a write
-        with an older one.  ``None`` when the lock has no such number.
+        Send it along with what the task writes, so that a write with an older
+        number can be refused.  ``None`` when the lock has no such number.
         """
         token: int | None = self.context.one_instance_lock.fencing_token
         return token
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the run is asked to end soon: the process by SIGTERM, the
-        job by ``runjob pause``, ``release`` or ``handover``.
+        """Whether the run is asked to end soon: by SIGTERM to the process, or by
+        ``runjob pause``, ``release``, ``handover`` or ``stop`` for the job.
 
         A task that runs for ever looks at it now and then, and returns when
         it is true.  It costs nothing to look often.
@@ -87,9 +87,9 @@ class BaseTask:
     def slot(self) -> datetime.datetime | None:
         """The instant at which the run was due, in the schedule's time zone.
 
-        The same for all runs of a slot, however late they are: what the run
-        works on, the day before for instance, is best worked out from it.
-        ``None`` when there is no schedule.
+        It is the same for all runs of a slot, however late they are.  So what the
+        run works on, such as the day before, is best derived from it.  ``None``
+        when there is no schedule.
         """
         slot = self._run.get('slot')
         if slot is None:
@@ -101,7 +101,7 @@ class BaseTask:
     def attempt(self) -> int:
         """The number of this run among those of its slot, from 1.
 
-        When it is more than 1, a run before may have done a part of the work.
+        When it is more than 1, an earlier run may have done a part of the work.
         """
         attempt: int = self._run.get('attempt', 1)
         return attempt
@@ -154,14 +154,14 @@ class BaseTask:
 
     def progress(self, done: float, total: float | None = None,
                  message: str = '') -> None:
-        """Report how far the run is; also the task's heartbeat.
+        """Report how far the run is; this is also the task's heartbeat.
 
-        Shown as a bar on a terminal, elsewhere in the log.  Call it as often
+        It is shown as a bar on a terminal, otherwise in the log.  Call it as often
         as you like, from any thread of the process.
 
-        :param done: what is done, in any unit.
-        :param total: all that there is to do, in the same unit; ``None``
-            when that is not known.
+        :param done: how much is done, in any unit.
+        :param total: how much there is to do, in the same unit; ``None`` when
+            that is not known.
         :param message: what is being done.
         :raises OneInstanceWatchdogError: the lock is not this process's any
             more, and the run must stop.
@@ -170,20 +170,20 @@ class BaseTask:
         reporter.report(done, total, message)
 
     def end_progress(self) -> None:
-        """Close the progress bar.  Done at the end of each run."""
+        """Close the progress bar; called at the end of each run."""
         reporter: Progress | None = self.__dict__.pop('_progress', None)
         if reporter is not None:
             reporter.close()
 
     def _begin_progress(self) -> Progress:
         from jobslib.progress import Progress
-        # One for all threads, whichever is the first.
+        # All threads use the one that was made first.
         reporter: Progress = self.__dict__.setdefault(
             '_progress', Progress(self))
         return reporter
 
     def extend_lock(self) -> None:
-        """Say that the run makes progress: the task's heartbeat.
+        """Report that the run makes progress; this is the task's heartbeat.
 
         :raises OneInstanceWatchdogError: the lock is not this process's any
             more, and the run must stop.

@@ -1,4 +1,4 @@
-"""What jobslib 3 had for tasks: times as text."""
+"""The functions that jobslib 3 had to show times, for tasks that import them."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ class ByLedger(Decider):
                         else Records.BEGINS)
 
     def born(self, process: int, now: int) -> None:
-        self.memories[process] = Memory(now)
+        self.memories[process] = Memory.of_a_loop(self.plan, now)
 
     def decide(self, process: int, now: int, hold: bool) -> Iterator[Event]:
         situation = Situation(
@@ -275,7 +275,8 @@ class Reference(Decider):
         self.doubtful = False
 
     def born(self, process: int, now: int) -> None:
-        self.births[process] = now
+        # What comes due from here on: the slot may have been before it.
+        self.births[process] = now - self.jitter
 
     def decide(self, process: int, now: int, hold: bool) -> Iterator[Event]:
         since = self.births[process] if self.since is None else self.since

@@ -122,9 +122,10 @@ def test_every_command(name: str) -> None:
     assert text.startswith(f'usage: runjob {name} ')
     assert text.index('--help') < text.index('options as for a run')
     assert '--settings SETTINGS' in text
-    # Only what it shows needs the options of a run.
+    # Of the options of a run those that matter to it.
     assert ('--run-interval SECONDS' in text) == (
-        name in ('check', 'exec'))
+        name in ('check', 'exec', 'status', 'skip'))
+    assert ('--keep-lock' in text) == (name in ('check', 'exec'))
     assert 'runjob_command' not in text
 
 

@@ -638,6 +638,21 @@ def test_progress_for_people(report: tuple[Any, Any, str], shown: str) -> None:
     assert shown_progress(ProgressReport(*report, None).export()) == shown
 
 
+@pytest.mark.parametrize('jitter', [0.0, 30.0])
+def test_next_slots_with_jitter(jitter: float) -> None:
+    """A slot that has come, and whose jitter is waited for, is shown with
+    when it is due, and not as one that is overdue."""
+    plan = Plan(Grid(100.0, 0.0), jitter=jitter)
+    found = describe('job', LockState(False, None), 1010.0, plan=plan)
+    slot = 1000.0 if jitter else 1100.0
+    assert found['next_runs'][0]['slot'] == slot
+    row = next(str(row[1]) for row in details(found).rows
+               if row[0] == 'next slots')
+    shown = ago(slot).partition(' (')[0]
+    assert row == (f'{shown}, due at {ago(slot + jitter)}' if jitter
+                   else ago(slot))
+
+
 def test_skipped_slots_are_not_the_next() -> None:
     """A slot that is skipped is not among the next three."""
     ledger = Ledger(HUNDREDS.fingerprint, 900.0)

@@ -5,6 +5,7 @@ import faulthandler
 import os
 import pathlib
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
 from jobslib.keeper import processes
+from jobslib.run.channel import Channel
 from jobslib.run.handle import RunHandle
 from jobslib.runs import Outcome
 
@@ -95,6 +97,20 @@ def test_process_whose_code_raises() -> None:
     handle = RunHandle(body, Interrupts())
     handle.start()
     assert handle.first_word() == {'exit': 1}
+
+
+def test_task_is_asked_for_in_advance() -> None:
+    """A new process need not wait for its supervisor before it makes the task."""
+    def body(channel: Channel, *_: object) -> None:
+        asked = bool(select.select([channel], [], [], DEADLINE)[0])
+        channel.send({'config': {}})
+        channel.send({'made': asked, 'hooks': []})
+        while received := channel.receive():
+            if received[0] == {'do': 'end'}:
+                os._exit(0)
+    handle = RunHandle(body, Interrupts())
+    assert handle.prepare() is None
+    assert handle.finish(DEADLINE) == 0
 
 
 def test_descriptors_of_the_supervisor_are_not_the_task_s() -> None:
@@ -467,6 +483,11 @@ class LeavingForEver(Leaving):
         super().task()
         print('left', flush=True)
         time.sleep(99)
+
+class LeavingAndDying(Leaving):
+    def task(self):
+        super().task()
+        os.kill(os.getpid(), 9)
 '''
 
 
@@ -531,6 +552,16 @@ def test_interrupted_job_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
                           r'time\.sleep\(99\) \(pid (\d+)\)', job.output)
         assert found, job.output
         assert processes.start_time(int(found[1])) == 0
+
+
+def test_killed_run_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
+    """What goes on when a run was killed is ended, and named once."""
+    write_module(tmp_path, 'jobs', JOBS)
+    done = run_job(tmp_path, '--run-once', 'jobs.LeavingAndDying')
+    assert done.returncode == ExitCode.TASK_FAILED
+    [pid] = re.findall(r'ended what a run had left running: .*\(pid (\d+)\)',
+                       done.stderr)
+    assert processes.start_time(int(pid)) == 0
 
 
 def test_orphans_that_end_in_a_wait() -> None:

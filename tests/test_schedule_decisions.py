@@ -381,6 +381,17 @@ def test_clock_that_is_put_back() -> None:
     assert decide(plan, None, Situation(T0 + 100), memory).run
 
 
+def test_slot_whose_jitter_the_start_falls_into() -> None:
+    """What comes due after the start of the job's first process is run, as is
+    said at the start; nothing else from before is."""
+    plan = grid(jitter=30)
+    memory = Memory.of_a_loop(plan, T0 + 220.0)
+    assert decide(plan, None, Situation(T0 + 220), memory).due == T0 + 230
+    decision = decide(plan, None, Situation(T0 + 230), memory)
+    assert (decision.run, decision.slot) == (True, T0 + 200)
+    assert not decision.given_up
+
+
 def test_one_run() -> None:
     """A process that is started for one run takes the slot that is due, if no
     ledger says that it is done."""

@@ -332,6 +332,11 @@ WRONG = [
     Wrong('jobs.Copy', "sleep_interval: '5' from settings, SLEEP_INTERVAL is "
           'not allowed; allowed: a number of seconds of at least 0',
           "SLEEP_INTERVAL = '5'"),
+    variable('JOBSLIB_ONE_INSTANCE', 'JOBSLIB_ONE_INSTANCE_BACKEND'),
+    # With it no slot would ever be run.
+    Wrong('jobs.Copy', 'start_deadline: 0 from settings, START_DEADLINE is '
+          'not allowed; allowed: a number of seconds of at least 1',
+          "SCHEDULE = '@daily'\nSTART_DEADLINE = 0"),
     Wrong('jobs.Copy', 'config_class: 7 from settings, CONFIG_CLASS is not '
           'allowed; allowed: a dotted path (a string)', 'CONFIG_CLASS = 7'),
     Wrong('jobs.Copy', "folder: 7 from settings, "
@@ -496,6 +501,28 @@ def test_certificates_without_https(tmp_path: pathlib.Path) -> None:
     assert ("one_instance.ca_cert (from settings, ONE_INSTANCE['options']"
             "['ca_cert']) has no effect with the scheme http"
             in done.stderr)
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_options_of_a_backend_that_is_not_named(
+        tmp_path: pathlib.Path, named: bool) -> None:
+    """Who says where Consul is, and nowhere that the lock is there, has a
+    lock of each machine; with a backend named, it may be for other jobs."""
+    write_module(tmp_path, 'jobs', JOBS)
+    write_module(tmp_path, 'settings', f'''
+        LOCK = {{'backend': '{LOCK}'}}
+        CACHE = {{'backend': 'redis'}}
+        KEEP_LOCK = False
+    ''')
+    backend = {'JOBSLIB_ONE_INSTANCE_BACKEND':
+               'jobslib.oneinstance.file.FileLock'} if named else {}
+    done = run_job(tmp_path, '-s', 'settings', '--run-once', 'jobs.Copy',
+                   JOBSLIB_ONE_INSTANCE_CONSUL_HOST='consul', **backend)
+    assert done.stdout == 'ran\n'
+    said = ("JOBSLIB_ONE_INSTANCE_CONSUL_HOST and LOCK have no effect: neither "
+            "ONE_INSTANCE['backend'] nor JOBSLIB_ONE_INSTANCE_BACKEND is set, "
+            'so the lock is the default one, of this machine only')
+    assert done.stderr.count(said) == (not named)
 
 
 @pytest.mark.parametrize('seconds', ['1e20', '1e300'])

@@ -1,26 +1,26 @@
-"""What ``runjob`` can do beside running a task.
+"""What ``runjob`` can do apart from running a task.
 
 Each command is a module here, named for it, with
 
 - ``DESCRIPTION``, one sentence,
-- ``add_arguments(parser)``, which adds the arguments that are its own,
-- ``run(config)``, which does it and returns an
+- ``add_arguments(parser)``, which adds the arguments of this command,
+- ``run(config)``, which carries it out and returns an
   :class:`jobslib.exitcodes.ExitCode`; its arguments are attributes of
   ``config.args``, and ``config.task_cls`` is ``None`` when no task is named,
 
 and, where it needs them,
 
-- ``SHOWS_OPTIONS = True`` if its help has all options of a run, which every
-  command takes,
+- ``OPTIONS``, the flags of those options of a run that its help shows; ``None``
+  for all of them.  Every command takes them, and most need none,
 - ``TAKES_TASK = False`` if no task can be named,
-- ``NAME_HELP`` and ``USAGE``, for its help, in place of those of all commands.
+- ``NAME_HELP`` and ``USAGE``, which replace those of other commands in its help.
 
-``exec`` has no ``run``: it is no command like the others, but a run.
+``exec`` has no ``run``, because it is not a command like the others, but a run.
 
-What ``run`` raises is reported in one line: a ``ConfigError`` with the exit
+An exception of ``run`` is reported in one line: a ``ConfigError`` with the exit
 code 2, a ``LockUnavailableError`` with 5.  SIGTERM and SIGINT are raised in
 it as ``KeyboardInterrupt``.  :mod:`jobslib.commands.common` has what several
-commands need, :mod:`jobslib.commands.output` what they show things with.
+commands need, :mod:`jobslib.commands.output` how they show things.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ COMMANDS: dict[str, str] = {
 
 def load_command(name: str) -> ModuleType:
     """Return the module of the command *name*."""
-    # Imported late: a task starts without any of them.
+    # Imported here, because a task starts without any command.
     import importlib
     return importlib.import_module(COMMANDS[name])
 

@@ -1,4 +1,4 @@
-"""What the commands have in common that ask something of a job."""
+"""What those commands have in common that ask something of a job."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 __all__ = ['Answer', 'add_interrupt', 'add_timeout', 'answer', 'ask', 'stamp',
            'until']
 
+# How long a command waits by default, and between two looks, in seconds.
 TIMEOUT = 30.0
 PAUSE = 0.2
 
+#: The exit code of a command, and the words to print.
 Answer = tuple[ExitCode, str]
 
 
@@ -59,9 +61,9 @@ def seconds(text: str) -> float:
 
 
 def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:
-    """Do *call* with the lock of the task, and print what comes of it.
+    """Call *call* with the lock of the task, and print its answer.
 
-    :raises ConfigError: no task is named, or its lock cannot be asked.
+    :raises ConfigError: no task is named, or its lock cannot be told anything.
     """
     require_task(config)
     warn_of_default_lock(config)
@@ -85,14 +87,15 @@ def answer(config: Config, call: Callable[[BaseLock], Answer]) -> ExitCode:
 
 def ask(lock: BaseLock,
         change: Callable[[LockState], Control | None]) -> LockState:
-    """Ask what *change* makes of the state; return that state.
+    """Ask what *change* makes of the state of the job; return that state.
 
-    :param change: returns ``None`` when there is nothing to ask.
+    :param change: returns what is to be asked instead of what is asked by now;
+        ``None`` when there is nothing to change.
     """
     while True:
         state = lock.look()
         control = change(state)
-        # Another operator may have been faster; then look again.
+        # It is refused if another operator was faster; then look again.
         if control is None or lock.ask(control, state.control):
             return state
 

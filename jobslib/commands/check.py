@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobslib.cmdlineparser import build_parser
 from jobslib.commands.common import add_json, hasten, is_default_lock
@@ -44,14 +44,16 @@ from jobslib.strictness import find_unknown_settings, remarks
 if TYPE_CHECKING:
     import argparse
 
+    from jobslib.documents import Document
+
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
 DESCRIPTION = ('Show the options that are set and check the lock, '
                'without disturbing a running job.')
 
-#: Its help has all options of a run: it shows what they lead to.
-SHOWS_OPTIONS = True
+#: Its help lists all options of a run, because it shows what they lead to.
+OPTIONS = None
 
 WRONG = (DENIED, FAILED)
 
@@ -79,9 +81,9 @@ class Report(NamedTuple):
     #: By how many seconds this machine's clock is ahead of that of the lock's
     #: service, at least and at most; ``None`` if it is not known.
     clock: tuple[float, float] | None
-    #: What is probably not meant.
+    #: What is allowed, and probably not meant.
     warnings: list[str]
-    #: Names of the settings module that no option has.
+    #: The names in the settings module that no option has.
     unknown: list[str]
 
     @property
@@ -123,9 +125,9 @@ def run(config: Config) -> ExitCode:
 
 
 def examine(config: Config) -> Report:
-    """Find it all out; nothing of the user's is run for it.
+    """Find out all that the report has, without running code of the user.
 
-    :raises ConfigError: a run would be refused for it.
+    :raises ConfigError: a run would be refused for the same reason.
     """
     _check_classes(config)
     options = list(list_options(config))
@@ -154,8 +156,8 @@ def _warn(config: Config) -> list[str]:
     ] if is_default_lock(config) else [])
 
 
-def as_dict(report: Report) -> dict[str, Any]:
-    """Return *report* fit for JSON."""
+def as_dict(report: Report) -> Document:
+    """Return *report* as JSON takes it."""
     return {
         'task': report.task,
         'ok': report.code == ExitCode.DONE,
@@ -179,7 +181,7 @@ def as_dict(report: Report) -> dict[str, Any]:
 def show(report: Report, everything: bool = True) -> None:
     """Print *report* for a person.
 
-    :param everything: else only what was set, and what is wrong.
+    :param everything: otherwise only what was set, and what is wrong.
     """
     _show_options(report, everything)
     if everything and report.timings is not None:
@@ -232,7 +234,7 @@ def _show_findings(findings: list[Finding], everything: bool) -> None:
             for what, result, detail, grant in shown),
             ('to grant',), ('detail', 'what'))
         if is_coloured():
-            # The column may have been left out.
+            # Said once more, because the table may have left the column out.
             for each in wrong:
                 grant = f'; to grant: {each.grant}' if each.grant else ''
                 print_line(f'{each.what}: {each.detail}{grant}')
@@ -288,14 +290,14 @@ def _diagnose(config: Config) -> list[Finding]:
 
 def _compare_clocks(config: Config,
                     findings: list[Finding]) -> tuple[float, float] | None:
-    """Return how far this machine's clock is ahead, and add what was found."""
+    """Return how far this machine's clock is ahead, and add a finding."""
     what = 'compare the clocks'
     one_instance = config.one_instance
     lock_class = one_instance.backend_class
     if not hasattr(lock_class, 'compare_clocks'):
         return None
     if findings and findings[0].result == FAILED:
-        # It does not answer, and would be waited for in vain once more.
+        # The service does not answer, and would be waited for once more.
         return None
     try:
         bounds: tuple[float, float] | None = lock_class.compare_clocks(

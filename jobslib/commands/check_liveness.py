@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(config: Config) -> ExitCode:
-    """Print PASS or FAIL, and return the exit code that says it too.
+    """Print PASS or FAIL, and return the exit code for it.
 
-    A task need not be named where the liveness has a key of its own.
+    A task need not be named if the liveness has a key of its own.
 
     :raises ConfigError: no task is named, or no liveness is configured.
     """
@@ -45,7 +45,7 @@ def run(config: Config) -> ExitCode:
         raise ConfigError(
             'check-liveness: no liveness is configured; set '
             "LIVENESS['backend'] or JOBSLIB_LIVENESS_BACKEND")
-    # Not the context of the task: that opens what only runs need.
+    # A plain context is made, because that of the task opens what only runs need.
     liveness = Context(config).liveness
     try:
         report = _check(liveness, config.args.max_age)

@@ -14,11 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ['PATIENCE', 'add_json', 'hasten', 'is_default_lock', 'make_lock',
-           'next_step', 'require_task', 'warn_of_default_lock']
+__all__ = ['PATIENCE', 'WHEN_DUE', 'add_json', 'hasten', 'is_default_lock',
+           'make_lock', 'next_step', 'require_task', 'warn_of_default_lock']
 
 #: How long a command waits for an answer of the lock's service, in seconds.
 PATIENCE = 2.0
+#: The flags of the options that say when the job is due.
+WHEN_DUE = ('--schedule', '--time-zone', '--sleep-interval', '--run-interval',
+            '--run-interval-epoch', '--jitter')
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -41,17 +44,18 @@ def require_task(config: Config) -> None:
 
 
 def is_default_lock(config: Config) -> bool:
-    """Return whether the lock is that of this machine only because nothing
-    says otherwise."""
+    """Return whether the lock is that of this machine for no other reason than
+    that nothing else is configured."""
     one_instance = config.one_instance
     if one_instance.source('backend') != 'default' or one_instance.disabled:
         return False
-    # Who says which folder means a lock in a file.
+    # If a folder is given, a lock in a file is meant.
     return bool(one_instance.options.source('folder') == 'default')
 
 
 def warn_of_default_lock(config: Config) -> None:
-    """Say so: the job may have its settings elsewhere."""
+    """Warn if the lock is the default one, because the settings of the job may
+    be elsewhere."""
     if is_default_lock(config) and sys.stderr is not None:
         print_line(
             'runjob: warning: no lock is configured here, so this is about the '
@@ -60,7 +64,7 @@ def warn_of_default_lock(config: Config) -> None:
 
 
 def hasten(config: Config) -> None:
-    """Have the service of the lock asked for a moment only: a person waits."""
+    """Shorten the requests to the lock's service, because a person waits."""
     shorten = getattr(config.one_instance.options, 'hasten', None)
     if shorten is not None:
         shorten(PATIENCE)
@@ -70,7 +74,7 @@ def next_step(config: Config, error: LockUnavailableError) -> str:
     """Return what to try after *error*, for the end of its message."""
     name = config.args.runjob_command
     if name == 'check' or 'grant' in str(error):
-        # Which has said already what there is to know.
+        # The command or the message has said already what there is to know.
         return ''
     task = getattr(config.args, 'task_cls', None)
     job = getattr(config.args, 'runjob_name', None)
@@ -81,9 +85,9 @@ def next_step(config: Config, error: LockUnavailableError) -> str:
 
 
 def make_lock(config: Config) -> BaseLock:
-    """Return a lock of the task, in a plain context; to be closed.
+    """Return the lock of the task, in a plain context; the caller closes it.
 
-    Nothing of the user is run for it: not the task, not the context that the
+    No code of the user is run for it, neither the task nor the context that the
     settings name.
 
     :raises ConfigError: an option of the lock is refused, or no task is

@@ -18,7 +18,7 @@ __all__ = ['DESCRIPTION', 'TAKES_TASK', 'add_arguments', 'run']
 DESCRIPTION = ('Print a script for the shell, so that the Tab key '
                'completes commands and options.')
 SHELLS = ('bash', 'zsh')
-#: It is about runjob itself.
+#: It is about runjob itself, and not about a job.
 TAKES_TASK = False
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--shell', choices=SHELLS, default=_own_shell(),
         help='the shell that it is for (default: yours, as $SHELL has it)')
-    # As other programs have it: runjob completion bash.
+    # "runjob completion bash" works as well, as with other programs.
     parser.add_argument('plain_shell', nargs='?', choices=SHELLS,
                         metavar='SHELL', help=argparse.SUPPRESS)
 
@@ -55,7 +55,7 @@ def _own_shell() -> str:
 
 
 def _make_parser(config_class: type[Config]) -> argparse.ArgumentParser:
-    """Return a parser that knows all commands at once, as no other does."""
+    """Return a parser that knows all commands at once."""
     import argparse
 
     from jobslib.commands import COMMANDS, load_command

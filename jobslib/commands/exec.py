@@ -1,7 +1,7 @@
 """``runjob exec``: any program as a job.
 
-It is no command like the others: it is carried out as a run is, with the class
-that :mod:`jobslib.run.program` makes for its task.
+It is not a command like the others.  It is carried out like the run of a task,
+with a task class that :mod:`jobslib.run.program` makes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ USAGE = 'runjob exec --name NAME [options] -- COMMAND [ARGUMENT ...]'
 NAME_HELP = ('names the job in logs, and its lock: jobs of one name exclude '
              'each other')
 
-#: Its help has all options of a run: it is one.
-SHOWS_OPTIONS = True
-#: There is no class to be named.
+#: Its help lists all options of a run, because it is one.
+OPTIONS = None
+#: There is no task class that could be named.
 TAKES_TASK = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that no other command has: there are none."""
+    """Add the arguments of this command, which has none of its own."""

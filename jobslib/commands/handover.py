@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(config: Config) -> ExitCode:
-    """Have the lock handed over.
+    """Ask the holder to hand the lock over, and wait until that is done.
 
-    :returns: ``LOCK_NOT_AVAILABLE`` when nobody is there to take it, or has
-        done so in time.
+    :returns: ``LOCK_NOT_AVAILABLE`` when nobody is there to take the lock, or
+        nobody has taken it in time.
     """
     return answer(config, lambda lock: _hand_over(
         lock, config.args.to, config.args.timeout, config.args.interrupt))
@@ -77,7 +77,7 @@ def _hand_over(lock: BaseLock, to: str | None, timeout: float,
 
 
 def _refusal(state: LockState, to: str | None) -> str | None:
-    """Say why there is nothing to hand over, or nobody to hand it to."""
+    """Return why there is nothing to hand over, or nobody to hand it to."""
     if not state.held:
         return 'nobody holds the lock'
     if state.control.paused is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobslib.history import History
 from jobslib.oneinstance import LockState
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ['ago', 'describe', 'find_ledger', 'iso', 'since', 'who']
 
-#: No UNIX time; larger integers do not fit into a float.
+#: A number that is larger is not a UNIX time.
 LATEST = 1e12
 
 #: How many of the next slots are shown.
@@ -33,10 +33,10 @@ SHOWN_SLOTS = 3
 def describe(name: str, state: LockState, now: float | None = None,
              place: Mapping[str, object] | None = None,
              plan: Plan | None = None) -> Document:
-    """Return what *state* says of the job *name*; fit for JSON.
+    """Return what *state* says of the job *name*, as JSON takes it.
 
-    Times are UNIX times, and beside each there is one in ISO 8601, whose
-    name ends with ``_utc``.
+    Times are UNIX times.  Beside each there is the same time in ISO 8601, by a
+    name that ends with ``_utc``.
 
     :param now: UNIX time, by default that of this machine.
     :param place: where the lock is.
@@ -49,7 +49,8 @@ def describe(name: str, state: LockState, now: float | None = None,
         handed_in=state.handed_in)
     due = record.due
     if state.held and history.acquired == record.timestamp:
-        # It has ended a run since it took the lock, and keeps it.
+        # The holder keeps the lock and has ended a run since it took it, so the
+        # history is newer than the owner record.
         due = history.due
     what = _state(state, due, now)
     run = _current_run(state, due, now, plan) if what == 'running' else None
@@ -88,8 +89,9 @@ def _ledger(state: LockState) -> Ledger | None:
 
 
 def find_ledger(state: LockState, plan: Plan) -> Ledger | None:
-    """Return the ledger of the job, an empty one if there is none; ``None``
-    if its holder has another schedule than *plan*.
+    """Return the ledger of the job, an empty one if there is none.
+
+    It is ``None`` if the holder has another schedule than *plan*.
     """
     found = _ledger(state)
     if found is None:
@@ -103,8 +105,8 @@ def _current_run(state: LockState, due: float | None, now: float,
                  plan: Plan | None) -> dict[str, object]:
     """Return what is known of the run that is under way.
 
-    What is not known is ``None``; where ``attempt`` is a number, and ``slot``
-    is not, the run is for no slot.
+    What is not known is ``None``.  If ``attempt`` is a number and ``slot`` is
+    ``None``, the run is for no slot.
     """
     extra = state.control.extra
     if extra is not None and extra.token != state.token:
@@ -130,15 +132,15 @@ def _run_of_schedule(
     if ledger is None:
         return None, None, due
     if ledger.records is Records.NOTHING:
-        # Only what the holder did first is written there, however long ago.
+        # The ledger has only the first run of the holder, which may be long ago.
         return None, None, None
     if ledger.state is State.BEGUN:
         return ledger.slot, ledger.attempt, ledger.began
-    # A holder that keeps the lock writes when its runs have ended.  The one
-    # that is under way is what it has decided on when that was due.
+    # A holder that keeps the lock writes when its runs have ended.  The run that
+    # is under way is the one on which it has decided when that was due.
     if due is None or plan is None or ledger.schedule != plan.fingerprint:
         return None, None, due
-    # Sums of times are inexact.
+    # A little later than `due`, because sums of times are not exact.
     decision = decide(plan, ledger, Situation(
         due + 0.001, pauses=state.control.pauses, skips=state.control.skipped),
         Memory(due))
@@ -171,13 +173,13 @@ def _progress(state: LockState, run: Document | None) -> Document | None:
         return None
     said, started = progress.time, run['started']
     if said is not None and started is not None and said < started:
-        # It is of the run before, of a holder that keeps the lock.
+        # It is about an earlier run of a holder that keeps the lock.
         return None
     return _dated(progress.export(), 'time')
 
 
 def _asked(state: LockState) -> Request | None:
-    """Return what is asked of the job and not done yet."""
+    """Return the request to the holder that is not fulfilled yet."""
     request = state.control.request
     if request is None or request.token is None:
         return None
@@ -218,28 +220,33 @@ def who(process: Mapping[str, object] | None) -> str:
     return f'{process.get("fqdn", "?")} (pid {process.get("pid", "?")})'
 
 
-def ago(then: Any, now: float | None = None) -> str:
-    """Return a UNIX time for people, and how long ago or ahead it is."""
-    if then is None:
-        return '-'
-    if (passed := since(then, now)) == 'never':
+def ago(then: object, now: float | None = None) -> str:
+    """Return a UNIX time for people, and how long ago or ahead it is; a dash if
+    *then* is not a time."""
+    passed, at = since(then, now), _time(then)
+    if at is None or at >= NEVER:
         return passed
-    try:
-        shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(then))
-    except (TypeError, ValueError, OverflowError, OSError):
-        return '-'
+    shown = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))
     return f'{shown} ({passed})'
 
 
-def since(then: Any, now: float | None = None) -> str:
-    """Return how long ago or ahead a UNIX time is."""
-    if not (isinstance(then, int | float) and abs(then) < LATEST):
+def since(then: object, now: float | None = None) -> str:
+    """Return how long ago or ahead a UNIX time is; a dash if *then* is not a
+    time."""
+    at = _time(then)
+    if at is None:
         return '-'
-    if then >= NEVER:
+    if at >= NEVER:
         return 'never'
-    passed = (time.time() if now is None else now) - then
+    passed = (time.time() if now is None else now) - at
     return (f'in {_span(-passed)}' if passed < 0
             else f'{_span(passed)} ago')
+
+
+def _time(value: object) -> float | None:
+    if isinstance(value, int | float) and abs(value) < LATEST:
+        return value
+    return None
 
 
 def _span(seconds: float) -> str:

@@ -22,11 +22,10 @@ Row = tuple[Cell | str, ...]
 
 
 class JobTable(NamedTuple):
-    """A table: its headings, its rows, and what gives way on a terminal that
-    is too narrow.
+    """A table: its headings, its rows, and how it is made narrower.
 
-    *less* names columns that are left out, the first one first, *short* those
-    whose texts are cut off.
+    *less* names the columns that are left out on a narrow terminal, the first
+    one first, *short* those whose texts are cut off.
     """
 
     headings: tuple[str, ...]
@@ -44,7 +43,7 @@ def overview(jobs: list[Document]) -> JobTable:
     for job in jobs:
         name = job['task']
         if names.count(name) > 1:
-            # Two locks of one name are two jobs.
+            # Tasks of one name with different locks are different jobs.
             name = f'{name} ({(job["lock"] or {}).get("key")})'
         rows.append((
             name, _state(job), str((job['holder'] or {}).get('fqdn', '-')),
@@ -96,8 +95,8 @@ def _current_run(job: Document) -> list[Row]:
 
 
 def _next_due(job: Document) -> float | None:
-    """Return when the next run is due; while one is under way, ``due`` is
-    about that."""
+    """Return when the next run is due; ``None`` while a run is under way, since
+    ``due`` is about that one."""
     due: float | None = None if job['current_run'] else job['due']
     return due
 
@@ -107,14 +106,21 @@ def _next_runs(job: Document) -> list[Row]:
     if job['next_runs'] is None:
         return [('next slots', 'not known: the job has another schedule than '
                                'this command')]
-    return [('' if number else 'next slots', ago(each['slot']))
+    return [('' if number else 'next slots', _next_run(each))
             for number, each in enumerate(job['next_runs'])]
+
+
+def _next_run(run: Document) -> str:
+    """Return a slot, and with jitter when it is due."""
+    slot, due = run['slot'], run['due']
+    return ago(slot) if due - slot < 1 else (
+        f'{ago(slot).partition(" (")[0]}, due at {ago(due)}')
 
 
 def _count(job: Document, outcome: str) -> str:
     """Return how many runs had *outcome*."""
     known = sum(job[each] for each in FAILURES)
-    # Older versions counted only how many did not succeed.
+    # Older versions counted only how many did not succeed, without the outcome.
     return f'{"≥ " if known < job["failures"] else ""}{job[outcome]}'
 
 
@@ -143,7 +149,7 @@ def _slot(run: Mapping[str, object]) -> tuple[str, str]:
 def _state(job: Mapping[str, object]) -> Cell:
     state = job['state']
     if job['paused'] is not None:
-        # A holder that is told to pause ends its run first.
+        # The job pauses when the run that is under way has ended.
         return warn('paused' if state != 'running' else 'running, then paused')
     return good(state) if job['holder'] else dim(state)
 
@@ -175,7 +181,7 @@ def shown_progress(progress: Document) -> str:
 
 
 def demands(jobs: list[Document]) -> list[str]:
-    """Return what operators ask of jobs, a line for each, with who does."""
+    """Return a line for each thing that is asked of a job, and by whom."""
     found = [f'{job["task"]}: paused {_paused(job["paused"])}'
              for job in jobs if job['paused'] is not None]
     return found + [f'{job["task"]}: {_request(each)}'
@@ -189,7 +195,7 @@ def _skip(skip: Mapping[str, object]) -> str:
 
 
 def _requests(job: Document) -> list[Document]:
-    """Return what is asked of the holder, and not done yet."""
+    """Return what is asked of the holder and not done yet."""
     stop, extra = job['stop'], job['extra']
     return [each for each in (
         job['asked'], stop and {**stop, 'do': 'stop'},

@@ -8,7 +8,7 @@ from jobslib.keeper.timings import Timings
 
 __all__ = ['Handover', 'figures', 'handovers', 'sums']
 
-#: How soon a lock is free whose process was killed, in seconds.
+#: How soon the lock is free when its process was killed, in seconds.
 KILLED = 0.2
 
 
@@ -24,7 +24,7 @@ class Handover(NamedTuple):
 
 
 def sums(timings: Timings) -> list[str]:
-    """Return the two sums that decide everything."""
+    """Return the sums that decide how long a run has, and an outage may last."""
     t = timings
     needed = t.renew_interval + t.timeout + t.grace + t.kill
     return [
@@ -41,7 +41,8 @@ def sums(timings: Timings) -> list[str]:
 def handovers(timings: Timings) -> list[Handover]:
     """Return the worst case of each way to lose the job."""
     t = timings
-    # With a check, too: the agent that would fail it may have died as well.
+    # This holds with a health check as well: the agent that would fail the check
+    # may have died with the machine.
     found = [Handover('the machine dies, or is cut off',
                       2 * t.ttl + t.lock_delay,
                       f'2 x ttl {t.ttl:g} + lock_delay {t.lock_delay:g}')]

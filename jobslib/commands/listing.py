@@ -10,14 +10,14 @@ from jobslib.masking import MASK, is_secret, mask
 
 __all__ = ['Shown', 'list_options']
 
-# A part of the settings that is shown option by option.
+# Left out, because what is in it is shown option by option.
 _PARTS = {'raw_options'}
 
 
 class Shown(NamedTuple):
     """An option of a configuration, with no secret in it.
 
-    *name* is a path with dots, *value* is fit for JSON.
+    *name* is a path with dots; JSON can hold *value*.
     """
 
     name: str

@@ -32,9 +32,9 @@ class Look:
     def __init__(self, config: Config) -> None:
         self.time = time.time()
         self.jobs: list[Document] = []
-        #: What a person has to know beside the jobs, a line for each.
+        #: Lines for people about what the tables do not show.
         self.notes: list[str] = []
-        #: What may be left out because it may not be read.
+        #: Why jobs may be missing that may not be read; empty if none is.
         self.missing = ''
         if config.task_cls is None:
             self._find_all(config)
@@ -53,7 +53,7 @@ class Look:
         backend = one_instance.backend_class
         found = backend.find_all(
             Context(config), one_instance.options, config.args.prefix)
-        # A lock of the user may return a plain dict.
+        # A lock of a user may return a plain dict instead of FoundLocks.
         address = getattr(found, 'address', None)
         self.missing = getattr(found, 'missing', '')
         prefix = getattr(found, 'prefix', '')

@@ -1,10 +1,10 @@
 """How commands show things: tables for people, JSON for programs.
 
-On a terminal a table has colours, unless ``$NO_COLOR`` is set, and is fitted to
-its width: columns that can be spared are left out, and long texts are cut off
-or folded.  Elsewhere it is plain text, one line for each row, with nothing
-folded or cut off; then the library ``rich`` is not loaded.  With
-``$FORCE_COLOR`` there are colours there as well.
+On a terminal a table has colours, unless ``$NO_COLOR`` is set, and fits its width:
+columns that can be spared are left out, and long texts are cut off or folded.
+Elsewhere it is plain text, one line for each row, with nothing folded or cut off,
+and the library ``rich`` is not loaded.  With ``$FORCE_COLOR`` it has colours there
+as well.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ['Cell', 'bad', 'dim', 'fit', 'good', 'is_coloured', 'is_terminal',
            'print_json', 'print_line', 'print_table', 'printable', 'warn']
 
 
-# Between the columns of a table.
+# The space between the columns of a table, in characters.
 GAP = 3
-# What a text that can be cut off has at least, if other columns can be spared
-# for it, and if none can.
+# How much of a text that can be cut off is left at least, in characters, while other
+# columns can be left out for it, and when none can.
 ENOUGH = 24
 LEAST = 8
-# The width of what is no terminal.
+# The width of an output that is not a terminal.
 UNLIMITED = 10000
 
 
@@ -79,7 +79,7 @@ def is_coloured() -> bool:
 
 
 def print_json(value: object, indent: int | None = 2) -> None:
-    """Print *value*, one JSON document; what JSON lacks becomes a text."""
+    """Print *value* as one JSON document; what JSON cannot hold becomes a string."""
     import json
 
     def dump(value: object, ascii_only: bool = False) -> str:
@@ -89,7 +89,7 @@ def print_json(value: object, indent: int | None = 2) -> None:
     try:
         text = dump(value)
     except ValueError:
-        # Python writes and reads numbers that JSON lacks: NaN, Infinity.
+        # Python writes and reads NaN and Infinity, which JSON does not have.
         value = json.loads(json.dumps(value, default=str), parse_constant=str)
         text = dump(value)
     try:
@@ -121,7 +121,7 @@ def print_table(
     headings: Sequence[str], rows: Iterable[Sequence[object]],
     less: Sequence[str] = (), short: Sequence[str] = (),
 ) -> None:
-    """Print a table; cells are :class:`Cell` or anything with a text.
+    """Print a table; a cell is a :class:`Cell`, or anything that has a text.
 
     :param less: columns that can be left out on a narrow terminal, the least
         important first.
@@ -131,7 +131,7 @@ def print_table(
         console = make_console()
         shown, cells = fit(headings, list(rows), less, short, console.width)
         if _least_width(shown, cells) > console.width:
-            # In columns a long name would be broken in the middle.
+            # In columns that are so narrow, words would be broken in the middle.
             _print_stacked(console, shown, cells)
         else:
             console.print(make_table(shown, cells))
@@ -152,8 +152,8 @@ def _least_width(headings: Sequence[str],
 
 def _print_stacked(console: Console, headings: Sequence[str],
                    rows: Sequence[Sequence[Cell]]) -> None:
-    """Print a table as lines: of each row the first two cells on one, each of
-    the others on one of its own."""
+    """Print a table as lines: the first two cells of each row on one line, each
+    of the others on a line of its own."""
     from rich.text import Text
     for name, value, *others in rows:
         console.print(Text.assemble((f'{name.text}: ', name.style), value))
@@ -163,7 +163,7 @@ def _print_stacked(console: Console, headings: Sequence[str],
 
 
 def make_console() -> Console:
-    """Return what prints on a terminal."""
+    """Return a console that prints on a terminal."""
     from rich.console import Console
     if not is_terminal():
         return Console(highlight=False, markup=False, emoji=False,
@@ -175,10 +175,10 @@ def fit(
     headings: Sequence[str], rows: Sequence[Sequence[object]],
     less: Sequence[str], short: Sequence[str], width: int,
 ) -> tuple[list[str], list[list[Cell]]]:
-    """Return a table that takes *width* columns, as far as that can be.
+    """Return a table that is *width* characters wide, as far as possible.
 
-    :param less: headings of columns that are left out, until it fits.
-    :param short: headings of columns whose texts are then cut off.
+    :param less: headings of columns that are left out until it fits.
+    :param short: headings of columns whose texts are cut off then.
     """
     shown = list(headings)
     cells = [[Cell(printable(cell.text), cell.style)
@@ -238,10 +238,10 @@ def plain_table(
 
 
 def printable(text: str) -> str:
-    """Return *text* with what is no printable character escaped.
+    """Return *text* with all characters escaped that are not printable.
 
-    What others wrote, into a key of Consul for example, cannot then move the
-    cursor of who reads it, or begin a line.
+    So what others have written, for instance to a key of Consul, can neither move
+    the reader's cursor nor begin a new line.
     """
     return ''.join(char if char.isprintable() else ascii(char)[1:-1]
                    for char in text)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ['DESCRIPTION', 'add_arguments', 'pause', 'run']
 
-# In characters.  The page on which a lease keeper shows a pause to its holder
-# is small, and what does not fit there is not obeyed.
+# The longest reason, in characters.  The memory in which a lease keeper shows a
+# pause to the holder is small, and what does not fit there is not obeyed.
 MAX_REASON = 200
 
 DESCRIPTION = ('Let no new run of a job begin anywhere, until "runjob '
@@ -75,7 +75,8 @@ def pause(lock: BaseLock, reason: str, interrupt: bool = False) -> Answer:
         return ExitCode.DONE, (
             f'is already {before}' if change(state) is None else
             f'was already {before}; the reason is now: {reason}')
-    # Somebody may have taken the lock just before the pause was written.
+    # Looked at again, because somebody may have taken the lock just before the
+    # pause was written.
     state = lock.look()
     if state.held:
         return ExitCode.DONE, (

@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(config: Config) -> ExitCode:
-    """Have the lock released.
+    """Ask the holder to release the lock, and wait until it has.
 
-    :returns: ``LOCK_NOT_AVAILABLE`` when the holder has not done so in time.
+    :returns: ``LOCK_NOT_AVAILABLE`` when it has not done so in time.
     """
     if config.args.force:
         return answer(config, _force)

@@ -1,4 +1,4 @@
-"""``runjob resume``: the end of a pause."""
+"""``runjob resume``: end a pause."""
 
 from __future__ import annotations
 

@@ -64,10 +64,10 @@ def _slot(text: str) -> float:
 
 
 def run(config: Config) -> ExitCode:
-    """Have the job run.
+    """Ask for a run.
 
-    :returns: ``LOCK_NOT_AVAILABLE`` when that is not possible now; with
-        ``--wait`` how the run ended.
+    :returns: ``LOCK_NOT_AVAILABLE`` when none can be asked for now; with
+        ``--wait`` the exit code for how the run ended.
     """
     return answer(config, lambda lock: _run(
         lock, config.task_name, config.args))
@@ -93,7 +93,7 @@ def _run(lock: BaseLock, name: str, args: argparse.Namespace) -> Answer:
 
 
 def _refusal(state: LockState, name: str, after: bool) -> str | None:
-    """Say why no run can be asked for."""
+    """Return why no run can be asked for, ``None`` if one can."""
     control = state.control
     if control.paused is not None:
         return f'is {control.demand(None)}; resume it first'

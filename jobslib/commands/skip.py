@@ -1,4 +1,4 @@
-"""``runjob skip``: the next slot of a job is not run."""
+"""``runjob skip``: leave out the next slot of a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import Answer, answer, ask, stamp
 from jobslib.commands.common import add_json as add_arguments
-from jobslib.commands.common import require_task
+from jobslib.commands.common import WHEN_DUE, require_task
 from jobslib.commands.jobs import find_ledger
 from jobslib.config import Config
 from jobslib.exceptions import ConfigError
@@ -26,12 +26,15 @@ __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
 DESCRIPTION = 'Do not run the next slot of a job, whoever would run it.'
 
+#: By them it knows which slot is the next.
+OPTIONS = WHEN_DUE
+
 
 def run(config: Config) -> ExitCode:
-    """Have the next slot skipped.
+    """Ask that the next slot is skipped.
 
-    :returns: ``LOCK_NOT_AVAILABLE`` when it is not known which that is.
-    :raises ConfigError: the job has no slots, or others than here.
+    :returns: ``LOCK_NOT_AVAILABLE`` when it is not known which slot is next.
+    :raises ConfigError: the job has no slots, or another schedule than here.
     """
     require_task(config)
     plan = config.make_plan(config.task_name)
@@ -61,7 +64,7 @@ def _skip(lock: BaseLock, plan: Plan, shown: Callable[[float], str]) -> Answer:
                     None)
         if slot is None or slot in state.control.skipped:
             return None
-        # The others are over, as far as anybody still asks.
+        # Slots that are settled need not be skipped any more.
         skips = [each for each in state.control.skips
                  if each.slot > ledger.settled]
         return state.control.changed(

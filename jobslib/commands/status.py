@@ -1,11 +1,16 @@
-"""``runjob status``: who has the job, how did it go, when is the next run."""
+"""``runjob status``: who has the job, how its runs went, when the next is due."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
-from jobslib.commands.common import add_json, hasten, warn_of_default_lock
+from jobslib.commands.common import (
+    WHEN_DUE,
+    add_json,
+    hasten,
+    warn_of_default_lock,
+)
 from jobslib.commands.looking import Look, tables
 from jobslib.commands.output import print_json, print_line, print_table
 from jobslib.commands.watching import INTERVAL, watch
@@ -20,6 +25,9 @@ __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
 DESCRIPTION = ('Show who has a job and how its last runs went; without a '
                'task, all jobs.')
+
+#: By them it knows the next slots.
+OPTIONS = WHEN_DUE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(config: Config) -> ExitCode:
-    """Have the run ended.
+    """Ask the holder to end its run, and wait until it has.
 
-    :returns: ``LOCK_NOT_AVAILABLE`` when that has not happened in time.
+    :returns: ``LOCK_NOT_AVAILABLE`` when it has not ended in time.
     """
     return answer(config, lambda lock: _stop(lock, config.args.timeout))
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jobslib.commands.jobs import iso, since
 from jobslib.commands.looking import Look, tables
@@ -24,23 +24,27 @@ from jobslib.config import Config
 from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 __all__ = ['INTERVAL', 'watch']
 
-#: In seconds.
+#: How often the state is shown, in seconds.
 INTERVAL = 2.0
 
-#: Called with what was seen last, if anything was, and with what went wrong
-#: since, if anything did.
+#: Shows what was found out last, ``None`` if nothing was, and what has gone wrong
+#: since, which is empty if nothing has.
 Show = Callable[[Look | None, str], None]
 
 
 def watch(config: Config) -> None:
     """Show the state of the jobs every :data:`INTERVAL`, until Ctrl-C.
 
-    When it cannot be found out, what was seen last stays, with its age.
+    When it cannot be found out, what was found out last stays, with its age.
     """
     last: Look | None = None
-    # Ctrl-C is the way to end it, and SIGTERM is not.
+    # Ctrl-C is the usual way to end it, and leads to the exit code 0; SIGTERM
+    # leads to the code of a command that was ended.
     signal.signal(signal.SIGTERM, _terminate)
     with _shower(config) as show, contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -89,11 +93,11 @@ def _show_plainly(config: Config, last: Look | None, problem: str) -> None:
 
 
 def _picture(config: Config, last: Look | None, problem: str,
-             width: int) -> Any:
-    """Return all that is to be seen on a terminal."""
+             width: int) -> RenderableType:
+    """Return all that is shown on a terminal."""
     from rich.console import Group
     from rich.text import Text
-    parts: list[Any] = [
+    parts: list[RenderableType] = [
         make_table(*fit(*table, width=width))
         for table in (tables(config, last.jobs) if last else ())]
     parts += [Text(printable(note), 'yellow')

@@ -414,7 +414,7 @@ class ConsulClient:
             return KeyState(exc.index, None, None, 0)
         found = {_expect(str, item['Key']): item for item in items}
         if not found:
-            raise LookupError('an empty list is no answer of Consul')
+            raise LookupError('an empty list is not an answer of Consul')
         return _key_state(int(new_index), key, found)
 
     def _find_server(self, reason: Refused) -> str:

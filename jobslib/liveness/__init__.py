@@ -1,7 +1,7 @@
-"""Liveness: when did the job last succeed, whichever machine it was on.
+"""Liveness: when the job succeeded last, on whichever machine.
 
-:class:`BaseLiveness` is what a liveness has to offer; subclass it to add a
-kind of your own, and name the class in ``LIVENESS['backend']``.
+To add a kind of your own, subclass :class:`BaseLiveness` and name the class in
+``LIVENESS['backend']``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ __all__ = ['BaseLiveness', 'age_of']
 class BaseLiveness:
     """Notes successful runs, and tells how long ago the last one was.
 
-    With ``runjob``, :meth:`write` is called in a thread of its own, so that
-    it may take its time.  Whatever cannot be done raises
-    :class:`jobslib.exceptions.LivenessError`.
+    ``runjob`` calls :meth:`write` in a thread of its own, so it may take its time.
+    Whatever cannot be done raises :class:`jobslib.exceptions.LivenessError`.
 
     :param context: the context of the task.
     :param options: the liveness's options, an ``OptionsConfig``.
@@ -57,8 +56,8 @@ class BaseLiveness:
     def write_at(self, at: float) -> None:
         """Note that a run succeeded at the UNIX time *at*.
 
-        That is what the loop calls.  Unless it is overridden it is
-        :meth:`write`, which is some seconds late after an outage.
+        This is the method that the loop calls.  Unless it is overridden it calls
+        :meth:`write`, which after an outage notes a time that is too late.
         """
         self.write()
 
@@ -78,17 +77,17 @@ class BaseLiveness:
         return self.judge(self.read(), max_age)
 
     def judge(self, record: dict[str, object] | None, max_age: float) -> bool:
-        """Return what ``check()`` makes of what ``read()`` returned.
+        """Return what :meth:`check` returns when :meth:`read` returned *record*.
 
-        A success that is more than *max_age* ahead of this machine's clock
-        does not count: one of the clocks is wrong.
+        A success that is more than *max_age* in the future does not count, since
+        one of the clocks must be wrong.
         """
         return record is not None and abs(age_of(record)) <= max_age
 
     def make_record(self, at: float) -> dict[str, Any]:
-        """Return what is noted of a success at *at*.
+        """Return what is noted of a success at the UNIX time *at*.
 
-        To be extended by subclasses; the values must fit into JSON.
+        To be extended by subclasses; JSON must be able to hold the values.
         """
         return {'fqdn': self.context.fqdn, **shown(at)}
 
@@ -97,7 +96,7 @@ class BaseLiveness:
         return self.make_record(time.time())
 
     def make_observer(self) -> Observer:
-        """Return who listens to the loop, and calls ``write_at()``."""
+        """Return the observer of the loop that calls :meth:`write_at`."""
         from jobslib.liveness.observer import LivenessObserver
         return LivenessObserver(self)
 

@@ -1,4 +1,4 @@
-"""Keeps the check of a job up to date, without keeping the loop waiting."""
+"""Keeps the check of a job up to date without holding up the loop."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ['CheckObserver']
 
 
 class CheckObserver(LivenessObserver):
-    """Tells the agent at once what happens, and else that all goes on.
+    """Tells the agent at once what happens, and regularly that all goes on.
 
-    Passing: started, standby, or the last run succeeded.  Warning: the last
-    run did not.
+    The check is passing when the process has started, is a standby, or its last run
+    succeeded, and warning when its last run did not succeed.
 
-    :param update: called with status and note, with ``None`` at the end.
-    :param succeeded: called with the UNIX time of a success.
-    :param every: in seconds, how often the agent is told that all goes on.
+    :param update: called with status and note, and with ``None`` at the end.
+    :param succeeded: called with the UNIX time of each success.
+    :param every: how often the agent is told that all goes on, in seconds.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class CheckObserver(LivenessObserver):
         self._updates = Background(
             update, liveness.logger, 'updating the check',
             pause=PAUSE, every=every)
-        # Whether the last that was said is how a run ended.
+        # Whether the agent was told last how a run ended.
         self._has_outcome = False
 
     def started(self) -> None:
@@ -70,7 +70,8 @@ class CheckObserver(LivenessObserver):
     def closed(self) -> None:
         ends = time.monotonic() + CLOSE_TIMEOUT
         self._updates.submit(None)
-        # Both at once, and the wait for both together.
+        # Both are told to end before either is waited for, so that the time for
+        # both together is limited.
         self._updates.close(0.0)
         noted = self._writes.close(CLOSE_TIMEOUT)
         removed = self._updates.close(max(0.0, ends - time.monotonic()))

@@ -11,7 +11,9 @@ from functools import cached_property
 from jobslib.consul.connection import ConsulConnection, refuse_key
 from jobslib.exceptions import LivenessError, LockError
 from jobslib.liveness import BaseLiveness
+from jobslib.oneinstance.record import parse as parse_object
 from jobslib.options import option
+from jobslib.reading import mapping, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,19 +27,17 @@ __all__ = ['ConsulLiveness', 'parse']
 
 ENV = 'JOBSLIB_LIVENESS_CONSUL_'
 
-# A success noted later than this, in seconds, may have been overtaken.
+# When a success is noted later than this, in seconds, another machine may have
+# noted a newer one.
 LATE = 2.0
-
-# No UNIX time reaches this.
-LATEST = 1e12
 
 
 class ConsulLiveness(BaseLiveness):
     """Keeps the last success in a key of Consul, as JSON.
 
-    Consul is reached as by the ``ConsulLock`` of ``ONE_INSTANCE``, but for
-    the options that are given here; where a host is given, nothing of the
-    lock's counts.  It may be used by several threads.
+    Options that are not given here are those of the ``ConsulLock`` in
+    ``ONE_INSTANCE``.  If a host is given here, none of the lock's options is
+    used.  Several threads may use it.
     """
 
     class OptionsConfig(
@@ -54,14 +54,14 @@ class ConsulLiveness(BaseLiveness):
         refuse_key(self.key, options.source('key') if options.key else '')
         self._endpoint = options.endpoint_like(
             context.config.one_instance.options)
-        # A client is for one thread at a time.
+        # Only one thread at a time may use the client.
         self._lock = threading.Lock()
 
     @cached_property
     def client(self) -> ConsulClient:
         """The client of Consul; not for two threads at once."""
-        # Imported late: the client library takes longer to import than all
-        # the rest.
+        # Imported here, because it takes longer than all the rest, and the run's
+        # process does not need it.
         from jobslib.consul.client import ConsulClient
         return ConsulClient(self._endpoint, self.options.retry_max_attempts)
 
@@ -95,15 +95,6 @@ class ConsulLiveness(BaseLiveness):
 
 
 def parse(data: bytes | None) -> dict[str, Any] | None:
-    """Return the record in the value of a key, ``None`` if it is none."""
-    try:
-        record = json.loads(data or b'')
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    timestamp = record.get('timestamp')
-    # A boolean is an int to Python, and no time; nor is a NaN of JSON's.
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
-        return None
-    return record if abs(timestamp) < LATEST else None
+    """Return the record in the value of a key, ``None`` if it is not one."""
+    record = mapping(parse_object(data))
+    return None if number(record.get('timestamp')) is None else record

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ['ConsulCheckLiveness', 'ServiceCheck']
 
-#: The agent goes on using the token that it got with the service, so it is
-#: given the present one so often, in seconds.
+#: How often the service is registered anew, in seconds.  The agent goes on using
+#: the token that it got with the registration, which may have expired since.
 REGISTER_AGAIN = 600.0
 
-#: What Consul's DNS can find.
+#: The names of services that Consul's DNS can find.
 SERVICE_NAME = re.compile(r'[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?')
 
 
 class ConsulCheckLiveness(ConsulLiveness):
-    """As :class:`~jobslib.liveness.consul.ConsulLiveness`, and a service
-    with a check on the agent of this machine.
+    """A :class:`~jobslib.liveness.consul.ConsulLiveness` with a service and its
+    check on the agent of this machine.
 
-    Each process of the job registers the service, holder and standbys alike,
-    and removes it when it ends.
+    Each process of the job, holder and standbys alike, registers the service, and
+    removes it when it ends.
     """
 
     class OptionsConfig(ConsulLiveness.OptionsConfig):
@@ -74,7 +74,7 @@ class ConsulCheckLiveness(ConsulLiveness):
         service = options.service or service_name(context.config.task_name)
         self.service_check = ServiceCheck(
             service, options.ttl, options.remove_after, self.logger)
-        # UNIX time of the newest success that is known, and what to say of it.
+        # The UNIX time of the newest success that is known, and words about it.
         self._last: float | None = None
         self._last_shown = 'there was none since this process started'
         self._started = time.time()
@@ -104,11 +104,11 @@ class ConsulCheckLiveness(ConsulLiveness):
 
     def _rate(self, client: ConsulClient, status: str,
               note: str) -> tuple[str, str]:
-        """Return status and note as they are under ``max_age``."""
+        """Return status and note, made worse if ``max_age`` is exceeded."""
         max_age = self.options.max_age
         if max_age is None or self._is_fresh(self._last):
             return status, note
-        # Somebody else may have succeeded since.
+        # Another machine may have succeeded since.
         try:
             record = parse(client.read(self.key).record)
         except LockError as exc:
@@ -129,18 +129,19 @@ class ConsulCheckLiveness(ConsulLiveness):
 
 
 class ServiceCheck:
-    """A service on the agent, one of this process, and its check.
+    """The service of this process on the agent, and its check.
 
     :param name: the name of the service.
-    :param ttl: the check is critical so many seconds after an update.
-    :param remove_after: so many seconds later Consul removes it.
-    :param logger: where it is said that it was lost.
+    :param ttl: how long after an update the check becomes critical, in seconds.
+    :param remove_after: how long after that Consul removes the service, in
+        seconds.
+    :param logger: reports that the agent has lost the service.
     """
 
     def __init__(self, name: str, ttl: float, remove_after: float,
                  logger: logging.Logger) -> None:
         self.name = name
-        #: Several processes of a job may have the same agent.
+        #: Different for each process, because several may use the same agent.
         self.id = f'{name}-{os.getpid()}-{os.urandom(8).hex()}'
         self._ttl = ttl
         self._remove_after = remove_after
@@ -156,7 +157,8 @@ class ServiceCheck:
             self._register(client, status, known)
             self._set(client, status, note)
         if self._clear_at and time.monotonic() >= self._clear_at[0]:
-            # Those of dead processes, which this one replaces.
+            # Remove the services of processes that have died; this one takes
+            # their place.
             for service in client.expired_services(self.name):
                 client.deregister_service(service)
             del self._clear_at[0]
@@ -172,7 +174,8 @@ class ServiceCheck:
         now = time.monotonic()
         self._register_at = now + REGISTER_AGAIN
         if not self._registered:
-            # Who died just before this process started is still passing.
+            # The check of a process that died just now still passes, so it is
+            # looked for a second time.
             self._clear_at = [now, now + 1.5 * self._ttl]
         self._registered = True
 
@@ -183,7 +186,7 @@ class ServiceCheck:
             self._registered = False
 
     def _set(self, client: ConsulClient, status: str, note: str) -> bool:
-        # A note is a part of a URL.
+        # The note becomes part of a URL, so it has to be encodable.
         return client.update_check(
             f'service:{self.id}', status, encodable(note))
 

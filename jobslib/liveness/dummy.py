@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from jobslib.liveness import BaseLiveness
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
-
 __all__ = ['DummyLiveness']
 
 
 class DummyLiveness(BaseLiveness):
-    """Notes nothing, and takes every job for alive; for development."""
+    """Notes nothing, and takes each job to be alive; for development."""
 
     def write(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Notes the successful runs of the loop, without keeping it waiting."""
+"""Notes the successful runs of the loop without holding it up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jobslib.runs import Run
 
     class SuccessWriter(Protocol):
-        """What is called of a :class:`jobslib.liveness.BaseLiveness`."""
+        """What is used of a :class:`jobslib.liveness.BaseLiveness`."""
 
         @property
         def logger(self) -> logging.Logger: ...
@@ -28,15 +28,15 @@ __all__ = ['LivenessObserver']
 #: The least time between two writes, in seconds: each is an entry in
 #: Consul's log.
 PAUSE = 0.5
-#: How long the end of the process may wait for the last one, in seconds.
+#: How long the last write may delay the end of the process, in seconds.
 CLOSE_TIMEOUT = 2.0
 
 
 class LivenessObserver(Observer):
-    """Has *liveness* note each success, in a thread of its own.
+    """Lets *liveness* note each success, in a thread of its own.
 
-    Of several successes within half a second the newest is noted.  What could not
-    be noted is tried again, also while nothing else happens.
+    Of several successes within half a second only the newest is noted.  A success
+    that could not be noted is tried again until it is, or a newer one is there.
     """
 
     def __init__(self, liveness: SuccessWriter) -> None:

@@ -1,6 +1,8 @@
 """The supervisor: the process that people start, with the loop and the lock.
 
-It runs no code of a task.
+It runs no code of users, and has no threads when it forks.  How it works together
+with the run's process is told in :mod:`jobslib.run`, with the lease keeper in
+:mod:`jobslib.keeper`, and what it does with signals in :mod:`jobslib.interrupts`.
 
 - :mod:`~jobslib.loop.supervisor` starts it all.
 - :mod:`~jobslib.loop.runner` is the loop: wait, acquire, run, release or keep.

@@ -1,8 +1,8 @@
-"""What operators ask of the job that this process runs, and its being done.
+"""What operators ask of the job, and how this process does it.
 
 The requests are kept beside the lock, see
 :class:`~jobslib.oneinstance.control.Control`.  The loop looks at them again and
-again, and the holder removes those that are done with.
+again, and the holder of the lock removes those that are done.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ['Demands']
 
-#: For so long, in seconds, a request for the run before may still come to light
-#: when the next one has begun.
+#: For how long after a run has begun a request for the run before it may still be
+#: seen, in seconds.
 BELATED = 2.0
 
 
 class Demands:
-    """Sees what is asked, has the run obey, and notes what is done.
+    """Looks what is asked, lets the run obey, and notes what is done.
 
     :param process: the run's process.
     :param lock: knows what is asked.
     :param config: the options of the loop.
     :param recording: knows which runs there were.
-    :param clock: what time it is.
-    :param interrupts: end a run.
+    :param clock: the clock of the loop.
+    :param interrupts: interrupts a run.
     :param logger: where the loop reports.
     """
 
@@ -55,13 +55,13 @@ class Demands:
         self.logger = logger
         #: Whether the last run was stopped by an operator.
         self.stopped = False
-        # The last request to stop a run, and the start of the run that is
-        # under way: UNIX time and time of the clock.
+        # The last request to stop a run, and when the run that is under way began,
+        # as UNIX time and by the clock that does not jump.
         self._stop: Stop | None = None
         self._began = 0.0, 0.0
-        # What was asked of the run that is under way, as it was logged.
+        # What was logged last of what is asked of the run that is under way.
         self._asked: str | None = None
-        # What was asked when something of it was last removed.
+        # What was asked when a part of it was last removed.
         self._cleared: Mapping[str, object] | None = None
         # The last run beside the schedule that is done with, by its id.
         self._done: str | None = None
@@ -70,20 +70,20 @@ class Demands:
 
     @property
     def release(self) -> str | None:
-        """Why the lock is to be released, if it is."""
+        """Why the lock has to be released, ``None`` if it need not be."""
         return self.lock.control.demand(self.lock.fencing_token)
 
     @property
     def extra(self) -> Extra | None:
-        """What asks for a run beside the schedule, if this process may have
-        it."""
+        """The request for a run beside the schedule, if there is one that this
+        process may begin."""
         extra: Extra | None = self.lock.control.extra
         if extra is None or self.config.run_once or extra.id == self._done:
             return None
         return extra
 
     def clear(self) -> None:
-        """No run is under way: remove what is done with."""
+        """Remove the requests that are done; called while no run is under way."""
         control: Control = self.lock.control
         changes: dict[str, object] = {}
         if control.handed_in and control.export() != self._cleared and (
@@ -93,23 +93,24 @@ class Demands:
             changes['stop'] = None
         if control.extra is not None and control.extra.id == self._done:
             changes['extra'] = None
-        # What was removed may be seen for a moment longer.
+        # What was removed may be seen for a moment longer, and is not removed twice.
         if changes and control.export() != self._cleared and (
                 self._note(control.changed(**changes), control)):
             self._cleared = control.export()
 
     def take_extra(self, tries: int) -> Extra | None:
-        """Make the run that is asked for, if one is, that of this process;
-        the lock is held.
+        """Note that this process begins the run that is asked for, if one is.
 
-        :param tries: how often it may be begun once more.
-        :returns: what asks for it.
+        Called while the lock is held.
+
+        :param tries: how often it may be begun again after it was cut short.
+        :returns: the request for it.
         """
         control, extra = self.lock.control, self.extra
         if extra is None:
             return None
         if self.recording.history.has_ended(extra.id):
-            # By a process that did not live to note it.
+            # The process that ran it died before it could note that it is done.
             self.end_extra(extra)
             self.clear()
             return None
@@ -128,17 +129,18 @@ class Demands:
         return extra
 
     def end_extra(self, extra: Extra) -> None:
-        """The run that was asked for is done with."""
+        """The run that was asked for is done, or given up."""
         self._done = extra.id
 
     def _note(self, control: Control, expected: Control) -> bool:
-        """Write that what is asked is obeyed; return whether that is so."""
+        """Write *control* beside the lock in place of *expected*; return whether
+        that is done."""
         self.lock.sign_of_life(LONGEST_NOTE)
         try:
             noted: bool = self.lock.ask(control, expected)
             return noted
         except LockError as exc:
-            # It is tried again.
+            # It is tried again when the loop looks next.
             self.logger.debug('not noted: %s', exc)
             return False
         finally:
@@ -152,17 +154,17 @@ class Demands:
         :param started: when, as UNIX time.
         """
         self._asked = None
-        # What is seen before the run is not about it.
+        # A request to stop that is there already is not about this run.
         self._stop, self.stopped = self.lock.control.stop, False
         self._began = started, self.clock.now()
 
     def pass_on(self) -> None:
-        """Have the run obey what is asked of it."""
+        """Let the run obey what is asked of it."""
         self._pass_on_release()
         self._pass_on_stop()
 
     def _pass_on_release(self) -> None:
-        """Let the run know that the lock is wanted, and end it if it is
+        """Tell the run that the lock is wanted, and interrupt it if the lock is
         wanted at once."""
         control, token = self.lock.control, self.lock.fencing_token
         demand = control.demand(token)
@@ -176,7 +178,7 @@ class Demands:
             self.interrupts.interrupt(OneInstanceWatchdogError(demand))
 
     def _pass_on_stop(self) -> None:
-        """End the run, if an operator asks for that and not for more."""
+        """Interrupt the run, if an operator asks to end it and to keep the lock."""
         stop = self.lock.control.stop_for(self.lock.fencing_token)
         if stop is None or stop == self._stop:
             return
@@ -184,7 +186,7 @@ class Demands:
         started, since = self._began
         if stop.timestamp is not None and stop.timestamp < started and (
                 self.clock.now() - since < BELATED):
-            # It was for the run before.
+            # The request was for the run before this one.
             return
         reason = f'stop asked for by {stop.who}'
         self.logger.info('the run is stopped: %s', reason)

@@ -1,4 +1,4 @@
-"""What the outcome of a run is, and the line of the log that says it."""
+"""The outcome of a run, and the line of the log about it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ['find_outcome', 'log_end']
 
 def find_outcome(result: Result,
                  interrupt: Interrupt | None) -> tuple[Outcome, str | None]:
-    """Return the outcome of a run, and what is to be known of it.
+    """Return the outcome of a run, and its error if it has one.
 
-    :param result: what came of it in the run's process.
-    :param interrupt: that came meanwhile, if one did.
+    :param result: how it ended in the run's process.
+    :param interrupt: the interrupt that came meanwhile, if one did.
     """
     if result.outcome is Outcome.KILLED:
         return Outcome.KILLED, result.error
@@ -36,7 +36,7 @@ def find_outcome(result: Result,
 
 def log_end(logger: logging.Logger, run: Run, result: Result,
             interrupt: Interrupt | None, task_name: str) -> None:
-    """Say how *run* has ended; see :func:`find_outcome`."""
+    """Log how *run* has ended; see :func:`find_outcome`."""
     fields = run.log_fields(task_name)
     if run.outcome is Outcome.KILLED:
         logger.error('run killed after %.3f s: %s', run.duration,

@@ -1,4 +1,4 @@
-"""Calls the hooks of a task: its methods ``on_acquired`` and so on."""
+"""Calling the hooks of a task: its methods ``on_acquired`` and so on."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ['TaskHooks']
 class TaskHooks(Observer):
     """Tells the task what the loop does, in the run's process.
 
-    A signal that comes while a hook runs waits until it has returned.  A
-    hook that is called with the lock held is stopped when the lock is lost,
-    and when it takes too long, in the way in which a run is.
+    A signal that comes while a hook runs waits until the hook has returned.  A hook
+    that is called with the lock held is stopped like a run when the lock is lost,
+    and when it takes too long.
 
     :param process: the run's process.
     :param lock: the lock of the task.
@@ -64,11 +64,11 @@ class TaskHooks(Observer):
         self._call_free('on_lost', reason)
 
     def _call_held(self, name: str, *args: object) -> None:
-        """Call a hook that may have the lock, and for so long only."""
+        """Call a hook with the lock held, for a limited time."""
         if not self._can_be_called(name):
             return
         watchdog = self._lock.watchdog
-        # The hook is no run, and need not give signs of life.
+        # A hook is not a run, and gives no signs of life.
         heartbeat, watchdog.heartbeat = watchdog.heartbeat, None
         try:
             with self._interrupts.interruptible(self._deliver):
@@ -84,9 +84,9 @@ class TaskHooks(Observer):
             self._settle()
 
     def _call_free(self, name: str, *args: object) -> None:
-        """Call a hook that keeps nobody from the lock, however long.
+        """Call a hook without the lock, so that it may take as long as it likes.
 
-        It may keep a job from its end, and for so long only.
+        Only when the job is told to end meanwhile, its time is limited.
         """
         if not self._can_be_called(name):
             return
@@ -96,7 +96,7 @@ class TaskHooks(Observer):
         self._report(name, result)
 
     def _can_be_called(self, name: str) -> bool:
-        """Return whether the task has the hook, and there is a process."""
+        """Return whether the task has the hook, and its process still lives."""
         if name not in self._process.hooks:
             return False
         if not self._process.lives:
@@ -109,7 +109,8 @@ class TaskHooks(Observer):
     def _deliver(self, interrupt: Interrupt) -> None:
         """Called in a signal handler while a hook runs."""
         if isinstance(interrupt, Terminate):
-            # Out of the way of an interrupt by the watchdog.
+            # Kept apart, because while it is pending an interrupt by the watchdog
+            # would not be delivered.
             self._signal = interrupt
             self._interrupts.pending = None
             return
@@ -122,10 +123,11 @@ class TaskHooks(Observer):
             self._process.limit(self._limit)
 
     def _settle(self) -> None:
-        """Leave to the loop what came while a hook ran."""
+        """Leave to the loop the interrupts that came while a hook ran."""
         stopped = self._interrupts.pending
         if isinstance(stopped, OneInstanceWatchdogError):
-            # Lost, or only too slow?
+            # If the lock is still ours, the hook was only too slow, and the loop
+            # need not know of the interrupt.
             self._interrupts.clear()
             if not self._is_ours():
                 self._interrupts.interrupt(stopped)

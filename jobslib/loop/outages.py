@@ -1,4 +1,4 @@
-"""What the log says of a service that does not answer."""
+"""Reporting in the log that a service does not answer."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 __all__ = ['Outage']
 
-#: Pause between two lines about the same outage, in seconds.
+#: How often the log has a line about the same outage, in seconds.
 EVERY = 60.0
 
 
 class Outage:
-    """Says that a service is away: at once, then every minute with since
-    when, and at last that it answers again.
+    """Reports that a service does not answer: at once, then each minute, with the
+    time since when, and at the end that it answers again.
 
-    :param logger: where it is said.
-    :param clock: what time it is.
+    :param logger: where it is reported.
+    :param clock: the clock of the loop.
     """
 
     def __init__(self, logger: logging.Logger, clock: Clock) -> None:
         self._logger = logger
         self._clock = clock
-        # When it began, by the clock that does not jump and by that of the
-        # wall, and when it was last spoken of.
+        # When it began, by the clock that does not jump and by the wall clock, and
+        # when the log had the last line about it.
         self._began: tuple[float, float] | None = None
         self._said = 0.0
 
@@ -38,9 +38,10 @@ class Outage:
         return self._began is not None
 
     def failed(self, why: str) -> bool:
-        """It did not answer, or refused; return whether that is news.
+        """The service did not answer, or refused.
 
         :param why: one line.
+        :returns: whether it is the first time.
         """
         now = self._clock.now()
         if self._began is None:
@@ -59,7 +60,7 @@ class Outage:
         return False
 
     def over(self) -> None:
-        """It answered."""
+        """The service has answered."""
         if self._began is not None:
             self._logger.info('the service of the lock answers again, after '
                               '%.0f s', self._clock.now() - self._began[0])

@@ -1,7 +1,7 @@
-"""What is kept beside the lock: where the schedule stands, and the history.
+"""What is kept with the lock: where the schedule stands, and the history.
 
-It is put there by who has the lock, with the release, or after each run while
-the lock is kept.  What could not be written is handed in later, see
+The holder of the lock writes it when it releases the lock, and after each run while
+it keeps the lock.  What could not be written is handed in later, see
 :mod:`~jobslib.loop.unrecorded`.
 """
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ['LONGEST_NOTE', 'Recording']
 
-#: How long the service of the lock may take for one request between two runs,
-#: in seconds, before the supervisor is taken to stand still.
+#: How long the lock service may take for a request between two runs until the
+#: supervisor is taken to stand still, in seconds.
 LONGEST_NOTE = 10.0
 
 
 class Recording:
-    """Has the history inherited, continued and kept beside the lock.
+    """Takes over the history, continues it, and keeps it with the lock.
 
     :param lock: the lock.
     :param config: the options of the loop.
     :param agenda: knows where the schedule stands.
-    :param clock: what time it is.
+    :param clock: the clock of the loop.
     :param logger: where the loop reports.
     """
 
@@ -47,23 +47,23 @@ class Recording:
         self.clock = clock
         self.logger = logger
         self.history = History(config.history)
-        # Whether the history is that of the lock that is held.
+        # Whether the history was taken over from the last holder, in this hold.
         self._inherited = False
-        # What this process knows, and the history perhaps does not.
+        # The runs of this process that may be missing in the history.
         self._unrecorded = Unrecorded()
-        # Why that could not be handed in.
+        # Why these could not be handed in.
         self._lack = ''
-        # Runs are counted from here where there is no history.
+        # How many runs this process had, which are counted where there is no history.
         self._runs = 0
 
     @property
     def _owner(self) -> OwnerRecord:
-        """What this process has written of itself when it took the lock."""
+        """The owner record of this process, from when it took the lock."""
         return OwnerRecord(self.lock.own_record)
 
     @property
     def has_unrecorded(self) -> bool:
-        """Whether the history perhaps lacks what this process knows."""
+        """Whether runs of this process may be missing in the history."""
         return bool(self._unrecorded)
 
     # The lock is held, or about to be.
@@ -78,13 +78,13 @@ class Recording:
             return self.lock.acquire()
         finally:
             if self.lock.unheard is not None:
-                # Who finds it in the lock would think that it has had a run.
+                # The lock may have been taken with this record.  Whoever finds it
+                # there would presume that this process has begun a run.
                 self._unrecorded.begin(
                     OwnerRecord(self.lock.unheard).timestamp)
 
     def inherit(self) -> None:
-        """The lock is acquired: go on with the history that its last holder
-        has left."""
+        """Take over the history of the last holder; called with the lock held."""
         record = OwnerRecord.parse(self.lock.previous_record)
         self.history = History.read(
             self.lock.previous_history, record, self.clock.wall(),
@@ -96,7 +96,7 @@ class Recording:
         self._inherited = True
 
     def report_unfinished(self) -> None:
-        """Say which run the last holder did not end."""
+        """Log which run the last holder did not bring to its end."""
         unfinished = self.history.unfinished
         if unfinished is not None:
             self.logger.warning(
@@ -113,7 +113,8 @@ class Recording:
         return run
 
     def add(self, run: Run) -> None:
-        """A run has ended: keep it, also if this process gets no further."""
+        """Add a run that has ended, so that it is kept even if this process dies
+        the moment after."""
         self.history.add(run, self._owner.timestamp)
         self._unrecorded.add(self._owner.timestamp, run)
         self.update()
@@ -124,29 +125,30 @@ class Recording:
             self.lock.save_history()
 
     def update(self) -> None:
-        """Have the lock write what is known now, when it writes next."""
+        """Tell the lock what to write when it writes next."""
         if not self._inherited:
-            # Interrupted in the instant after the lock was acquired.
+            # The loop was interrupted in the instant after it acquired the lock.
             self.inherit()
         self.lock.schedule = self.agenda.export()
         history = self.history.export(
             self.lock.fencing_token, self.agenda.due)
         if history is None and self.config.recoveries == 0:
-            # At most once is promised, whatever is kept of the runs.
+            # With no recoveries a slot is run at most once.  So the ledger has to be
+            # written even where no history is kept.
             history = {'token': self.lock.fencing_token, 'newest': []}
         if history is not None and self.config.keep_lock:
-            # It is newer than that of the owner record, for a successor.
+            # For the next holder: this ledger is newer than that of the owner record.
             history['ledger'] = self.agenda.ledger.export()
         self.lock.history = history
 
     def save(self) -> None:
-        """Write what is known now, beside the lock, which is kept."""
+        """Write what is known now beside the lock, which is kept."""
         self.update()
         self.lock.save_history()
 
     def merge_handed_in(self) -> bool:
-        """Merge what others have handed in while the lock is held; return
-        whether that is done."""
+        """Merge what was handed in while the lock is held; return whether that is
+        done."""
         self.lock.sign_of_life(LONGEST_NOTE)
         try:
             handed_in = self.lock.find_handed_in()
@@ -162,11 +164,11 @@ class Recording:
     # The lock is not held any more.
 
     def is_written(self) -> None:
-        """The lock was released, and all that was known is written."""
+        """The lock was released, and everything is written."""
         self._unrecorded.forget_all()
 
     def is_lacking(self, why: str) -> None:
-        """What is known is perhaps not written.
+        """Something may not have been written.
 
         :param why: one line.
         """
@@ -192,11 +194,12 @@ class Recording:
         except NotImplementedError:
             self._unrecorded.forget_all()
         except LockError as exc:
-            # It is tried again.
+            # It is tried again later.
             self.is_lacking(str(exc))
 
     def report_unrecorded(self) -> None:
-        """Say what could not be handed in: the process ends."""
+        """Log which runs may be missing in the history; called at the end of the
+        process."""
         runs = self._unrecorded.runs if self.config.history else []
         if runs:
             self.logger.warning(

@@ -1,4 +1,9 @@
-"""The loop: wait, acquire, run, report, release or keep, repeat."""
+"""The loop: wait, acquire, run, report, release or keep, repeat.
+
+A signal, or the watchdog of the lock, interrupts it by an exception, but only
+inside ``interruptible()``, so that a release, for instance, is never cut short; see
+:mod:`jobslib.interrupts`.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +43,15 @@ if TYPE_CHECKING:
 
 __all__ = ['Runner']
 
+# How long a standby waits for a lock that others have before it asks again, in
+# seconds.
 STANDBY_WAIT = 60.0
-# A signal that comes in the instant before a sleep does not end it.
-# Operators' requests are looked for as often.
+# The longest sleep, in seconds.  A signal that comes in the instant before a
+# sleep does not end it, and is seen only when it is over.  Between two of them
+# the loop looks whether operators ask for something.
 LONGEST_SLEEP = 0.5
-# How often who does not hold the lock sees what is asked, in seconds.
+# How often a process that does not hold the lock asks its service whether
+# operators ask for something, in seconds.
 PEEK = 10.0
 # For so long, in seconds, others go first when a process that keeps the lock
 # has given it up.
@@ -50,7 +59,7 @@ OTHERS_FIRST = 10.0
 
 
 class Runner:
-    """Has one task run under its lock, once or for ever.
+    """Runs one task under its lock, once or for ever.
 
     :param process: the run's process, which has the task.
     :param lock: the lock.
@@ -83,23 +92,26 @@ class Runner:
         self.recording = Recording(lock, config, agenda, clock, logger)
         self.demands = Demands(process, lock, config, self.recording, clock,
                                interrupts, logger)
-        # Whether the process is to end: its run was interrupted, or it has lost
-        # its children.
+        # Whether the run's process is to end before the next run: its run was
+        # interrupted, or its children were ended behind its back.
         self._retires = False
-        # The last sign of life of the run that was passed on.
+        # The last sign of life of the run that was passed on to the watchdog.
         self._beat = 0.0
-        # Whether the last run was interrupted for its length or its silence:
-        # it has failed then, and was not cut short.
+        # Whether the last run was interrupted because it took too long or was
+        # silent; then it has failed, and was not cut short.
         self._overdue = False
-        # Whether the run that is under way is one by the schedule, and what
-        # else asked for it.
+        # Whether the run that is under way is by the schedule, and the request that
+        # has asked for it, if one has.
         self._scheduled = False
         self._extra: Extra | None = None
-        # When the lock was last asked what is asked of the job.
+        # When the lock's service was last asked whether operators ask for
+        # something.
         self._peeked = 0.0
         # From when on others have had their chance to take the lock that this
         # process has given up.
         self._contends_at = float('-inf')
+
+    # The loop.
 
     def run(self) -> ExitCode:
         """Run until the job is done or the process is told to end."""
@@ -112,13 +124,42 @@ class Runner:
                     try:
                         self._run_cycle()
                     except OneInstanceWatchdogError:
-                        # Raised while the lock was kept between two runs.
+                        # It was raised while the lock was kept between two runs.
                         self._release_if_lost()
             except Terminate as exc:
                 self.logger.info('ended by %s', exc)
                 return ExitCode.TERMINATED
             finally:
                 self._shutdown()
+
+    def _run_cycle(self) -> None:
+        self._wait_until_due()
+        if not self._acquire():
+            return
+        self._look()
+        self._report_given_up()
+        self._extra = None
+        if not self.agenda.runs or not self.agenda.plan.has_slots:
+            # A run that was asked for must not take the place of a slot's run, but
+            # without slots the next run is as good as any other.
+            self._extra = self.demands.take_extra(self.agenda.plan.recoveries)
+        if not (self.agenda.runs or self._extra):
+            if not self.config.keep_lock:
+                self._release()
+            return
+        outcome = self._run()
+        self.demands.clear()
+        if not self.config.keep_lock or (
+                self.config.release_on_error
+                and outcome is not Outcome.SUCCEEDED
+                and not self.demands.stopped):
+            self._release()
+            return
+        if outcome in (Outcome.INTERRUPTED, Outcome.KILLED):
+            self._release_if_lost()
+        if self._ends:
+            return
+        self._retire(self.config.max_hook_time)
 
     def _run_once(self) -> ExitCode:
         while True:
@@ -135,7 +176,7 @@ class Runner:
             self._wait_until_due()
         self._has_acquired()
         if self.agenda.decision is not None and not self.agenda.runs:
-            # What is kept beside the lock knows that the slot is done.
+            # The ledger that is kept beside the lock says that the slot is done.
             return self.standby.explain_done()
         try:
             outcome = self._run_slot()
@@ -167,54 +208,36 @@ class Runner:
                 # A later slot has come meanwhile; that is another run.
                 return outcome
 
-    def _run_cycle(self) -> None:
-        self._wait_until_due()
-        if not self._acquire():
-            return
-        self._look()
-        self._report_given_up()
-        self._extra = None
-        if not self.agenda.runs or not self.agenda.plan.has_slots:
-            # Without slots the next run is as good as any.
-            self._extra = self.demands.take_extra(self.agenda.plan.recoveries)
-        if not (self.agenda.runs or self._extra):
-            if not self.config.keep_lock:
-                self._release()
-            return
-        outcome = self._run()
-        self.demands.clear()
-        if not self.config.keep_lock or (
-                self.config.release_on_error
-                and outcome is not Outcome.SUCCEEDED
-                and not self.demands.stopped):
-            self._release()
-            return
-        if outcome in (Outcome.INTERRUPTED, Outcome.KILLED):
-            self._release_if_lost()
-        if self._ends:
-            return
-        self._retire(self.config.max_hook_time)
-
     def _look(self) -> None:
         self.agenda.skips = self.lock.control.skipped
         self.agenda.look()
+
+    def _report_given_up(self) -> None:
+        """Say which slots are given up, and why."""
+        given_up, self.agenda.given_up = self.agenda.given_up, []
+        for why, slots in self.agenda.by_reason(given_up):
+            self.logger.warning('given up: %s; %s', slots, why)
+        if given_up:
+            self.observers.missed(len(given_up))
 
     @property
     def _ends(self) -> bool:
         """Whether the job was told to end."""
         return isinstance(self.interrupts.pending, Terminate)
 
+    # Between two runs.
+
     def _wait_until_due(self) -> None:
         if not self.config.cold_standby and not self._ends:
-            # After a run that was interrupted or killed: the next, or the
-            # takeover of a standby, is not to wait for imports.
+            # After a run that was interrupted or killed, a new process is made now,
+            # so that neither the next run nor a takeover has to wait for imports.
             self._prepare()
         if (self.agenda.seconds_left > 0 and not self._stands_by
                 and self.interrupts.pending is None):
             self.observers.waiting(self.agenda.due)
         if self.recording.has_unrecorded and not (
                 self.lock.held or self.standby.is_cut_off or self._ends):
-            # The lock may be lost, and its service within reach.
+            # The lock was lost in an outage, and its service may answer again.
             self._peeked = float('-inf')
             self._peek()
         self._peeked = self.clock.now()
@@ -227,7 +250,7 @@ class Runner:
             self.lock.sign_of_life()
             self.process.reap_orphans()
             self.process.questions.answer_all()
-            # Not interruptible: a release is not to be cut short.
+            # This is not interruptible, because a release must not be cut short.
             self._obey()
             if not self.lock.held:
                 self._peek()
@@ -243,6 +266,32 @@ class Runner:
                 and not self.lock.held
                 and self.clock.now() >= self._contends_at)
 
+    def _obey(self) -> None:
+        """Release the lock between runs, if an operator asks for it."""
+        if not self.lock.held:
+            return
+        if demand := self.demands.release:
+            self.logger.info('releasing the lock: %s', demand)
+            self._release()
+        else:
+            self.demands.clear()
+
+    def _peek(self) -> None:
+        """Ask what is asked of the job, and hand in what is missing, while this
+        process does not hold the lock."""
+        if self.clock.now() - self._peeked < PEEK or self.config.run_once:
+            return
+        self._peeked = self.clock.now()
+        try:
+            with self.interrupts.interruptible():
+                self.lock.peek()
+                self.recording.hand_in()
+        except LockError:
+            # An outage is reported when the lock is to be taken.
+            pass
+
+    # The lock.
+
     def _acquire(self) -> bool:
         """Hold the lock, or arrange when to try again."""
         self._obey()
@@ -255,28 +304,56 @@ class Runner:
             self._wait_for_service(exc)
             return False
 
-    def _obey(self) -> None:
-        """Release the lock between runs, if an operator asks for it."""
-        if not self.lock.held:
-            return
-        if demand := self.demands.release:
-            self.logger.info('releasing the lock: %s', demand)
-            self._release()
-        else:
-            self.demands.clear()
+    def _take_or_wait(self) -> bool:
+        acquired = self._take()
+        self.standby.service_answered()
+        if acquired:
+            self.standby.reset()
+            self._has_acquired()
+            if self.config.keep_lock:
+                self.logger.info('the lock is acquired')
+            return True
+        if not self.lock.wanted:
+            # The lock is free, and there is nothing to take it for.
+            self.standby.reset()
+            self.logger.debug('not run: %s', self.agenda.describe())
+            self.recording.hand_in()
+            return False
+        self.standby.explain_wait()
+        self.recording.hand_in()
+        self.process.reap_while(lambda: self.lock.wait(STANDBY_WAIT))
+        return False
 
-    def _peek(self) -> None:
-        """See what is asked of the job, while nobody may have the lock."""
-        if self.clock.now() - self._peeked < PEEK or self.config.run_once:
-            return
-        self._peeked = self.clock.now()
-        try:
-            with self.interrupts.interruptible():
-                self.lock.peek()
-                self.recording.hand_in()
-        except LockError:
-            # It is heard of when the lock is to be taken.
-            pass
+    def _take(self) -> bool:
+        self.lock.wanted = True
+        return self.recording.acquire()
+
+    def _consider(self,
+                  record: Document | None) -> Document | None:
+        """Decide whether a lock that is free is taken; see
+        :attr:`jobslib.oneinstance.BaseLock.inherit_schedule`."""
+        self.agenda.pauses = self.lock.control.pauses
+        self.agenda.skips = self.lock.control.skipped
+        self.agenda.extra = self.demands.extra is not None
+        return self.agenda.consider(OwnerRecord.parse(record))
+
+    def _has_acquired(self) -> None:
+        self.recording.inherit()
+        self.agenda.inherit(
+            OwnerRecord.parse(self.lock.previous_record),
+            self.recording.history.ledger)
+        self.process.show_lock(self.lock)
+        self.recording.report_unfinished()
+        # Done before the hooks, because these are called in that process.
+        self._prepare()
+        self.observers.acquired(self.lock.fencing_token)
+        self.observers.inherited(self.recording.history)
+
+    def _wait_for_service(self, exc: LockUnavailableError) -> None:
+        pause = self.standby.service_failed(str(exc))
+        self.process.reap_orphans()
+        with self.interrupts.interruptible():
+            self.clock.sleep(pause)
 
     def _still_held(self) -> bool:
         self._release_if_lost()
@@ -295,63 +372,31 @@ class Runner:
         except LockError:
             return False
 
-    def _take_or_wait(self) -> bool:
-        acquired = self._take()
-        self.standby.service_answered()
-        if acquired:
-            self.standby.reset()
-            self._has_acquired()
-            if self.config.keep_lock:
-                self.logger.info('the lock is acquired')
-            return True
-        if not self.lock.wanted:
-            # Free, and there is nothing to take it for.
-            self.standby.reset()
-            self.logger.debug('not run: %s', self.agenda.describe())
-            self.recording.hand_in()
-            return False
-        self.standby.explain_wait()
-        self.recording.hand_in()
-        self.process.reap_while(lambda: self.lock.wait(STANDBY_WAIT))
-        return False
+    def _release(self) -> bool:
+        """Release the lock; return whether its service could be asked."""
+        # Told to end before it came to that, perhaps.
+        self._report_given_up()
+        self._contends_at = self.clock.now() + OTHERS_FIRST
+        answers = True
+        self.agenda.cancel()
+        self.recording.update()
+        self._end_leftovers()
+        try:
+            if self.lock.release():
+                self.recording.is_written()
+                self.observers.released()
+            else:
+                self.observers.lost('the lock was not ours any more')
+        except LockError as exc:
+            self.logger.warning('the lock was not released: %s', exc)
+            self.observers.lost(str(exc))
+            self.recording.is_lacking(str(exc))
+            answers = False
+        if not self._ends:
+            self._retire(self.config.max_hook_time)
+        return answers
 
-    def _take(self) -> bool:
-        self.lock.wanted = True
-        return self.recording.acquire()
-
-    def _consider(self,
-                  record: Document | None) -> Document | None:
-        """Decide whether the free lock is taken; see
-        :attr:`jobslib.oneinstance.BaseLock.inherit_schedule`."""
-        self.agenda.pauses = self.lock.control.pauses
-        self.agenda.skips = self.lock.control.skipped
-        self.agenda.extra = self.demands.extra is not None
-        return self.agenda.consider(OwnerRecord.parse(record))
-
-    def _has_acquired(self) -> None:
-        self.recording.inherit()
-        self.agenda.inherit(
-            OwnerRecord.parse(self.lock.previous_record),
-            self.recording.history.ledger)
-        self.process.show_lock(self.lock)
-        self.recording.report_unfinished()
-        # Before the hooks, which are called in there.
-        self._prepare()
-        self.observers.acquired(self.lock.fencing_token)
-        self.observers.inherited(self.recording.history)
-
-    def _wait_for_service(self, exc: LockUnavailableError) -> None:
-        pause = self.standby.service_failed(str(exc))
-        self.process.reap_orphans()
-        with self.interrupts.interruptible():
-            self.clock.sleep(pause)
-
-    def _prepare(self) -> str | None:
-        """Have a process with the task; return why there is none."""
-        if self.process.is_ready:
-            return None
-        with self.interrupts.interruptible(self.process.interrupt):
-            return self.process.prepare()
+    # A run.
 
     def _run(self) -> Outcome:
         run = self.recording.new_run()
@@ -382,13 +427,6 @@ class Runner:
             self._stop_watching()
         return run.outcome
 
-    def _stop_watching(self) -> None:
-        try:
-            self.lock.watchdog.stop()
-        except LockError as exc:
-            # The lock is lost, as will be seen.
-            self.logger.warning('the end of the run was not noted: %s', exc)
-
     def _begin(self, run: Run) -> None:
         """The slot that was decided on is begun, by *run*."""
         run.started = self.clock.wall()
@@ -410,18 +448,6 @@ class Runner:
                 or self.config.recoveries == 0):
             self.recording.save()
 
-    def _ending(self, run: Run) -> Ending:
-        """Return what the outcome of *run* is for the schedule."""
-        if run.outcome is Outcome.SUCCEEDED:
-            return Ending.SUCCEEDED
-        if self.demands.stopped:
-            return Ending.STOPPED
-        # Where runs follow one another, the next one makes up for this one;
-        # after a pause, since it may end in the same way.
-        endless = not self.agenda.plan.has_slots and not self._ends
-        failed = run.outcome is Outcome.FAILED or self._overdue or endless
-        return Ending.FAILED if failed else Ending.CUT_SHORT
-
     def _call_task(self, run: Run) -> Result:
         try:
             with self.interrupts.interruptible(self._deliver):
@@ -429,28 +455,9 @@ class Runner:
                     self.config.max_run_time, run.export())
                 return self.process.run(run, self.lock)
         except LockError as exc:
-            return Result(Outcome.FAILED.value, describe(exc), str(exc))
-
-    def _end(self, run: Run, result: Result, duration: float) -> None:
-        """Give *run* its outcome, make it known, and log it."""
-        interrupt = self.interrupts.pending
-        self.interrupts.clear()
-        self._overdue = getattr(interrupt, 'overdue', False)
-        outcome, error = find_outcome(result, interrupt)
-        run.end(outcome, duration, error)
-        # Whoever is told may kill this process the moment after.
-        self._secure(run)
-        log_end(self.logger, run, result, interrupt, self.config.task_name)
-
-    def _secure(self, run: Run) -> None:
-        """The slot and the history have the outcome of *run*, also if this
-        process gets no further."""
-        ending = self._ending(run)
-        if self._scheduled:
-            self.agenda.end(ending)
-        if self._extra is not None and ending is not Ending.CUT_SHORT:
-            self.demands.end_extra(self._extra)
-        self.recording.add(run)
+            # There is nobody to watch over the run, which has not begun: the
+            # task has not failed, and whoever has the lock next makes up for it.
+            return Result(Outcome.INTERRUPTED.value, describe(exc), str(exc))
 
     def _deliver(self, interrupt: Interrupt) -> None:
         self.lock.watchdog.stopping()
@@ -473,6 +480,56 @@ class Runner:
             self.demands.pass_on()
         return min(LOOK, watchdog.due() - now())
 
+    def _end(self, run: Run, result: Result, duration: float) -> None:
+        """Give *run* its outcome, make it known, and log it."""
+        interrupt = self.interrupts.pending
+        self.interrupts.clear()
+        self._overdue = getattr(interrupt, 'overdue', False)
+        outcome, error = find_outcome(result, interrupt)
+        run.end(outcome, duration, error)
+        # Whoever is told may kill this process the moment after.
+        self._secure(run)
+        log_end(self.logger, run, result, interrupt, self.config.task_name)
+
+    def _secure(self, run: Run) -> None:
+        """The slot and the history have the outcome of *run*, also if this
+        process gets no further."""
+        ending = self._ending(run)
+        if self._scheduled:
+            self.agenda.end(ending)
+        if self._extra is not None and ending is not Ending.CUT_SHORT:
+            self.demands.end_extra(self._extra)
+        self.recording.add(run)
+
+    def _ending(self, run: Run) -> Ending:
+        """Return what the outcome of *run* is for the schedule."""
+        if run.outcome is Outcome.SUCCEEDED:
+            return Ending.SUCCEEDED
+        if self.demands.stopped:
+            return Ending.STOPPED
+        # Where runs follow one another, the next one makes up for this one;
+        # after a pause, since it may end in the same way.
+        endless = not self.agenda.plan.has_slots and not self._ends
+        failed = run.outcome is Outcome.FAILED or self._overdue or endless
+        return Ending.FAILED if failed else Ending.CUT_SHORT
+
+    def _stop_watching(self) -> None:
+        try:
+            self.lock.watchdog.stop()
+        except LockError as exc:
+            # The lock is lost, as will be seen.
+            self.logger.warning('the end of the run was not noted: %s', exc)
+
+    # The run's process.
+
+    def _prepare(self) -> str | None:
+        """Make sure that there is a process with the task; return why there is
+        none, ``None`` if there is."""
+        if self.process.is_ready:
+            return None
+        with self.interrupts.interruptible(self.process.interrupt):
+            return self.process.prepare()
+
     def _retire(self, limit: float) -> None:
         """End a process that is not to run again; the next run gets another.
 
@@ -482,30 +539,6 @@ class Runner:
             self._retires = False
             self.process.finish(limit)
             self.process.end_leftovers()
-
-    def _release(self) -> bool:
-        """Release the lock; return whether its service could be asked."""
-        # Told to end before it came to that, perhaps.
-        self._report_given_up()
-        self._contends_at = self.clock.now() + OTHERS_FIRST
-        answers = True
-        self.agenda.cancel()
-        self.recording.update()
-        self._end_leftovers()
-        try:
-            if self.lock.release():
-                self.recording.is_written()
-                self.observers.released()
-            else:
-                self.observers.lost('the lock was not ours any more')
-        except LockError as exc:
-            self.logger.warning('the lock was not released: %s', exc)
-            self.observers.lost(str(exc))
-            self.recording.is_lacking(str(exc))
-            answers = False
-        if not self._ends:
-            self._retire(self.config.max_hook_time)
-        return answers
 
     def _end_leftovers(self) -> None:
         """End what runs have left, before the lock goes.
@@ -524,6 +557,8 @@ class Runner:
                              else self.config.max_hook_time)
         self.process.end_leftovers()
 
+    # The end.
+
     def _shutdown(self) -> None:
         """Leave nothing locked, and close what was opened."""
         try:
@@ -541,11 +576,3 @@ class Runner:
                 self.process.finish(
                     self.config.max_hook_time if self._ends else None)
                 self.process.end_leftovers()
-
-    def _report_given_up(self) -> None:
-        """Say which slots are given up, and why."""
-        given_up, self.agenda.given_up = self.agenda.given_up, []
-        for why, slots in self.agenda.by_reason(given_up):
-            self.logger.warning('given up: %s; %s', slots, why)
-        if given_up:
-            self.observers.missed(len(given_up))

@@ -1,4 +1,4 @@
-"""What is said while this process does not run its job, and why it does not."""
+"""Reporting why this process does not run its job."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ['Standby']
 
-# From a request that failed to the next, in seconds.
+# The pause after a request that failed, in seconds: the first, which doubles, and
+# the longest.
 FIRST_RETRY = 0.5
 LAST_RETRY = 2.0
 
 
 class Standby:
-    """Says why this process does not run: once, not at each look.
+    """Reports why this process does not run, once and not each time that it looks.
 
-    :param lock: the lock, which others may have.
-    :param agenda: says whether a run is due.
-    :param clock: what time it is.
-    :param logger: where it is said.
+    :param lock: the lock, which others may hold.
+    :param agenda: knows whether a run is due.
+    :param clock: the clock of the loop.
+    :param logger: where it is reported.
     :param observers: are told as well.
     """
 
@@ -41,12 +42,12 @@ class Standby:
         self.observers = observers
         self._outage = Outage(logger, clock)
         self._retry_pause = 0.0
-        # Whether it was said who has the lock, or that nobody may.
+        # Whether it was reported who holds the lock, or that nobody may take it.
         self._said = False
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the service of the lock did not answer when last asked."""
+        """Whether the lock service did not answer when it was last asked."""
         return self._outage.lasts
 
     def service_failed(self, why: str) -> float:
@@ -69,7 +70,7 @@ class Standby:
             self._outage.over()
 
     def explain_wait(self) -> None:
-        """Another process has the lock, or nobody may: say so."""
+        """Report that another process holds the lock, or that nobody may take it."""
         if not self._said:
             reason = self._describe_holder()
             self.logger.info('not run: %s', reason)
@@ -77,11 +78,12 @@ class Standby:
         self._said = True
 
     def reset(self) -> None:
-        """The lock is held, or free: who has it next is news."""
+        """The lock is held by this process, or free; when another process gets it,
+        that is reported again."""
         self._said = False
 
     def explain_no_run(self) -> ExitCode:
-        """Say why a process that is there for one run does not run."""
+        """Report why a process that is there for one run does not run."""
         if self.lock.wanted:
             reason = self._describe_holder()
             done = not self.lock.barred and self.agenda.is_in_hand(
@@ -90,7 +92,7 @@ class Standby:
         return self.explain_done()
 
     def explain_done(self) -> ExitCode:
-        """Say what the schedule has against a run: its slot is done, say."""
+        """Report that nothing is due by the schedule."""
         return self._report_no_run(self.agenda.describe(), True)
 
     def _report_no_run(self, reason: str, done: bool) -> ExitCode:

@@ -1,8 +1,8 @@
 """The supervisor: it has the loop and the lock, and runs no code of a task.
 
-It is the process that people start and signal.  The first thing that it does
-is to fork the run's process, which reads the command line and the settings
-and makes the task; what they say comes back as plain values.
+It is the process that people start and signal.  The first thing that it does is to
+fork the run's process, which reads the command line and the settings and makes the
+task.  Their values come back as plain data.
 """
 
 from __future__ import annotations
@@ -39,16 +39,15 @@ __all__ = ['ResolvedConfig', 'answers_of', 'configure_logging',
            'export_config', 'supervise']
 
 
-#: How long the answer to a question of a task may take, in seconds, before
-#: the supervisor is taken to stand still.
+#: How long the answer to a question of a task may take until the supervisor is taken
+#: to stand still, in seconds.
 LONGEST_ANSWER = 60.0
 
 
 class ResolvedConfig(Config):
-    """What the run's process has read from the command line, the environment
-    and the settings.
+    """The configuration, with the values that the run's process has read.
 
-    Options of a class of the user are here as well, as attributes.
+    Options of a user's own class are attributes here as well.
     """
 
     def __getattr__(self, name: str) -> object:
@@ -61,15 +60,15 @@ class ResolvedConfig(Config):
     def _restore_group(self, name: str, exported: dict[str, object]) -> object:
         declared = self.declared().get(name)
         if declared is None or declared.attrtype is None:
-            # Of the user: its class stays in the run's process.
+            # The class of this option is a user's, and stays in the run's process.
             return exported['values']
         return super()._restore_group(name, exported)
 
 
 def export_config(config: Config) -> dict[str, object]:
-    """Return *config* for the supervisor, fit for JSON."""
+    """Return *config* for the supervisor, as JSON takes it."""
     exported = config.export()
-    # It may have classes and functions in it, which JSON has not.
+    # It may have classes and functions in it, which JSON cannot hold.
     exported['values'].pop('logging', None)
     logging = None
     if config.logging is not None:
@@ -93,8 +92,8 @@ def supervise(body: Body) -> int:
         process ended with before there was a job.
     """
     fill_standard()
-    # Inherited from who started us, it would have the kernel throw away how
-    # children end.
+    # If SIGCHLD is ignored, which a process inherits from the one that started it,
+    # the kernel drops the exit codes of children.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if os.readlink('/proc/self') != str(os.getpid()):
         return _fail('/proc is that of another PID namespace, and what a run '
@@ -115,7 +114,7 @@ def supervise(body: Body) -> int:
             process.kill()
             return ExitCode.TERMINATED
         except (OSError, AttributeError) as exc:
-            # As the reason, one that says what to do about it, if there is.
+            # A need that is not met is the better reason, because it says what to do.
             return _fail(needs.missing() or f'no process can be started for '
                                             f'the task: {exc}')
         if 'exit' in told:
@@ -127,20 +126,20 @@ def supervise(body: Body) -> int:
 
 
 def _report_death(code: int) -> int:
-    """Say that the process ended before it had read its options.
+    """Report that the process ended before it had read its options.
 
-    :param code: its exit code, a signal as a negative number.
+    :param code: its exit code; a signal is a negative number.
     """
     print(f'runjob: error: the task cannot be imported: '
           f'{describe_end(code)}', file=sys.stderr)
-    # One that has lost its connection can still say that it was refused.
+    # A process that has lost its connection has reported itself that it was refused.
     return ExitCode.USAGE if code == ExitCode.USAGE else ExitCode.TASK_FAILED
 
 
 def _supervise(process: RunHandle, exported: Document,
                interrupts: Interrupts) -> int:
     if lack := needs.missing():
-        # Better no lock than one whose run nobody could end.
+        # Without these calls nobody could end a run, so there is no lock either.
         return _fail(lack)
     config = _restore(exported)
     if config.cold_standby:
@@ -177,9 +176,9 @@ def _supervise(process: RunHandle, exported: Document,
 
 
 def _refuse_half_a_lock(lock: BaseLock, config: Config) -> None:
-    """Refuse a lock of the user that no run can have.
+    """Refuse a user's lock that lacks methods.
 
-    :raises ConfigError: it lacks what every lock has to have.
+    :raises ConfigError: it lacks a method that each lock must have.
     """
     from jobslib.oneinstance import BaseLock
     lacking = [name for name in ('acquire', 'release', 'held')
@@ -222,8 +221,8 @@ def answers_of(lock: BaseLock, context: Context) -> Document:
     """Return what the run's process may ask, by name."""
     def patiently(call: Callable[..., object]) -> Callable[..., object]:
         def answer(*args: object) -> object:
-            # A service may be slow to answer, or a class of the user.  A
-            # supervisor that waits for it does not stand still.
+            # A service may be slow to answer, and so may a user's class.  While the
+            # supervisor waits for it, it must not be taken to stand still.
             lock.sign_of_life(LONGEST_ANSWER)
             try:
                 return call(*args)
@@ -265,12 +264,12 @@ def _run(process: RunHandle, lock: BaseLock, context: Context,
         return Runner(process, lock, config, agenda, clock, interrupts,
                       logger, observers).run()
     except ConfigError as exc:
-        # What only the service of the lock can know.
+        # Only the lock service could know that the option is wrong.
         return _refuse(str(exc))
 
 
 def _name_place(lock: BaseLock) -> str:
-    """Return what the lock is, and where, for the first line of the log."""
+    """Return the class of the lock and its place, for the first line of the log."""
     place = lock.place
     return ' '.join(filter(None, (
         type(lock).__name__, place['key'],
@@ -278,11 +277,11 @@ def _name_place(lock: BaseLock) -> str:
 
 
 def _find_records(lock: BaseLock, config: Config) -> Records:
-    """Return what can be known of the slots that a holder has begun."""
+    """Return what the holder writes into the ledger while it holds the lock."""
     if not config.keep_lock or lock.saves_for_nothing:
         return Records.BEGINS
-    # Without recoveries begins are recorded too, but nobody waits for that to
-    # be done: what is not known to be begun may have been begun all the same.
+    # Without recoveries each begin is recorded as well, but nobody waits until it
+    # is written, so a slot without a record may have begun all the same.
     if config.history or config.recoveries == 0:
         return Records.ENDS
     return Records.NOTHING
@@ -291,13 +290,14 @@ def _find_records(lock: BaseLock, config: Config) -> Records:
 def _make_observers(process: RunHandle, lock: BaseLock, context: Context,
                     config: Config, interrupts: Interrupts,
                     logger: logging.Logger) -> list[Observer]:
-    """Return who is told what the loop does, as far as configured."""
+    """Return the observers of the loop that are configured."""
     from jobslib.logs import RunFields
     from jobslib.loop.hooks import TaskHooks
-    # The fields first, so that what the others log has them.
+    # These are first, so that what the others log has the fields of the run.
     observers: list[Observer] = [RunFields(config.task_name)]
     if NOTIFY_SOCKET in os.environ:
-        # Next, so that the end is told before slow last pushes.
+        # This one is next, so that the end is told before a last push, which may be
+        # slow.
         from jobslib.notify import NotifyObserver
         notify = NotifyObserver.from_environment(logger)
         if notify is not None:
@@ -307,22 +307,22 @@ def _make_observers(process: RunHandle, lock: BaseLock, context: Context,
     if config.metrics.raw_value('backend') is not None:
         from jobslib.metrics.observer import MetricsObserver
         observers.append(MetricsObserver(context))
-    # The hooks last, so that nobody waits for them.
+    # The hooks are last, so that no other observer waits for them.
     observers.append(TaskHooks(
         process, lock, interrupts, logger, config.max_hook_time))
     return observers
 
 
 def configure_logging(config: Config) -> logging.Logger:
-    """Set logging up as *config* says; return the logger of the loop.
+    """Configure logging as *config* says; return the logger of the loop.
 
-    :raises ConfigError: the dict is refused by :mod:`logging.config`.
+    :raises ConfigError: :mod:`logging.config` refuses the dict.
     """
     import logging
 
     from jobslib.logs import install, make_handler
     if config.logging is None:
-        # Force: something may have been logged or configured at an import.
+        # Forced, because an import may have logged or configured something.
         logging.basicConfig(level=config.log_level.upper(), force=True,
                             handlers=[make_handler(config.log_format)])
     else:

@@ -1,9 +1,9 @@
 """The runs of this process that may be missing in the history.
 
-The history is written by who has the lock.  A process that was out of touch
-when its run ended has lost the lock, perhaps, before it could write.  So it
-remembers its runs until it knows that they are written, and hands in those
-that are missing when it gets through again.
+Only the holder of the lock writes the history.  A process that was out of touch with
+the lock service when its run ended may have lost the lock before it could write.  So
+it remembers its runs until it knows that they are written, and hands in those that
+are missing when it gets through again.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ MAX_RUNS = 50
 
 
 class Unrecorded:
-    """What is to be handed in, by hold: by the ``timestamp`` of its owner
-    record."""
+    """What is to be handed in, for each hold.
+
+    A hold is identified by the ``timestamp`` of its owner record.
+    """
 
     def __init__(self) -> None:
         self._holds: dict[float, list[Run]] = {}
@@ -45,7 +47,7 @@ class Unrecorded:
         return [run for runs in self._holds.values() for run in runs]
 
     def begin(self, hold: float | None) -> None:
-        """The lock was taken, or perhaps was, and no run has ended yet."""
+        """The lock was taken, or may have been, and no run has ended yet."""
         if hold is not None:
             self._holds.setdefault(hold, [])
             for old in list(self._holds)[:-MAX_HOLDS]:
@@ -58,16 +60,16 @@ class Unrecorded:
             self._holds[hold] = [*self._holds[hold], run][-MAX_RUNS:]
 
     def forget(self, hold: float) -> None:
-        """What is known of a hold is written, or handed in."""
+        """Forget a hold, since all that is known of it is written or handed in."""
         self._holds.pop(hold, None)
 
     def forget_all(self) -> None:
-        """The history is written, with all that was remembered."""
+        """Forget all, since the history is written with all of it."""
         self._holds.clear()
 
     def missing(self, history: History,
                 record: OwnerRecord | None) -> list[HandIn]:
-        """Return what the history lacks; all else is forgotten.
+        """Return what the history lacks, and forget the rest.
 
         :param history: as it is now.
         :param record: the owner record as it is now.

@@ -1,13 +1,13 @@
 """Metrics: what a job reports to a monitoring server.
 
-:class:`BaseMetrics` is what a backend has to offer; subclass it to add a kind
-of your own, and name the class in ``METRICS['backend']``.
+To add a backend of your own, subclass :class:`BaseMetrics` and name the class in
+``METRICS['backend']``.
 
 Metrics are a dict, one entry for each metric::
 
     {'rows': {'value': 42, 'tags': {'table': 'orders'}}}
 
-The value is a number, the tags are texts and may be left out.
+The value is a number.  The tags are strings, and may be left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jobslib.backends import BackendContext
 
     Metrics = dict[str, dict[str, Any]]
-    #: Name and sorted tags: what tells one series from another.
+    #: The name and the sorted tags, which together identify a series.
     Series = tuple[str, tuple[tuple[str, str], ...]]
 
 __all__ = ['BaseMetrics']
@@ -38,9 +38,9 @@ __all__ = ['BaseMetrics']
 class BaseMetrics:
     """Where metrics go.  Override :meth:`push`.
 
-    ``runjob`` calls ``push()`` in a thread of its own, one call at a time.
-    It may block, and what it raises is logged and tried again, so a server
-    that is down is of no consequence for a run.
+    ``runjob`` calls :meth:`push` in a thread of its own, one call at a time.  It
+    may block.  When it raises an exception, that is logged and the call is tried
+    again, so a server that is down does not concern the runs.
 
     :param context: the context of the task.
     :param options: the options of the backend, an ``OptionsConfig``.
@@ -73,9 +73,10 @@ class BaseMetrics:
         raise NotImplementedError(f'{type(self).__name__}.push')
 
     def push_many(self, batches: Iterable[Metrics]) -> None:
-        """Send several metrics, of which some may differ in their tags only.
+        """Send several dicts of metrics, since metrics of one name that differ in
+        their tags cannot be in the same dict.
 
-        To be overridden where one request can do it.
+        To be overridden where one request can carry all of them.
         """
         for metrics in batches:
             self.push(metrics)
@@ -91,6 +92,13 @@ class BaseMetrics:
         """
         return False
 
+    def wake(self) -> None:
+        """Take note that what :meth:`watch` was given returns something new.
+
+        The loop calls it at each event.  To be overridden by backends that read
+        in their own time, and want to do so now.
+        """
+
     def close(self) -> None:
         """Close what was opened; nothing is pushed any more."""
 
@@ -98,7 +106,7 @@ class BaseMetrics:
 def samples_of(metrics: Metrics) -> Iterator[tuple[Series, float]]:
     """Return the series in *metrics*, each with its value.
 
-    :raises ValueError: it is not what metrics look like.
+    :raises ValueError: they do not have the form of metrics.
     """
     for name, entry in metrics.items():
         if not (isinstance(name, str) and name and isinstance(entry, dict)
@@ -108,14 +116,15 @@ def samples_of(metrics: Metrics) -> Iterator[tuple[Series, float]]:
                 f"{{'value': NUMBER, 'tags': {{NAME: TEXT}}}}")
         value, tags = entry['value'], entry.get('tags') or {}
         if not isinstance(tags, dict):
-            raise ValueError(f'metric {name!r}: tags {tags!r} are no dict')
+            raise ValueError(f'metric {name!r}: tags {tags!r} are not a dict')
         if not isinstance(value, int | float):
-            raise ValueError(f'metric {name!r}: value {value!r} is no number')
+            raise ValueError(f'metric {name!r}: value {value!r} is not a number')
         try:
             value = float(value)
         except OverflowError:
             raise ValueError(f'metric {name!r}: value is too large') from None
-        # One text that cannot be sent would keep all others from being sent.
+        # Names and tags are made encodable here, because one that is not would
+        # keep all other metrics from being sent.
         yield (encodable(name), tuple(sorted(
             (encodable(str(tag)), encodable(str(text)))
             for tag, text in tags.items()))), value
@@ -143,7 +152,8 @@ def require(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ImportNameError:
         package = module.partition('.')[0]
-        # Not "jobslib[...]": that could bring the jobslib of the index.
+        # The message does not name "jobslib[...]", by which pip might install
+        # another version of jobslib.
         raise ConfigError(
             f'metrics: the package {package} is not installed; to install '
             f'it: pip install {package.replace("_", "-")} (the extra {extra} '
@@ -153,7 +163,7 @@ def require(module: str, extra: str) -> ModuleType:
 def check_url(group: ConfigGroup, name: str) -> None:
     """Refuse the option *name* of *group* unless it is a URL of a server.
 
-    :raises ConfigError: it is none, or has a password in it.
+    :raises ConfigError: it is not one, or has a password in it.
     """
     from urllib.parse import urlsplit
     try:
@@ -163,7 +173,7 @@ def check_url(group: ConfigGroup, name: str) -> None:
     except ValueError:
         good = False
     if good and '@' in parts.netloc:
-        # Not shown: it may have a password in it.
+        # The value is not shown, because it may have a password in it.
         raise ConfigError(
             f'{name}: user and password from {group.source(name)} are not '
             f'allowed in a URL; give them as the options user and password')

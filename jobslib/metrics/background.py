@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ['BackgroundMetrics']
 
-#: The least pause between two pushes, and the longest after failures.
+#: The least pause between two pushes, and the longest after failures, in seconds.
 PAUSE = 1.0
 LONGEST_PAUSE = 15.0
-#: How many series can wait; further ones are dropped.
+#: How many series can wait to be pushed; further ones are dropped.
 MOST_WAITING = 1000
-#: More, in seconds, than a queue can wait.
+#: The longest interval, in seconds; a queue cannot wait for longer.
 TOO_LONG = 1e9
-#: How long the end waits for the last push.
+#: How long the last push may delay the end of the process, in seconds.
 CLOSE_TIMEOUT = 2.0
 
 
@@ -42,9 +42,8 @@ class BackgroundMetrics(BaseMetrics):
     """Pushes to another backend, in a thread that starts when it is needed.
 
     No method blocks, whatever the backend does.  Of each series (a name with
-    its tags) the newest value is pushed, at most once in a second; a push
-    that fails is tried again.  A forked process starts anew, with nothing
-    to push.
+    its tags) the newest value is pushed, at most once a second; a push that
+    fails is tried again.  A forked process begins with nothing to push.
 
     :param backend: where they are pushed to.
     """
@@ -59,8 +58,8 @@ class BackgroundMetrics(BaseMetrics):
         os.register_at_fork(
             after_in_child=lambda: (method := reset()) and method())
 
-    # No method that a task calls takes a lock of Python's, see Background.
-    # What is used of dicts is atomic.
+    # No method that a task calls takes a lock of the threading module; Background
+    # says why.  The operations on dicts that are used here are atomic.
 
     def _reset(self) -> None:
         self._waiting: dict[Series, float] = {}
@@ -72,9 +71,9 @@ class BackgroundMetrics(BaseMetrics):
             longest_pause=LONGEST_PAUSE, finish=self._close_backend)
 
     def push(self, metrics: Metrics) -> None:
-        """Have *metrics* sent soon.
+        """Send *metrics* soon.
 
-        :raises ValueError: it is not what metrics look like.
+        :raises ValueError: they do not have the form of metrics.
         """
         for series, value in list(samples_of(metrics)):
             if (series in self._waiting
@@ -87,7 +86,7 @@ class BackgroundMetrics(BaseMetrics):
         self.wake()
 
     def watch(self, read: Callable[[], list[Metrics]]) -> bool:
-        """Have what *read* returns sent, now and at each :meth:`wake`."""
+        """Send what *read* returns, now and at each :meth:`wake`."""
         self._is_read_by_backend = self.backend.watch(read)
         self._read = read
         if not self._is_read_by_backend:
@@ -96,7 +95,7 @@ class BackgroundMetrics(BaseMetrics):
         return True
 
     def wake(self) -> None:
-        """Say that there is something new."""
+        """Let the thread push what is new."""
         self._pushes.submit(None)
 
     def close(self) -> None:
@@ -128,7 +127,7 @@ class BackgroundMetrics(BaseMetrics):
                 batches += self._read()
             self.backend.push_many(batches)
         except Exception:
-            # What has come in the meantime is newer.
+            # They are pushed the next time, unless a newer value has come.
             for series, value in samples.items():
                 self._waiting.setdefault(series, value)
             raise

@@ -41,11 +41,11 @@ def _username(group: ConfigGroup) -> Given | None:
 
 
 class InfluxDBMetrics(BaseMetrics):
-    """Writes to InfluxDB: each metric to a measurement of its name, as the
-    field ``value``.
+    """Writes each metric to a measurement of its name in InfluxDB, as the field
+    ``value``.
 
-    With a ``bucket`` it speaks the interface of InfluxDB 2, which InfluxDB
-    1.8 and 3 have too; with a ``database`` that of InfluxDB 1, for any 1.x.
+    With a ``bucket`` it uses the interface of InfluxDB 2, which InfluxDB 1.8 and
+    3 have as well; with a ``database`` the interface of InfluxDB 1, for any 1.x.
     """
 
     class OptionsConfig(BaseMetrics.OptionsConfig):
@@ -136,7 +136,8 @@ class InfluxDBMetrics(BaseMetrics):
 
     def __init__(self, context: BackendContext, options: object) -> None:
         super().__init__(context, options)
-        # Here, so that they are neither missed nor being imported later on.
+        # Imported here, so that a missing package is noticed at the start, and
+        # nothing is being imported when the process forks later.
         self._client = require('influxdb_client', 'influxdb')
         self._requests = require('requests', 'influxdb')
 
@@ -147,7 +148,7 @@ class InfluxDBMetrics(BaseMetrics):
         points = [self._point(name, tags, value)
                   for metrics in batches
                   for (name, tags), value in samples_of(metrics)
-                  # It knows no others.
+                  # InfluxDB does not know infinity and NaN.
                   if math.isfinite(value)]
         if not points:
             return
@@ -161,12 +162,13 @@ class InfluxDBMetrics(BaseMetrics):
         point = self._client.Point(self.options.prefix + name)
         for tag, text in tags:
             point.tag(tag, text)
-        # Always a float: a field cannot change its type.
+        # The value is always a float, because a field cannot change its type.
         return point.field('value', value)
 
     def _write_to_bucket(self, points: list[object]) -> None:
         options = self.options
-        # A connection for each push: none is shared with forked processes.
+        # Each push has its own connection, so that none is shared with a process
+        # that is forked later.
         with self._client.InfluxDBClient(
                 options.url, token=options.token, org=options.org,
                 timeout=round(1000 * options.timeout),
@@ -180,7 +182,7 @@ class InfluxDBMetrics(BaseMetrics):
                     f'{exc.status} {exc.reason}: {exc.message}') from None
 
     def _write_to_database(self, points: list[Any]) -> None:
-        # The client's own way of writing came with 1.8.
+        # The interface that the client has for this needs InfluxDB 1.8.
         options = self.options
         headers = {'Content-Type': 'text/plain; charset=utf-8'}
         if options.token is not None:
@@ -190,7 +192,7 @@ class InfluxDBMetrics(BaseMetrics):
             params={'db': options.database}, headers=headers,
             data='\n'.join(
                 point.to_line_protocol() for point in points).encode(),
-            # Bytes, because requests takes texts for Latin-1.
+            # Encoded here, because requests would encode strings as Latin-1.
             auth=(None if options.user is None else
                   (options.user.encode(), options.password.encode())),
             verify=options.ca_cert or True, timeout=options.timeout)

@@ -18,11 +18,21 @@ from jobslib.runs import Outcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Protocol
 
+    from jobslib.backends import BackendContext
     from jobslib.history import History
-    from jobslib.metrics import Metrics
+    from jobslib.metrics import BaseMetrics, Metrics
     from jobslib.runs import Run
+
+    class ReportingContext(BackendContext, Protocol):
+        """What is used of a :class:`jobslib.Context`."""
+
+        @property
+        def metrics(self) -> BaseMetrics: ...
+
+        @property
+        def one_instance_lock(self) -> object: ...
 
 __all__ = ['MetricsObserver']
 
@@ -30,14 +40,14 @@ __all__ = ['MetricsObserver']
 class MetricsObserver(Observer):
     """Turns what the loop does into metrics.
 
-    It keeps the newest state, and ``context.metrics`` reads it: in another
-    thread, whenever metrics are pushed or asked for.
+    It keeps the newest state, which ``context.metrics`` reads in another thread
+    whenever metrics are pushed or asked for.
 
     :param context: the context of the task.
     :param now: a clock that durations are taken from, in seconds.
     """
 
-    def __init__(self, context: Any,
+    def __init__(self, context: ReportingContext,
                  now: Callable[[], float] = time.monotonic) -> None:
         self._context = context
         self._metrics = context.metrics
@@ -75,8 +85,8 @@ class MetricsObserver(Observer):
         try:
             left = self._lease_left() if self._held else None
         except Exception:
-            # This is another thread than the lock's, which may be giving up
-            # the lease at this moment.
+            # This thread is not the one that uses the lock, which may be giving
+            # up its lease at this moment.
             left = None
         if left is None:
             return 0.0 if self._has_lease else None

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
+    from wsgiref.simple_server import WSGIServer
 
     from prometheus_client import Metric
 
@@ -28,13 +29,13 @@ __all__ = ['PrometheusMetrics']
 class PrometheusMetrics(BaseMetrics):
     """An endpoint that Prometheus scrapes, or a push gateway.
 
-    The endpoint is for jobs that run for long; the values of the loop are
-    those of the moment in which it is asked.  With ``--run-once``, or when
-    no port is given, metrics go to the push gateway, grouped by ``job`` and
-    ``instance`` (the machine).
+    The endpoint is for jobs that run all the time; it shows the state of the loop
+    at the moment of the request.  With ``--run-once``, or when no port is given,
+    metrics go to the push gateway, grouped by ``job`` and ``instance`` (the
+    machine).
 
-    Names that end in ``_total`` are counters, all others gauges.  What may
-    not stand in a name becomes ``_``.
+    Metrics whose names end in ``_total`` are counters, all others are gauges.
+    Characters that are not allowed in a name become ``_``.
     """
 
     class OptionsConfig(BaseMetrics.OptionsConfig):
@@ -83,12 +84,13 @@ class PrometheusMetrics(BaseMetrics):
 
     def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
-        # Here, so that it is neither missed nor being imported later on.
+        # Imported here, so that a missing package is noticed at the start, and
+        # nothing is being imported when the process forks later.
         self._client = require('prometheus_client', 'prometheus')
         self._core = require('prometheus_client.core', 'prometheus')
         self._samples: dict[Series, float] = {}
         self._read: Callable[[], list[Metrics]] | None = None
-        self._server: Any = None
+        self._server: WSGIServer | None = None
         self._is_forked = False
         run_once = getattr(context.config, 'run_once', False)
         self._pushes = options.push_gateway is not None and (
@@ -117,7 +119,7 @@ class PrometheusMetrics(BaseMetrics):
 
     def close(self) -> None:
         if self._server is not None:
-            # It takes up to half a second, which nobody has to wait for.
+            # It takes up to half a second, for which nothing needs to wait.
             threading.Thread(
                 target=_stop, args=(self._server,), daemon=True).start()
             self._server = None
@@ -135,7 +137,8 @@ class PrometheusMetrics(BaseMetrics):
             family = (self._core.CounterMetricFamily
                       if name.endswith('_total')
                       else self._core.GaugeMetricFamily)
-            # To Prometheus, an empty label is one that is not there.
+            # All series of a name have the same labels here; to Prometheus, an
+            # empty label is the same as none.
             labels = sorted({label for tags, _value in found
                              for label in tags})
             metric = family(name, HELP.get(name, ''), labels=labels)
@@ -155,13 +158,15 @@ class PrometheusMetrics(BaseMetrics):
     def _push_to_gateway(self) -> None:
         options = self.options
 
-        def handler(*args: Any, **kwargs: Any) -> Any:
-            return self._client.exposition.basic_auth_handler(
-                *args, **kwargs, username=options.user,
-                password=options.password)
+        def handler(*args: object, **kwargs: object) -> Callable[[], None]:
+            send: Callable[[], None] = (
+                self._client.exposition.basic_auth_handler(
+                    *args, **kwargs, username=options.user,
+                    password=options.password))
+            return send
 
-        # Metrics of other names stay: after a failure the time of the last
-        # success is still there.
+        # This way of pushing leaves metrics of other names there, so that after a
+        # failure the time of the last success can still be read.
         try:
             self._client.pushadd_to_gateway(
                 options.push_gateway,
@@ -182,7 +187,7 @@ class PrometheusMetrics(BaseMetrics):
             self._server = None
 
 
-def _stop(server: Any) -> None:
+def _stop(server: WSGIServer) -> None:
     server.shutdown()
     server.server_close()
 

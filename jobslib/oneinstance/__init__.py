@@ -42,16 +42,18 @@ class LockState:
     """What is known of a lock, and of the job that it is for.
 
     :param held: whether somebody holds the lock.
-    :param record: the owner record: of the holder, or, when nobody holds the
-        lock, what the last one left.
+    :param record: the owner record of the holder or, when nobody holds the
+        lock, the one that the last holder left.
     :param history: see :meth:`jobslib.history.History.export`.
     :param control: what operators ask of the job.
     :param progress: how far the run is, as :meth:`BaseLock.report_progress`
         was told; it is read as a :class:`~jobslib.runs.ProgressReport`.
-    :param others: the processes beside the holder that are ready to take the
-        lock, each a dict of ``fqdn`` and ``pid``; ``None``: not known.
-    :param token: the fencing token of the holder, if there is one.
-    :param handed_in: what is missing in the history, by name.
+    :param others: the processes that are ready to take the lock after the
+        holder, each a dict of ``fqdn`` and ``pid``; ``None`` if that is not
+        known.
+    :param token: the fencing token of the holder, if it has one.
+    :param handed_in: what was handed in for the history and is not merged into
+        it yet, by name.
     """
 
     def __init__(self, held: bool, record: dict[str, object] | None,
@@ -78,18 +80,18 @@ class LockState:
 
 
 class FoundLocks(dict[str, LockState]):
-    """The states of locks, by where each is: its key, its path.
+    """The states of locks, by the place of each: its key or its path.
 
-    :param address: what was asked for them.
-    :param prefix: what the places of locks begin with that were looked for.
+    :param address: the service, or the folder, that was asked for them.
+    :param prefix: what the places of these locks begin with.
     """
 
     def __init__(self, address: str, prefix: str) -> None:
         super().__init__()
         self.address = address
         self.prefix = prefix
-        #: What may be left out because it may not be read, and what to
-        #: grant; empty when all is there.
+        #: Why some locks may be missing, and what to grant; empty when all
+        #: could be read.
         self.missing = ''
 
 
@@ -118,15 +120,15 @@ class BaseLock:
                  'seconds, is treated as hung.')
 
     #: Whether the process of the lock is a supervisor, which runs no code of
-    #: users: its runs are in processes below it.  The loop sets it.
+    #: users: its runs are processes below it.  The loop sets it.
     supervised = False
 
-    #: Whether :meth:`save_history` costs next to nothing, so that it is called
-    #: before each run as well.
+    #: Whether :meth:`save_history` costs next to nothing, so that it can be
+    #: called before each run as well.
     saves_for_nothing = False
 
-    #: Processes of runs that end by themselves, and are not to be ended with
-    #: what an interrupted run has left.  The loop sets it.
+    #: The processes of runs that end by themselves.  They are not to be killed
+    #: with what else an interrupted run has left.  The loop sets it.
     spared: Collection[int] = ()
 
     def __init__(self, context: BackendContext, options: Any) -> None:
@@ -144,8 +146,8 @@ class BaseLock:
         #: Whether there was something to take the lock for.
         self.wanted = True
         self._previous_record: dict[str, object] | None = None
-        #: The history that the holder before left, or ``None``; set by a
-        #: lock that keeps one when it acquires.
+        #: The history that the previous holder left, or ``None``; a lock that
+        #: keeps one sets it when it acquires.
         self.previous_history: Mapping[str, object] | None = None
         #: What the loop leaves beside the lock when it releases it, as
         #: :meth:`jobslib.history.History.export` returns it.
@@ -167,18 +169,20 @@ class BaseLock:
 
     @cached_property
     def watchdog(self) -> Watchdog:
-        """What stops a run that hangs, or that takes too long."""
+        """What limits a run that hangs or takes too long."""
         return LimitsWatchdog(
             getattr(self.options, 'grace', None) or GRACE,
             getattr(self.options, 'heartbeat', None))
 
     @property
     def previous_record(self) -> dict[str, object] | None:
-        """The record of the holder before, or ``None``.
+        """The owner record of the previous holder, or ``None``.
 
-        A lock with an owner record sets it when it acquires, before it
-        writes its own record, so that this one goes on with the schedule of
-        the holder before.
+        A lock that has owner records sets it in :meth:`acquire`, before it
+        writes its own.  That asks :attr:`inherit_schedule` whether there is
+        something to take the lock for, and sets :attr:`wanted` and
+        :attr:`schedule`: when :attr:`wanted` is false afterwards, the lock must
+        not be taken.
         """
         return self._previous_record
 
@@ -201,17 +205,18 @@ class BaseLock:
     def control(self) -> Control:
         """What operators ask of the job, as far as this process knows.
 
-        Cheap, and without a wait: the loop looks at it twice a second.
+        The loop looks at it twice a second, so it must neither wait nor send a
+        request.
         """
         return Control()
 
     @property
     def place(self) -> dict[str, str | None]:
-        """Where the lock is: ``backend``, the dotted path of its class,
-        ``address``, of the service or the machine that has it, and ``key``,
-        its name there.
+        """Where the lock is.
 
-        To be extended by subclasses.
+        A dict of ``backend``, the dotted path of its class; ``address``, of the
+        service or machine that it is on; and ``key``, its name there.  To be
+        extended by subclasses.
         """
         return {'backend': f'{type(self).__module__}.{type(self).__qualname__}',
                 'address': None, 'key': None}
@@ -223,7 +228,7 @@ class BaseLock:
 
     @property
     def fencing_token(self) -> int | None:
-        """A number that grows with every acquisition, while held.
+        """A number that is greater with each acquisition.
 
         ``None`` when the lock is not held, or has no such number.
         """
@@ -263,14 +268,14 @@ class BaseLock:
     def wait(self, timeout: float) -> None:
         """Return when the lock may be free, or after *timeout* seconds.
 
-        It does not start processes and wait for their ends: the loop takes
-        leave of all children that end meanwhile.
+        It must not start a process and wait for its end, because the loop
+        reaps all children that end meanwhile.
         """
         raise NotImplementedError
 
     def peek(self) -> None:
-        """Bring :attr:`control` up to date, where that takes a question to
-        the lock's service, while the lock is not held.
+        """Bring :attr:`control` up to date while the lock is not held, if that
+        takes a request to the lock's service.
 
         :raises LockUnavailableError: the lock's service did not answer.
         """
@@ -299,12 +304,12 @@ class BaseLock:
         return {}
 
     def hand_in(self, handed_in: HandIn) -> bool:
-        """Leave what is missing in the history for its holder to merge.
+        """Hand in what is missing in the history, for the holder to merge.
 
-        This process does not hold the lock.
+        Called while this process does not hold the lock.
 
-        :returns: whether that is done; else it is to be tried again.
-        :raises NotImplementedError: no history outlives a lost lock.
+        :returns: whether it is handed in; otherwise it is tried again later.
+        :raises NotImplementedError: the lock keeps no history for others.
         :raises LockUnavailableError: the lock's service did not answer.
         """
         raise NotImplementedError(
@@ -325,39 +330,43 @@ class BaseLock:
         return None
 
     def close(self) -> None:
-        """Give up whatever the lock has, in whatever state it is."""
+        """Free whatever the lock has, whatever state it is in."""
 
-    # For the run's process, see jobslib.run; the supervisor has the lock.
+    # What follows is for the run's process, see jobslib.run.  The lock itself is
+    # in the supervisor.
 
     @property
     def marker(self) -> str | None:
-        """A mark for what runs start, by which it can be found; 32
-        hexadecimal digits.  ``None``: any will do."""
+        """The mark by which the processes that runs start are found: 32
+        hexadecimal digits, or ``None`` if any will do."""
         return None
 
     def sign_of_life(self, seconds: float = 0.0) -> None:
-        """The supervisor is at work; called a few times in a second while
-        the lock is held.
+        """Take note that the supervisor is at work.
 
-        :param seconds: for so long it may not be heard of.
+        Called several times a second while the lock is held.
+
+        :param seconds: for how long the supervisor may be silent from now on.
         """
 
     def handles(self) -> Sequence[int]:
-        """Return descriptors that the run's process has to have as well,
-        while the lock is held."""
+        """Return the descriptors that the run's process must have as well while
+        the lock is held."""
         return ()
 
     def adopt_handles(self, descriptors: Sequence[int]) -> None:
-        """Make use of what :meth:`handles` returned, in the run's process."""
+        """Take over the descriptors of :meth:`handles`; called in the run's
+        process."""
 
     def refresh_in_run(self) -> bool | None:
-        """Return what :meth:`refresh` returns, in the run's process.
+        """Return what :meth:`refresh` would; called in the run's process.
 
-        ``None``: that cannot be known here, and the supervisor is asked.
+        ``None`` means that this process cannot know it; then the supervisor is
+        asked.
         """
         return None
 
-    # For operators; see the commands of runjob.
+    # What follows is for operators, see the commands of runjob.
 
     def look(self) -> LockState:
         """Return what is known of the lock and its job, whoever has it.
@@ -368,10 +377,12 @@ class BaseLock:
         return LockState(owner is not None, owner)
 
     def ask(self, control: Control, expected: Control) -> bool:
-        """Ask *control* of the job; false if something else than *expected* is
-        asked by now.
+        """Replace what is asked of the job by *control*.
 
-        :raises NotImplementedError: the lock cannot be asked anything.
+        :param expected: what *control* was made from.
+        :returns: false if something else than *expected* is asked by now; then
+            nothing is changed.
+        :raises NotImplementedError: the lock cannot be told anything.
         :raises LockUnavailableError: the lock's service did not answer.
         """
         raise NotImplementedError(
@@ -389,13 +400,13 @@ class BaseLock:
     @classmethod
     def find_all(cls, context: BackendContext, options: Any,
                  prefix: str | None = None) -> FoundLocks:
-        """Return the locks of all jobs, by where they are; of their history
-        the newest run is enough.
+        """Return the locks of all jobs, by their places.
 
-        :param prefix: what the place of the lock begins with, its key for
-            instance; by default where locks are that are not configured
-            otherwise.
-        :raises NotImplementedError: the lock does not know of others.
+        Of the history of each the newest run is enough.
+
+        :param prefix: what the places of the locks begin with, such as their
+            keys; by default those that are not configured otherwise.
+        :raises NotImplementedError: locks of this kind do not know of others.
         :raises LockUnavailableError: the lock's service did not answer.
         """
         raise NotImplementedError(
@@ -403,11 +414,11 @@ class BaseLock:
 
     @classmethod
     def diagnose(cls, context: BackendContext, options: Any) -> list[Finding]:
-        """Say whether such a lock could be used; for ``runjob check``.
+        """Find out whether such a lock could be used; for ``runjob check``.
 
-        To be overridden.  It must neither disturb who holds the lock nor
-        leave anything behind.  ``context.config.task_cls`` is ``None`` when
-        no task is named.
+        To be overridden.  It must neither disturb a holder of the lock nor leave
+        anything behind.  ``context.config.task_cls`` is ``None`` when no task is
+        named.
 
         :raises ConfigError: an option is refused.
         """
@@ -416,21 +427,22 @@ class BaseLock:
     @classmethod
     def compare_clocks(cls, context: BackendContext,
                        options: Any) -> tuple[float, float] | None:
-        """Return by how many seconds the clock of this machine is ahead of
-        that of the lock's service: at least, and at most; negative where it
-        is behind.  For ``runjob check``.
+        """Compare the clock of this machine with that of the lock's service; for
+        ``runjob check``.
 
-        ``None``: there is no service, or it does not tell its time.  To be
-        overridden.
+        To be overridden.
 
+        :returns: by how many seconds this machine is ahead, at least and at
+            most, negative where it is behind; ``None`` if there is no service,
+            or it does not tell its time.
         :raises LockUnavailableError: the lock's service did not answer.
         """
         return None
 
     def make_record(self) -> dict[str, Any]:
-        """Return what the owner record says of this process.
+        """Return the owner record of this process.
 
-        To be extended by subclasses; the values must fit into JSON.
+        To be extended by subclasses; JSON must be able to hold the values.
         """
         return {
             'fqdn': self.machine(),
@@ -444,9 +456,8 @@ class BaseLock:
     def _unsettled(self) -> dict[str, object]:
         """Return what the record says of holders that vanished.
 
-        Their runs are in the history when this one has written it; who reads
-        before that, or takes the lock when this one vanishes too, finds them
-        here.
+        Their runs get into the history when this holder writes it.  Until then,
+        and when this holder vanishes as well, others find them here.
         """
         record = OwnerRecord.parse(self.previous_record)
         keeps = self.supervised and bool(
@@ -464,7 +475,7 @@ class BaseLock:
 
     def _find_restraint(self, control: Control,
                         record: dict[str, object] | None) -> str | None:
-        """Say why this process may not take a free lock, if it may not."""
+        """Return why this process may not take a free lock, if it may not."""
         return self._restraint.find(
             control, OwnerRecord.parse(record), time.monotonic())
 

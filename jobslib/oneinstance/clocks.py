@@ -1,16 +1,15 @@
 """How far the clock of this machine is from that of a service.
 
 A service that answers by HTTP tells its time in the header ``Date``, in whole
-seconds: its clock is then up to a second further.  It read it between the
-moments at which the request was sent and the answer came.  So each answer says
-of the difference that it is between two bounds, a second and a request apart,
-and of several answers the narrowest bounds count.
+seconds; its clock is then up to a second further.  It looked at its clock between
+the moment at which the request was sent and the moment at which the answer came.
+So each answer gives two bounds of the difference, which are a second and the time
+of the request apart, and of several answers the narrowest bounds count.
 
-Where these leave open whether the difference is more than :data:`LIMIT`, one
-more request tells, if it is sent at the right moment: the limit is a whole
-second, so in the instant in which a second of this machine begins or ends, the
-service's clock shows one second or the next, on one side of the limit or the
-other.
+When these leave open whether the difference is more than :data:`LIMIT`, one more
+request decides it, if it is sent at the right moment.  The limit is a whole second.
+So at the instant in which a second of this machine ends, the service shows one
+second if the difference is below the limit, and the next one if it is above.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from jobslib.clock import Clock
 
 __all__ = ['LIMIT', 'compare']
 
-#: From so many seconds on, a whole number, a difference is worth a warning.
+#: The difference that is worth a warning, in whole seconds.
 LIMIT = 1.0
 
-# How long before a second ends, and after one has begun, a request is sent that
-# has to be answered in, or sent after, that instant; in seconds.
+# How far from the instant at which a second ends the request is sent that decides,
+# in seconds: before it when the answer must come in time, after it otherwise.
 MARGIN = 0.05
 
 Bounds = tuple[float, float]
@@ -35,15 +34,17 @@ Bounds = tuple[float, float]
 
 def compare(ask: Callable[[], str | None],
             clock: Clock | None = None) -> Bounds | None:
-    """Return by how many seconds this machine is ahead: at least, and at most.
+    """Return by how many seconds this machine is ahead, at least and at most.
 
-    Both are negative where it is behind.  ``None``: the service does not say.
+    Both are negative where it is behind.  It is ``None`` when the service does
+    not tell its time.
 
     :param ask: sends a request and returns the ``Date`` of the answer.
     :param clock: the clocks of this machine.
     """
     clock = clock or Clock()
-    # The first request may have to connect, which takes its time.
+    # Two requests, because the first one may have to connect, which makes its
+    # bounds wide.
     bounds = _narrowed(_measure(ask, clock), _measure(ask, clock))
     if bounds is None:
         return None
@@ -72,7 +73,8 @@ def _narrowed(first: Bounds | None, second: Bounds | None) -> Bounds | None:
     if first is None or second is None:
         return second
     low, high = max(first[0], second[0]), min(first[1], second[1])
-    # A clock was set between the two.
+    # When the bounds contradict each other, one of the clocks was set between
+    # the two requests.
     return (low, high) if low <= high else second
 
 

@@ -48,33 +48,39 @@ __all__ = ['ConsulLock']
 #: The signal by which the keeper interrupts a run.
 INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
 
+# The pause before a lock is tried again that was refused although it was free,
+# because its lock-delay is not over yet, in seconds.
 REFUSED_PAUSE = 0.5
+# How often it is looked whether a free lock may be taken again, in seconds, while
+# something other than a pause forbids it.
 BARRED_WAIT = 2.0
-# For how long a key that was read free need not be read again.
+# How long a key that was read free counts as just read, in seconds.
 JUST_READ = 0.5
-# A transaction has 64 operations at most.
+# How much that was handed in is removed at once: Consul takes 64 operations in a
+# transaction.
 MAX_MERGED = 50
-# How long on_acquired() may take, if the process of the lock must not stand
-# still.
+# How long on_acquired() may take until a supervisor is taken to stand still, in
+# seconds.
 LONGEST_HOOK = 60.0
-# How long a signal waits, at the most, for a session that is being created.
+# How long a signal waits for a session that is being created, in seconds.
 UNDISTURBED = 1.0
 
 
 class ConsulLock(BaseLock):
     """One instance across machines.
 
-    A key of Consul, held by a session that a process of its own renews; see
-    the guide for what that guarantees.  To be subclassed: what the owner
-    record says (:meth:`make_record`) and what happens when the lock comes
-    and goes (:meth:`on_acquired`, :meth:`on_released`, :meth:`on_lost`).
+    The lock is a key of Consul, held by a session that a process of its own
+    renews; see the guide for what that guarantees.  A subclass can extend the
+    owner record (:meth:`make_record`), and do something when the lock was taken
+    and when it is gone (:meth:`on_acquired`, :meth:`on_released`,
+    :meth:`on_lost`).
 
-    Usable without ``runjob`` too: between :meth:`acquire` and
-    :meth:`release`, the loss of the lock raises
-    :class:`jobslib.OneInstanceWatchdogError` in the main thread, and
-    :meth:`release` has to follow within the grace time; else the process is
-    killed, with all that it started.  When acquired outside the main thread
-    there is no interrupt, only the kill.
+    It can be used without ``runjob`` as well.  When the lock is lost between
+    :meth:`acquire` and :meth:`release`,
+    :class:`jobslib.OneInstanceWatchdogError` is raised in the main thread, and
+    :meth:`release` must follow within the grace time; otherwise the process is
+    killed, with all that it started.  A lock that was acquired in another
+    thread interrupts nothing: the process is only killed.
     """
 
     class OptionsConfig(ConsulOptions):
@@ -92,24 +98,27 @@ class ConsulLock(BaseLock):
         self._previous_handler: (
             Callable[[int, FrameType | None], object] | int | None) = None
         self._handles_interrupt = False
-        # The last state of the key that was read, and since when it is free.
+        # The state of the key as it was read last.
         self._state: KeyState | None = None
         # The key as wait() found it free, and when.
         self._found_free: tuple[KeyState, float] | None = None
+        # The index of the key when it was read free first, and when.
         self._free_since: tuple[int, float] | None = None
+        # The index at which a free key was refused, because of its lock-delay.
         self._refused: int | None = None
-        # The record that was seen last with a holder, and its fencing token.
+        # The record that was read last while the lock was held, and the fencing
+        # token of its holder.
         self._seen: tuple[bytes | None, int] = None, 0
-        # What the keeper knows of the lease, in the run's process.
+        # In the run's process: what it shares with the keeper.
         self._run_memory: LeaseMemory | None = None
-        # What was read last of what operators ask, and its version.
+        # The version of what operators ask as it was read last, and what it is.
         self._control = 0, Control()
 
     @cached_property
     def client(self) -> ConsulClient:
         """The client of Consul."""
-        # Imported late: the client library takes longer to import than all
-        # the rest.
+        # Imported here, because it takes longer than all the rest, and the run's
+        # process does not need it.
         from jobslib.consul.client import ConsulClient
         return ConsulClient(
             self.options.endpoint, self.options.retry_max_attempts,
@@ -169,7 +178,8 @@ class ConsulLock(BaseLock):
         with contextlib.closing(self.client):
             acquired = self._acquire()
         if acquired and not self.refresh():
-            # Lost in the same instant, and nobody there to be interrupted.
+            # The lock was lost in the same instant, before there was a run that
+            # could be interrupted.
             self.unheard = self._record
             if self.release():
                 self.unheard = None
@@ -224,8 +234,9 @@ class ConsulLock(BaseLock):
     def _read_record(self, state: KeyState) -> dict[str, object] | None:
         """Return the record of the last holder.
 
-        One that vanished has not written its fencing token, and the index of
-        the key is another by now; who waited for it has seen it.
+        A holder that vanished has not written its fencing token into it, and the
+        key has another index by now.  A process that has waited for the lock has
+        seen the token, and adds it.
         """
         record, (seen, token) = parse(state.record), self._seen
         if record is not None and state.record == seen:
@@ -233,11 +244,10 @@ class ConsulLock(BaseLock):
         return record
 
     def _give_back_unknown(self, state: KeyState) -> None:
-        """Give back a key that the session of this process has without its
-        knowing.
+        """Give back a lock that the session of this process holds unknowingly.
 
-        As no session is used again that has a request in doubt, this is not
-        to be expected; but if it happened, nobody would ever run again.
+        It should never happen, because a session with a request in doubt is not
+        used again.  But if it did, nobody would ever run again.
         """
         lease = self._lease
         if (lease is not None and self._pid == os.getpid()
@@ -312,8 +322,8 @@ class ConsulLock(BaseLock):
     def get_lock_owner_info(self) -> dict[str, Any] | None:
         if (self.supervised and self.held and self._lease is not None
                 and self._lease.is_valid()):
-            # A supervisor with a run does not wait for Consul to say what it
-            # knows: it could be late, and the run is to be looked after.
+            # A supervisor knows the answer itself.  It does not wait for Consul,
+            # which may be slow, while it has to look after a run.
             return dict(self._record)
         with contextlib.closing(self.client):
             state = self.client.read(self.key)
@@ -323,7 +333,7 @@ class ConsulLock(BaseLock):
         try:
             self._wait(timeout)
         finally:
-            # A key that is free is taken at once, by the same connection.
+            # A lock that is free is taken next, by the same connection.
             if self._found_free is None:
                 self.client.close()
 
@@ -332,22 +342,26 @@ class ConsulLock(BaseLock):
         ends = time.monotonic() + timeout
         state = self._state
         if state is None or state.session is None:
-            # Old news, or somebody else was faster.
+            # That the lock was free is old, or somebody else was faster.
             state = self._read()
         while state.session is not None or self._find_restraint_in(state):
-            # Made in advance, so that taking over costs one request, and
-            # again if it ended meanwhile: by it a standby is seen.
+            # The session is made in advance, so that taking over costs a single
+            # request, and is made again if it has ended meanwhile: others see
+            # by it that this process waits.
             self._get_lease()
             left = ends - time.monotonic()
             if left <= 0:
                 return
             if state.session is None and (
                     Control.parse(state.control).paused is None):
-                # A restraint that is no pause ends by itself.
+                # Other restraints than a pause end after some time, which
+                # changes nothing in Consul.
                 left = min(left, BARRED_WAIT)
             state = self._read(state.index, left)
         if state.modify_index == self._refused:
-            # Free, and still Consul's delay is on it.
+            # The key is free, but Consul has just refused it, because its
+            # lock-delay is not over.  The end of the delay does not change the
+            # key, so a blocking query would not tell; it is simply tried again.
             time.sleep(min(REFUSED_PAUSE, timeout))
         self._found_free = state, time.monotonic()
 
@@ -413,7 +427,8 @@ class ConsulLock(BaseLock):
     def close(self) -> None:
         self._token = None
         self._drop_lease()
-        # The handler of a lock that came later passes on to this one.
+        # If another lock has installed its handler since, this one stays: it is
+        # called by the other.
         if (self._handles_interrupt and _in_main_thread()
                 and signal.getsignal(INTERRUPT_SIGNAL) == self._interrupt):
             self._handles_interrupt = False
@@ -441,7 +456,7 @@ class ConsulLock(BaseLock):
         from jobslib.oneinstance.clocks import compare
         with contextlib.closing(Transport(options.endpoint)) as transport:
             def ask() -> str | None:
-                # It takes no rights, and each answer has the time.
+                # This request needs no rights, and its answer has the time.
                 return transport.request('GET', '/v1/status/leader').header('Date')
             try:
                 return compare(ask)
@@ -476,8 +491,8 @@ class ConsulLock(BaseLock):
     def force_release(self) -> None:
         """End the session of the holder.
 
-        Its run is interrupted; nobody else gets the lock before the holder's
-        lock-delay is over, by when its keeper has ended the run.
+        That interrupts its run.  Nobody else gets the lock before the holder's
+        lock-delay is over, and by then its keeper has ended the run.
         """
         with contextlib.closing(self.client):
             session = self.client.read(self.key).session
@@ -514,8 +529,9 @@ class ConsulLock(BaseLock):
     def _just_found_free(self) -> KeyState | None:
         """Return the state of the key if :meth:`wait` has just read it free.
 
-        Then it is not read again: it can be taken as it was read only.  It
-        is returned once; when it has been used, the key is another.
+        Then it need not be read again: if the key has changed since, it cannot
+        be taken as that state.  The state is returned once, because the key
+        changes when it is used.
         """
         found, self._found_free = self._found_free, None
         if found is None or time.monotonic() > found[1] + JUST_READ:
@@ -550,7 +566,8 @@ class ConsulLock(BaseLock):
                     self.key, json.dumps(self._record).encode(),
                     lease.session, state)
             except SessionLostError as exc:
-                # Lost while there was nothing to lose: make another.
+                # The session has ended while nothing was held, so another one
+                # can be made.
                 self.logger.debug('the session was lost while idle')
                 self._drop_lease()
                 if final:
@@ -560,7 +577,8 @@ class ConsulLock(BaseLock):
                 lease.hold(sent, self._record, acquired.token,
                            self._handle_interrupts())
             elif self.client.is_doubtful(lease.session):
-                # Its keeper gives back what may have been taken unheard.
+                # The request may still be carried out.  The keeper gives back
+                # what may have been taken by it.
                 self.unheard = self._record
                 self._drop_lease()
             else:
@@ -570,18 +588,19 @@ class ConsulLock(BaseLock):
 
     def _get_lease(self) -> Lease:
         if self._pid != os.getpid():
-            # A session lets in all who share it, and this one's keeper is
-            # that of the process that was forked.
+            # This process was forked.  The session and its keeper belong to the
+            # parent, and two processes with one session would both get the lock.
             self._pid, self._lease, self._token = os.getpid(), None, None
         if self._lease is not None and self._lease.has_ended:
             self.logger.debug('the session was lost while idle')
             self._drop_lease()
         if self._lease is None:
-            # Better no lock than one that nobody can keep; a supervisor has
-            # asked for itself and its lock.
+            # Where the system lacks what a keeper needs, there is no lock, rather
+            # than one that nobody keeps.  A supervisor has looked already.
             if not self.supervised and (lack := needs.missing()):
                 raise LockUnavailableError(lack)
-            # An interrupt raised in there would leave the session behind.
+            # If an interrupt were raised in there, a session would be left that
+            # nobody knows.
             _call_undisturbed(self._make_lease)
         assert self._lease is not None
         return self._lease
@@ -599,14 +618,14 @@ class ConsulLock(BaseLock):
             self._lease = Lease(
                 session, self.key, self.options.endpoint, self.timings, check,
                 self.supervised, made, self._about())
-            # Other memory, that counts versions anew.
+            # The new keeper counts the versions from the beginning.
             self._control = 0, Control()
         except BaseException:
             self.client.destroy_session(session)
             raise
 
     def _about(self) -> dict[str, str]:
-        """Return what the keeper's lines in the log say of the job."""
+        """Return what the keeper has to know for its lines in the log."""
         config = self.context.config
         return {'task': config.task_name, 'fqdn': self.machine(),
                 'format': getattr(config, 'log_format', 'text')}
@@ -615,7 +634,7 @@ class ConsulLock(BaseLock):
         """Return the id of the check that the session is to be bound to."""
         if self.timings.check_ttl is None:
             return None
-        # Those of processes that ended without a chance to clear up.
+        # First remove the checks of processes that could not do so themselves.
         self.client.deregister_checks(name)
         check = f'jobslib-{os.urandom(16).hex()}'
         self.client.register_check(check, name, self.timings.check_ttl)
@@ -655,12 +674,12 @@ class ConsulLock(BaseLock):
                 lease.memory.reason,
                 overdue=lease.memory.state == LeaseMemory.STOPPING))
         elif callable(self._previous_handler):
-            # That of another lock of this process.
+            # The signal is about another lock of this process.
             self._previous_handler(signum, frame)
 
 
 class KeeperWatchdog(Watchdog):
-    """Has the keeper of the lease do the work."""
+    """Leaves the limits of the run to the keeper of the lease."""
 
     def __init__(self, lock: ConsulLock) -> None:
         super().__init__(lock.timings.grace, lock.options.heartbeat)
@@ -686,9 +705,10 @@ class KeeperWatchdog(Watchdog):
 
 
 def _call_undisturbed(call: Callable[[], None]) -> None:
-    """Call in a thread, where no signal handler can raise anything.
+    """Call *call* in a thread, where no signal handler can raise anything.
 
-    What a handler raises here meanwhile is raised on, a moment later.
+    What a handler raises meanwhile in this thread is raised when the call has
+    returned, or after :data:`UNDISTURBED` seconds.
     """
     errors: list[BaseException] = []
     done = threading.Event()

@@ -15,15 +15,16 @@ ENV = 'JOBSLIB_ONE_INSTANCE_CONSUL_'
 
 MAX_LOCK_DELAY = 60.0
 MIN_CHECK_TTL = 2.0
-# With less no lease is possible, whatever the other timings are.
+# With a shorter lock-delay there is no time to stop a run, whatever the other
+# timings are.
 LEAST_LOCK_DELAY = 1.7
 
 
 class ConsulOptions(ConsulConnection, BaseLock.OptionsConfig, env=ENV):
     """Options of :class:`jobslib.oneinstance.consul.ConsulLock`.
 
-    The standard variables of Consul's own tools (``CONSUL_HTTP_ADDR``
-    and its like) count where nothing else is given.
+    The standard variables of Consul's own tools, such as ``CONSUL_HTTP_ADDR``,
+    count where nothing else is given.
     """
 
     # The old names are those of jobslib 2.

@@ -1,4 +1,4 @@
-"""The state of jobs as Consul has it, and what they can be told by it."""
+"""The keys of jobs in Consul, read into types, and written from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobslib.reading import mappings
 
 __all__ = ['ask', 'find_all', 'find_handed_in', 'hand_in', 'look']
 
-# What a lock's key has, and none of those beside it.
+# Fields that an owner record has, and no value of a key beside a lock.
 OF_A_LOCK = {'task', 'pid', 'schedule'}
 
 
@@ -45,7 +45,8 @@ def ask(client: ConsulClient, key: str, control: Control,
         expected: Control) -> bool:
     """Write *control*, unless something else than *expected* is asked by now.
 
-    :raises LockUnavailableError: the token may not.
+    :returns: whether it was written.
+    :raises LockUnavailableError: the token may not write it.
     """
     return view.write_control(
         client, key, control.encode(),
@@ -53,9 +54,10 @@ def ask(client: ConsulClient, key: str, control: Control,
 
 
 def _without_old_runs(state: LockState) -> LockState:
-    """Return *state* with the newest run only, which is what is shown of
-    each of many jobs."""
-    # What is handed in may take the place of any of them.
+    """Return *state* with its newest run only, since no other is shown in a list
+    of jobs."""
+    # When something was handed in, it may turn out to be newer than the last run,
+    # and all runs are needed to merge it.
     if state.history is not None and not state.handed_in:
         newest = mappings(state.history.get('newest'))
         state.history = {**state.history, 'newest': newest[-1:]}
@@ -68,10 +70,11 @@ def find_handed_in(client: ConsulClient, key: str) -> dict[str, HandIn]:
 
 
 def hand_in(client: ConsulClient, key: str, handed_in: HandIn) -> bool:
-    """Leave *handed_in* for the next holder to merge, or for the present one,
-    which is told so; false if it could not be done just now.
+    """Hand *handed_in* in, for the next holder to merge, or for the present one,
+    which is told to look for it.
 
-    :raises LockUnavailableError: the token may not.
+    :returns: false if it could not be done just now.
+    :raises LockUnavailableError: the token may not write it.
     """
     def change(value: bytes | None) -> bytes | None:
         control = Control.parse(value)

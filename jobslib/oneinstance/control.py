@@ -31,22 +31,23 @@ MAX_SKIPS = 5
 
 
 class Control:
-    """What is asked of a job, as kept beside its lock.
+    """What is asked of a job, kept beside its lock.
 
-    A request is meant for one holder, the one with its fencing token, and is
-    done with when somebody else has the lock; so it needs no clearing up.
+    A request is meant for one holder, the one with the fencing token in it.  When
+    somebody else holds the lock it has no effect any more, so nobody has to
+    remove it.
 
     :param paused: the pause, while the job is paused.
-    :param request: that the holder is to give up the lock.
-    :param pauses: the last pauses that are over, from and to, UNIX times:
-        slots that fell into them are skipped.
-    :param stop: that the run that is under way is to end.  The holder removes
-        it when that is done.
-    :param skips: slots that are not to be run.
-    :param extra: a run that is wanted beside the schedule.  The holder removes
-        it when the run has ended.
-    :param handed_in: whether there is something to merge into the history; the
-        holder removes it when it has done that.
+    :param request: asks the holder to give up the lock.
+    :param pauses: the last pauses that are over, each with its begin and its
+        end as UNIX times; slots that fell into them are skipped.
+    :param stop: asks the holder to end the run that is under way.  The holder
+        removes it when that is done.
+    :param skips: the slots that are not to be run.
+    :param extra: asks for a run beside the schedule.  The holder removes it when
+        that run has ended.
+    :param handed_in: whether something was handed in for the history.  The
+        holder removes it when it has merged that.
     """
 
     def __init__(self, paused: Pause | None = None,
@@ -64,18 +65,18 @@ class Control:
         self.handed_in = handed_in
 
     def changed(self, **values: object) -> Control:
-        """Return the same with other *values*."""
+        """Return a copy with these *values* replaced."""
         return Control(**{**vars(self), **values})
 
     @classmethod
     def parse(cls, data: bytes | None) -> Control:
-        """Return what *data* asks for; nothing if it cannot be read."""
+        """Return what *data* asks for, which is nothing if it cannot be read."""
         from jobslib.oneinstance.record import parse
         return cls.load(parse(data))
 
     @classmethod
     def load(cls, exported: Document | None) -> Control:
-        """Return what :meth:`export` described."""
+        """Return the control that :meth:`export` has described."""
         asked = mapping(exported)
         skips = [Skip.parse(each) for each in mappings(asked.get('skips'))]
         return cls(
@@ -87,7 +88,8 @@ class Control:
             Extra.parse(asked.get('extra')), asked.get('handed_in') is True)
 
     def export(self) -> Document:
-        """Return it, fit for JSON."""
+        """Return it as JSON takes it; what is rare is left out when it is not
+        there."""
         rare = {
             'pauses': self.pauses, 'stop': self.stop and self.stop.export(),
             'skips': [skip.export() for skip in self.skips],
@@ -98,8 +100,8 @@ class Control:
                 **{name: each for name, each in rare.items() if each}}
 
     def encode(self) -> bytes:
-        """Return it as JSON, as short as can be: the memory in which a lease
-        keeper shows it to its holder is small."""
+        """Return it as JSON, as short as possible, because the memory by which a
+        lease keeper shows it to the holder is small."""
         import json
         return json.dumps(self.export(), ensure_ascii=False,
                           separators=(',', ':')).encode(
@@ -122,7 +124,8 @@ class Control:
         return self.changed(paused=None, pauses=pauses[-MAX_PAUSES:])
 
     def demand(self, token: int | None) -> str | None:
-        """Say why the holder with *token* has to release the lock."""
+        """Return why the holder with *token* has to release the lock, ``None`` if
+        it need not."""
         if self.paused is not None:
             reason = ' '.join(self.paused.reason.split())
             said = f'paused by {self.paused.who}'
@@ -157,22 +160,22 @@ def _parse_pauses(found: object) -> list[tuple[float, float]]:
 
 
 class Restraint:
-    """Decides whether a process that is free to take the lock may do so.
+    """Decides whether this process may take a lock that is free.
 
-    :param fqdn: of this machine.
+    :param fqdn: the name of this machine.
     """
 
     def __init__(self, fqdn: str) -> None:
         self.fqdn = fqdn
-        # The holder that the request seen last was for, and when it was first
-        # seen.
+        # The last request: the fencing token of the holder that it was meant
+        # for, and when it was seen first.
         self._seen: tuple[int, float] | None = None
 
     def find(self, control: Control, record: OwnerRecord | None,
              now: float) -> str | None:
-        """Say why this process may not take the lock, ``None`` if it may.
+        """Return why this process may not take the lock, ``None`` if it may.
 
-        :param record: what the last holder left.
+        :param record: the owner record of the last holder.
         :param now: seconds of a clock that does not jump.
         """
         if control.paused is not None:

@@ -1,4 +1,4 @@
-"""What a lock can say of itself before it is used, see ``runjob check``."""
+"""What is found out before a lock is used, see ``runjob check``."""
 
 import os
 
@@ -19,7 +19,7 @@ __all__ = ['DENIED', 'DOUBTFUL', 'FAILED', 'NOT_TRIED', 'OK', 'Finding',
 def examine_system() -> list[Finding]:
     """Return what the kernel, or a sandbox, does not let a job do.
 
-    It is one line when nothing is missing.
+    When nothing is missing, it is one finding that says so.
     """
     missing = [Finding(what, FAILED, error)
                for what, error in needs.examine() if error is not None]

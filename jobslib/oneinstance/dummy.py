@@ -7,22 +7,18 @@ import time
 
 from jobslib.oneinstance import BaseLock
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 __all__ = ['DummyLock']
 
 
 class DummyLock(BaseLock):
-    """Always says yes: every process runs the task.
+    """A lock that is always free: each process runs the task.
 
     It has no fencing token and no owner record.
     """
 
-    # The process that holds it: a forked child does not.
+    # The id of the process that holds it, so that a forked child does not.
     _holder: int | None = None
-    # What this process left when it released the lock.
+    # The record that this process left when it released the lock last.
     _left: dict[str, object] | None = None
 
     @property

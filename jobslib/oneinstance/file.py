@@ -37,10 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ['FileLock']
 
+# How often a lock that is waited for is looked at, in seconds.
 POLL_INTERVAL = 0.1
-# The mark of what the runs of a holder start, and the id of no process.
+# What the mark of a holder's runs looks like.
 MARKER = '[0-9a-f]{32}'
+# A process id that no process has.
 NOBODY = -1
+# How much of a lock file is read, in bytes.
 MAX_SIZE = 1 << 20
 
 # struct flock of <fcntl.h>: l_type, l_whence, l_start, l_len, l_pid.
@@ -73,7 +76,7 @@ class FileLock(BaseLock):
 
     def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
-        # Absolute, because a task may change its current folder.
+        # Made absolute here, because a task may change the current folder.
         folder = os.path.abspath(options.folder or default_folder())
         name = file_name(context.config.task_name)
         self.path = os.path.join(folder, f'{name}.lock')
@@ -83,10 +86,11 @@ class FileLock(BaseLock):
         self._fd: int | None = None
         self._token: int | None = None
         self._announced = False
-        # The file that is locked, in the run's process.
+        # In the run's process: the status of the file that is locked.
         self._locked: os.stat_result | None = None
         self._marker = os.urandom(16).hex()
-        # A forked child must neither keep the lock alive nor hold it.
+        # A forked child does not hold the lock, and must not keep it locked when
+        # its parent is gone.
         forget = weakref.WeakMethod(self._forget)
         os.register_at_fork(
             after_in_child=lambda: (method := forget()) and method())
@@ -165,9 +169,9 @@ class FileLock(BaseLock):
         self._locked = os.fstat(descriptors[0])
 
     def refresh_in_run(self) -> bool | None:
-        # By what was seen of the file, not by the descriptor, which the task
-        # may have closed.  A task that has changed its user or its root may
-        # not see the file any more: then the supervisor is asked.
+        # The descriptor is not used, because the task may have closed it; the
+        # status of the file is known.  A task that has changed its user or its
+        # root folder may not see the file any more; then the supervisor is asked.
         return self._locked is None or _is_at(self.path, self._locked) or None
 
     def get_lock_owner_info(self) -> dict[str, Any] | None:
@@ -240,7 +244,7 @@ class FileLock(BaseLock):
                         f'{path}.lock is missing')
                     continue
                 except OSError:
-                    # A folder, say, or a link: no lock is in there.
+                    # It is a folder or a link, and not the file of a lock.
                     continue
                 task = state.owner.task
                 if task is not None and task.startswith(prefix or ''):
@@ -267,7 +271,7 @@ class FileLock(BaseLock):
         return self.barred is None
 
     def _inherit(self, record: Mapping[str, object] | None) -> None:
-        """Learn what the holder before has left."""
+        """Take over what the previous holder has left."""
         left = dict(record or {})
         history = mapping(left.pop('history', None))
         left.pop('progress', None)
@@ -277,13 +281,14 @@ class FileLock(BaseLock):
     def _end_leftovers(self, record: dict[str, object]) -> None:
         """End what a holder that vanished has left running.
 
-        With its supervisor the kernel has killed its run, but not what that
-        had started; nobody was left to do so.
+        When its supervisor died, the kernel has killed the run's process, but
+        not the processes that this one had started.
         """
         marker = record.get('marker')
         if ('released' in record or not isinstance(marker, str)
                 or not re.fullmatch(MARKER, marker)
-                # Left by it, too, to take its place.
+                # This process is itself one of those, and must not end them: a
+                # run may have started it to take its place.
                 or processes.is_marked(os.getpid(), marker)):
             return
         count = processes.end(
@@ -335,8 +340,8 @@ class FileLock(BaseLock):
             if exc.errno in (errno.EACCES, errno.EAGAIN):
                 return False
             raise self._unavailable(exc) from exc
-        # The file may have been deleted since it was opened; then the lock
-        # is one of a file that nobody else will ever open.
+        # The file may have been deleted since it was opened.  Then others lock
+        # another file at this path, and this lock means nothing.
         return _same_file(fd, self.path)
 
     def _is_ours(self) -> bool:
@@ -372,7 +377,7 @@ def _is_at(path: str, status: os.stat_result) -> bool:
     try:
         return os.path.samestat(status, os.lstat(path))
     except OSError:
-        # Missing, or no place that anybody could open it at.
+        # The file is missing, or cannot be reached at this path.
         return False
 
 
@@ -385,8 +390,8 @@ def _is_locked(fd: int) -> bool:
 def _reserve(fd: int, size: int) -> None:
     """Make room for *size* bytes.
 
-    Without it, what a full disk cannot take would be cut off, and what was
-    there before would be half overwritten.
+    Otherwise a write to a full disk would be cut short when a part of the old
+    record is overwritten already.
     """
     if os.fstat(fd).st_size < size:
         try:
@@ -398,8 +403,8 @@ def _reserve(fd: int, size: int) -> None:
 
 def _read(fd: int) -> dict[str, object] | None:
     """Return the record in the file, ``None`` if there is none to read."""
-    # Beyond the first line is the rest of a longer record, of a writer that
-    # has not yet cut it off, or was killed before it could.
+    # After the first line there may be the rest of a longer record, which the
+    # writer has not cut off yet, or did not come to cut off.
     return parse(os.pread(fd, MAX_SIZE, 0).partition(b'\n')[0])
 
 
@@ -421,8 +426,8 @@ def _state(path: str, control: Control) -> LockState:
 
 
 def _next_token(previous: Mapping[str, object] | None) -> int:
-    # Microseconds of the wall clock as the least value: the token grows
-    # even over a file that was deleted or damaged.
+    # At least the microseconds of the wall clock, so that the token grows even
+    # when the file with the last one was deleted or damaged.
     now = time.time_ns() // 1000
     last = count((previous or {}).get('token'))
     return now if last is None else max(now, last + 1)

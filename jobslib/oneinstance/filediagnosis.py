@@ -1,4 +1,4 @@
-"""Whether a folder can have the files of locks, and who holds one."""
+"""Whether a folder can hold lock files, and who holds one of these locks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ['examine']
 
 def examine(folder: str, lock: BaseLock | None,
             path: str = '') -> list[Finding]:
-    """Return what is found of *folder*, and of *path*, the file of *lock*."""
+    """Return the findings about *folder*, and about *path*, the file of *lock*."""
     found = [_examine_folder(folder)]
     if lock is None:
         found.append(Finding('read the lock file', NOT_TRIED,

@@ -1,4 +1,4 @@
-"""The folder of the lock files of a user, and what lies beside them."""
+"""The folder of a user's lock files, and the control files in it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from jobslib.oneinstance.control import Control
 __all__ = ['ControlFile', 'default_folder', 'file_name',
            'make_private_folder', 'refuse_folder']
 
+# How much of a control file is read, in bytes.
 MAX_SIZE = 1 << 16
-# What Linux allows, without the longest extension.
+# The longest name that Linux allows, without the longest extension.
 MAX_NAME = 255 - len('.control.new')
 
 
 class ControlFile:
     """What operators ask of a job, in a file beside its lock.
 
-    :param path: of the file.
+    :param path: the path of the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -30,26 +31,27 @@ class ControlFile:
         self._known: tuple[object, Control] = None, Control()
 
     def read(self) -> Control:
-        """Return what is asked; cheap while that does not change."""
+        """Return what is asked; the file is read only when it has changed."""
         try:
             found = os.stat(self.path)
         except OSError:
             return Control()
-        # Each write makes another file.
+        # Each write makes a new file.
         version = found.st_ino, found.st_mtime_ns
         if self._known[0] != version:
             self._known = version, Control.parse(self._load())
         return self._known[1]
 
     def write(self, control: Control, expected: Control) -> bool:
-        """Ask *control*; false if something else than *expected* is asked by now.
+        """Write *control*, unless something else than *expected* is asked by now.
 
-        :raises OSError: the folder is not there, or cannot be written to.
+        :returns: whether it was written.
+        :raises OSError: the folder does not exist, or cannot be written to.
         """
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
         temporary = f'{self.path}.new'
         try:
-            # One operator at a time.
+            # One operator at a time may compare and write.
             fcntl.flock(folder, fcntl.LOCK_EX)
             if Control.parse(self._load()).export() != expected.export():
                 return False
@@ -82,14 +84,14 @@ def default_folder() -> str:
 
 
 def make_private_folder(folder: str) -> None:
-    """Make *folder*, unless it is there.
+    """Make *folder*, unless it exists.
 
-    :raises LockUnavailableError: others could plant a lock in it.
+    :raises LockUnavailableError: others could put a lock file into it.
     """
     try:
         os.makedirs(folder, 0o700, exist_ok=True)
     except FileExistsError:
-        # Something else has the name, which is said next.
+        # Something that is not a folder has this name; that is refused next.
         pass
     refuse_folder(folder)
 
@@ -97,7 +99,7 @@ def make_private_folder(folder: str) -> None:
 def refuse_folder(folder: str) -> None:
     """Refuse a folder that others could tamper with.
 
-    :raises LockUnavailableError: it is such a one.
+    :raises LockUnavailableError: they could; the message says how.
     """
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
@@ -124,6 +126,6 @@ def file_name(task_name: str) -> str:
     if len(name) > MAX_NAME:
         raise ConfigError(
             f'name: {task_name!r} is not allowed; allowed for a lock file: at '
-            f'most {MAX_NAME} characters, where each byte that is no ASCII '
-            f'letter, digit, dot, hyphen or underscore takes three')
+            f'most {MAX_NAME} characters, where each byte that is not an '
+            f'ASCII letter, digit, dot, hyphen or underscore takes three')
     return name

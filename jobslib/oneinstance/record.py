@@ -1,4 +1,4 @@
-"""Reading what others have written."""
+"""Reading the JSON that other processes have written."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def parse(data: bytes | None) -> Document | None:
 
 def with_asked_run(record: Document | None,
                    extra: Extra | None) -> Document | None:
-    """Return the record of the last holder with the run that it had begun
-    because an operator asked for it, if it vanished in that run.
+    """Return the record of the last holder, with the run in which it vanished if
+    an operator had asked for that run.
 
-    Of such a run the schedule in the record knows nothing: that it began is
-    noted in the request alone.
+    The schedule in the record does not have such a run; only the request says that
+    it began.
 
-    :param record: the record of a holder that has the lock no more.
+    :param record: the record of a holder that does not hold the lock any more.
     :param extra: the request that is pending.
     """
     if record is None or extra is None or extra.began is None or (
             'released' in record or 'killed' in record):
         return record
     owner = OwnerRecord(record)
-    # Who vanishes may not have written its token.
+    # A holder that vanished may not have written its token; then the times tell.
     is_its = (extra.began >= (owner.timestamp or 0.0) if owner.token is None
               else extra.token == owner.token)
     if not is_its:

@@ -1,7 +1,7 @@
-"""What operators can ask of a job, each a value with who asks, and when.
+"""What operators can ask of a job: values that say who asks, and when.
 
-``parse()`` reads what was written, and returns ``None`` for anything else;
-``export()`` returns it, fit for JSON.
+``parse()`` makes one from JSON that was read, or returns ``None`` if it is not
+one; ``export()`` returns it as JSON takes it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ['PATIENCE', 'Extra', 'Pause', 'Request', 'Skip', 'Stop']
 
-#: For how long, in seconds, who released the lock when asked to stands back
-#: for others, and who a handover passes by, for the one that it is for.
+#: For how long a request keeps processes from a lock that is free, in seconds:
+#: after a release the one that has released it, and during a handover all but
+#: those of the machine that is to have it.
 PATIENCE = {'release': 10.0, 'handover': 30.0}
 
 
 class Asked:
-    """What all of them have.
+    """The base of all that can be asked.
 
     :param by: who asks, for people.
     :param timestamp: when, as UNIX time.
@@ -45,11 +46,11 @@ class Asked:
 
     @property
     def who(self) -> str:
-        """Who asks; somebody, if that is not known."""
+        """Who asks; ``somebody`` if that is not known."""
         return self.by or 'somebody'
 
     def export(self) -> Document:
-        """Return it, fit for JSON."""
+        """Return it as JSON takes it."""
         found: dict[str, object] = {}
         if self.by is not None:
             found['by'] = self.by
@@ -87,7 +88,7 @@ class Pause(Asked):
 
 
 class Request(Asked):
-    """The holder is to give up the lock.
+    """Asks the holder to give up the lock.
 
     :param do: ``release`` or ``handover``.
     :param token: the fencing token of the holder.
@@ -121,7 +122,7 @@ class Request(Asked):
 
 
 class Stop(Asked):
-    """The run that is under way is to end.
+    """Asks the holder to end the run that is under way.
 
     :param token: the fencing token of the holder.
     """
@@ -144,13 +145,13 @@ class Stop(Asked):
 
 
 class Extra(Asked):
-    """A run is wanted beside the schedule.
+    """Asks for a run beside the schedule.
 
-    :param id: tells it from others.
-    :param slot: the slot that it is for, a UNIX time, or ``None``.
-    :param tries: how often a holder has begun it.
-    :param token: the fencing token of the last of them.
-    :param began: when that one began it, as UNIX time.
+    :param id: tells the request from others.
+    :param slot: the slot that the run is for, a UNIX time, or ``None``.
+    :param tries: how often a holder has begun the run.
+    :param token: the fencing token of the last holder that did.
+    :param began: when that holder began it, as UNIX time.
     """
 
     def __init__(self, id: str, by: str | None = None,
@@ -186,7 +187,7 @@ class Extra(Asked):
 
 
 class Skip(Asked):
-    """A slot is not to be run.
+    """Asks that a slot is not run.
 
     :param slot: the slot, a UNIX time.
     """

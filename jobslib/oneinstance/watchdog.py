@@ -1,4 +1,4 @@
-"""The watchdog of a run: what ends one that hangs or takes too long."""
+"""The watchdog of a run: it notices a run that hangs or takes too long."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
 __all__ = ['LimitsWatchdog', 'Watchdog']
 
 INFINITE = float('inf')
@@ -20,8 +19,8 @@ INFINITE = float('inf')
 class Watchdog:
     """Knows how long a run may take, and how long it may be silent.
 
-    The supervisor asks it, interrupts the run, and kills it when that does
-    not stop it.
+    The supervisor asks it, and interrupts a run that is overdue.  A run that
+    does not stop then is killed.
 
     :param grace: from the interrupt to the kill, in seconds.
     :param heartbeat: the longest silence of a run in seconds, or ``None``.
@@ -38,8 +37,8 @@ class Watchdog:
               run: dict[str, object] | None = None) -> None:
         """A run begins, which may take *max_run_time* seconds.
 
-        :param run: :meth:`jobslib.runs.Run.export`, for who sees the run end
-            with its process.
+        :param run: the run as :meth:`jobslib.runs.Run.export` describes it, for
+            a watchdog that writes down how it ended if its process dies.
         """
         raise NotImplementedError
 
@@ -48,7 +47,7 @@ class Watchdog:
         raise NotImplementedError
 
     def stopping(self) -> None:
-        """The run was told to stop; give it the grace time."""
+        """The run was told to stop, and gets the grace time."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -56,15 +55,16 @@ class Watchdog:
         raise NotImplementedError
 
     def overdue(self) -> str | None:
-        """Say why the run has to stop now, ``None`` if it need not.
+        """Return why the run has to stop now, ``None`` if it need not.
 
-        A watchdog that sees to it in another way never says so.
+        It is always ``None`` where something else interrupts the run, as a lease
+        keeper does.
         """
         return None
 
     def due(self) -> float:
-        """Return when :meth:`overdue` is to be asked at the latest, as
-        ``clock.now()`` has it."""
+        """Return by when :meth:`overdue` has to be asked again, a time of
+        :func:`jobslib.clock.now`."""
         return INFINITE
 
 
@@ -95,7 +95,7 @@ class LimitsWatchdog(Watchdog):
         self._beat = self._clock()
 
     def stopping(self) -> None:
-        # The run is told; it is not told twice.
+        # The run was told to stop already, so it is not overdue any more.
         self._watching = False
 
     def stop(self) -> None:

@@ -155,13 +155,17 @@ class RunHandle:
         self._busy = True
         self._kill_at = None
         try:
-            if not self.lives:
+            is_new = not self.lives
+            if is_new:
                 self.start()
+            # Asked in advance: it makes the task as soon as it has read its options,
+            # without waiting for this process in between.
+            self.begin_making()
+            if is_new:
                 told = self.first_word()
                 if 'exit' in told:
                     return ('there is no process for the task: '
                             f'{describe_end(told["exit"])}')
-            self.begin_making()
             told = self.end_making()
         except OSError as exc:
             return f'there is no process for the task: {exc}'

@@ -80,7 +80,8 @@ def end_with(root: int, marker: str, owners: Iterable[int], since: int,
     :param report: called with a line that says what is waited for.
     :returns: what was ended but *owners*, each as ``COMMAND (pid PID)``.
     """
-    # Only now can be told what is a helper of which process.
+    # Looked at before the kill, because afterwards it is not known any more which
+    # process a helper belongs to.
     left = processes.leftovers(root, frozenset({root, *owners}))
     processes.end(root, None, marker, set(), tick, since, report=report)
     return [_shown(pid, name) for (pid, _), name in sorted(left.items())]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, NoReturn
 
+    from jobslib.backends import BackendContext
     from jobslib.documents import Document
     from jobslib.history import HandIn
     from jobslib.metrics import BaseMetrics
@@ -73,7 +74,8 @@ class Link:
         self._show_handles()
         return self.lock
 
-    def make_metrics(self, context: object, options: object) -> BaseMetrics:
+    def make_metrics(self, context: BackendContext,
+                     options: object) -> BaseMetrics:
         """Return the metrics as a task sees them."""
         from jobslib.run.metrics import SupervisedMetrics
         return SupervisedMetrics(self.tell, context, options)

@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from jobslib.documents import Document
-
 __all__ = ['Memory']
 
 DOUBLE = struct.Struct('<d')
@@ -115,12 +113,9 @@ class Memory:
         kind, reason = self._load(INTERRUPT)
         return kind, reason
 
-    def result(self, number: int) -> Document | None:
+    def result(self, number: int) -> Any:
         """Return the result of request *number*, ``None`` before its end."""
-        if self._get(FINISHED) != number:
-            return None
-        result: Document | None = self._load(RESULT)
-        return result
+        return self._load(RESULT) if self._get(FINISHED) == number else None
 
     def _get(self, offset: int) -> int:
         value: int = LONG.unpack_from(self._memory, offset)[0]

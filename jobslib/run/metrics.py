@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from jobslib.backends import BackendContext
     from jobslib.metrics import Metrics
 
 __all__ = ['SupervisedMetrics']
@@ -21,7 +22,7 @@ class SupervisedMetrics(BaseMetrics):
         :meth:`jobslib.run.link.Link.tell`.
     """
 
-    def __init__(self, tell: Callable[..., None], context: Any,
+    def __init__(self, tell: Callable[..., None], context: BackendContext,
                  options: Any) -> None:
         super().__init__(context, options)
         self._tell = tell

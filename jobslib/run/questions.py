@@ -1,5 +1,5 @@
-"""What a task asks its supervisor, and is answered; see :mod:`~jobslib.run.link`
-for the side of the task."""
+"""Answering what a task asks its supervisor; the side of the task is in
+:mod:`~jobslib.run.link`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ['Questions']
 
-# So many are answered at once, however fast others come.
+# How many questions are answered before something else is done, however fast they
+# come.
 MOST_QUESTIONS = 1000
 
 
 class Questions:
-    """The questions of one process after the other."""
+    """The questions of the run's process, and of those that take its place."""
 
     def __init__(self) -> None:
-        #: What a question is answered with, by method.
+        #: What answers the questions, by the name of the method.
         self.answers: dict[str, Callable[..., object]] = {}
-        #: Where they come from, while there is a process that can ask.
+        #: The channel that brings them, while there is a process that can ask.
         self.channel: Channel | None = None
 
     def answer_all(self) -> None:
-        """Answer what is asked, without a wait.
+        """Answer what is asked by now.
 
         Threads that a run has left may ask something at any time.
         """
@@ -57,7 +58,7 @@ class Questions:
                 pass
 
     def close(self) -> None:
-        """Nothing more is asked, or answered."""
+        """Close the channel, so that nothing more is asked or answered."""
         if self.channel is not None:
             self.channel.close()
             self.channel = None
@@ -73,5 +74,5 @@ class Questions:
         except (LockError, NotImplementedError) as exc:
             return {'error': str(exc)}
         except Exception as exc:
-            # A lock of the user's, say, with a mistake in it.
+            # A lock of a user may have a mistake in it.
             return {'error': describe(exc)}

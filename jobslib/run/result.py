@@ -1,4 +1,4 @@
-"""How a request to the run's process ended, and how the process did."""
+"""How a request to the run's process ended, and how that process ended."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ['Result', 'describe_end']
 class Result:
     """How a request to the run's process ended.
 
-    :param outcome: of the run, or of the hook.
+    :param outcome: the outcome of the run, or of the hook.
     :param error: type and first line of what was raised, or how the process
         ended.
     :param message: the whole message of what was raised.
     :param traceback: ``None`` where the message explains the failure.
-    :param closed: whether the process can be asked nothing any more.
+    :param closed: whether the process cannot be sent another request.
     """
 
     def __init__(self, outcome: str, error: str | None = None,
@@ -38,8 +38,8 @@ class Result:
     def killed(cls, status: int, interrupt: Interrupt | None) -> Result:
         """Return the result of a request that the process did not survive.
 
-        :param status: with which it ended.
-        :param interrupt: that interrupted the request before, if one did.
+        :param status: the exit status of the process.
+        :param interrupt: what had interrupted the request before, if anything.
         """
         how = describe_end(os.waitstatus_to_exitcode(status))
         return cls(Outcome.KILLED.value,
@@ -47,9 +47,9 @@ class Result:
 
 
 def describe_end(code: int) -> str:
-    """Say how a process ended.
+    """Return how a process ended, in words.
 
-    :param code: its exit code, a signal as a negative number.
+    :param code: its exit code; a signal is a negative number.
     """
     if code >= 0:
         return f'its process ended with exit code {code}'

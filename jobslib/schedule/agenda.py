@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ['NEVER', 'Agenda', 'read_ledger']
 
-#: From so many seconds on, a difference between the clocks of a machine means
-#: that the wall clock was set.
+#: When the wall clock and the clock that never jumps have come apart by this, in
+#: seconds, the wall clock was set.
 STEP = 1.0
 #: The year 9999, the last that dates can show, as UNIX time.  Intervals and
-#: pauses can be so long that nothing is due before: never, for people.
+#: pauses can be so long that nothing is due before; for people that is never.
 NEVER = 253_370_764_800.0
-#: The clocks are not compared if reading them took longer, in seconds.
+#: When reading the two clocks took longer than this, in seconds, they cannot be
+#: compared.
 AT_ONCE = 0.1
 
 
@@ -40,7 +41,7 @@ class Agenda:
     :param clock: the clocks of this machine.
     :param by: the name of this machine.
     :param keeps: whether the lock is kept between runs, so that it is taken
-        whether anything is due or not.
+        even when nothing is due.
     :param records: what is written into the ledger while the lock is held.
     :param one_run: whether the process is there for one run only.
     """
@@ -49,7 +50,8 @@ class Agenda:
                  keeps: bool = False, records: Records = Records.BEGINS,
                  one_run: bool = False) -> None:
         if one_run and not plan.has_slots:
-            # Somebody wants this run: the pause is for those of a loop.
+            # Somebody has asked for this run now.  The pauses of the schedule are
+            # for runs that a loop begins.
             plan.rhythm = Endless(backs_off=False)
         self.plan = plan
         self.clock = clock
@@ -58,31 +60,31 @@ class Agenda:
         self.one_run = one_run
         self.records = records
         now = clock.wall()
-        # The wall clock less the one that never jumps.
+        # By how much the wall clock is ahead of the clock that never jumps.
         self._offset = now - clock.now()
         self.memory = (Memory.of_one_run(plan, now) if one_run
-                       else Memory(now))
+                       else Memory.of_a_loop(plan, now))
         #: The ledger, while the lock is held.
         self.ledger = Ledger(plan.fingerprint, now)
         #: UNIX time at which there may be something to do.
         self.due = now
         #: What was decided last.
         self.decision: Decision | None = None
-        #: Slots that were given up and are not reported yet, and whether
-        #: there are more of them.
+        #: The slots that were given up and are not reported yet, and whether
+        #: there are more of them than these.
         self.given_up: list[GivenUp] = []
         self.more = False
-        #: When the job was paused: from and to, UNIX times.
+        #: When the job was paused: the begin and the end of each pause.
         self.pauses: Sequence[tuple[float, float]] = ()
-        #: Slots that are not to be run.
+        #: The slots that are not to be run.
         self.skips: Sequence[float] = ()
         #: Whether a run is wanted beside the schedule.
         self.extra = False
-        # The ledger that the last decision is about, and that from before a
-        # run that was decided on and has not begun.
+        # The ledger that the last decision was made from.
         self._found: Ledger | None = None
+        # While a run is decided on and has not begun: the ledger without it.
         self._before: Ledger | None = None
-        # What is given up if the lock is acquired.
+        # The slots that are given up if the lock is taken.
         self._giving_up: list[GivenUp] = []
 
     @property
@@ -92,19 +94,20 @@ class Agenda:
 
     @property
     def seconds_left(self) -> float:
-        """In how many seconds there may be something to do."""
+        """In how many seconds there may be something to do; negative if that
+        time has passed."""
         now = self._now()
         return self.due - now
 
     @property
     def is_imminent(self) -> bool:
-        """Whether a slot has come, and only its jitter is waited for."""
+        """Whether the time of a slot has come and only its jitter is left."""
         return 0 < self.seconds_left <= self.plan.jitter
 
     @property
     def retries(self) -> bool:
-        """Whether the slot that failed is to be tried again, before a later
-        one is due."""
+        """Whether the newest slot is to be tried again before a later one is
+        due."""
         return self.ledger.state is State.OPEN and retry_at(
             self.plan, self.ledger, self.clock.wall()) <= self.due
 
@@ -115,8 +118,10 @@ class Agenda:
         return reason.value if reason else None
 
     def is_in_hand(self, record: OwnerRecord | None) -> bool:
-        """Return whether who has the lock, with *record* in it, runs the slot
-        that is due.
+        """Return whether the holder of the lock takes care of the slot that is
+        due, or has already.
+
+        :param record: the owner record of the holder.
         """
         ledger, _ = read_ledger(record)
         if ledger is None or not self.plan.has_slots:
@@ -132,7 +137,8 @@ class Agenda:
         return self._found is not None and self.memory.distrusts(self._found)
 
     def describe(self) -> str:
-        """Say what became of the newest slot, and when the next is due."""
+        """Return a line that says what became of the newest slot, and when the
+        next one is due."""
         assert self.decision is not None
         ledger = self.decision.ledger
         parts = []
@@ -153,7 +159,8 @@ class Agenda:
         return '; '.join(parts)
 
     def explain(self) -> str:
-        """Say when the job is due, and when next, as far as that is known."""
+        """Return a line that says when the job is due, and when next, as far as
+        that is known."""
         rhythm = self.plan.rhythm
         if self.one_run and not self.plan.has_slots:
             return 'one run, now'
@@ -173,7 +180,7 @@ class Agenda:
 
     def shown(self, at: float) -> str:
         """Return the UNIX time *at* by the clocks of the schedule's zone, or
-        that it is never."""
+        ``never``."""
         if at >= NEVER:
             return 'never'
         from jobslib.schedule.calendars import Calendar
@@ -202,17 +209,18 @@ class Agenda:
         return f'{text} and {count} before it'
 
     def consider(self, record: OwnerRecord | None) -> Document | None:
-        """Return the ledger to take the free lock with; ``None`` if it is not
-        to be taken.
+        """Decide whether a lock that is free is taken.
 
-        :param record: the owner record that was found.
+        :param record: the owner record that was found in it.
+        :returns: the ledger to take it with, ``None`` if it is not to be taken.
         """
-        # When it was considered before, another process was faster, and has
-        # written what is done about the slots.
+        # What was decided before is void: if the lock was not taken then, another
+        # process was faster, and has written what it did about the slots.
         self._before, self._giving_up = None, []
         decision = self._decide(*read_ledger(record))
-        # A process for one run does not live to see the next slot: it puts a
-        # ledger from the future right, lest it be believed by all the others.
+        # A process for one run does not live until the next slot.  So it corrects
+        # a ledger from the future itself; otherwise all such processes would find
+        # it again, each for the first time, and never run.
         wanted = decision.run or self.keeps or self.extra or (
             self.one_run and self._is_distrusted)
         if not wanted:
@@ -222,8 +230,11 @@ class Agenda:
 
     def inherit(self, record: OwnerRecord | None,
                 written: Ledger | None) -> None:
-        """The lock was taken, with *record* in it and the ledger that was
-        *written* beside it, where the lock was kept: decide again, if need be.
+        """The lock was taken; decide again if that has brought news.
+
+        :param record: the owner record of the previous holder.
+        :param written: the ledger that a holder that kept the lock has written
+            beside it, which may be newer.
         """
         found, vanished = read_ledger(record, written)
         if found != read_ledger(record)[0]:
@@ -232,7 +243,7 @@ class Agenda:
         self._settle()
 
     def look(self) -> None:
-        """The lock is held, nothing is under way: is there anything to do?"""
+        """Decide again, while the lock is held and no run is under way."""
         self._now()
         if not self.runs:
             self._accept(self._decide(self.ledger))
@@ -256,11 +267,12 @@ class Agenda:
 
     def end(self, ending: Ending) -> None:
         """The run that is under way ended."""
-        # Before the ledger is looked at: it follows the clock.
+        # Called before the ledger is used, because it may shift the ledger.
         now = self._now()
         self.ledger, given_up = ended(self.plan, self.ledger, ending, now)
         self.given_up += given_up
-        # For who reads it; what is given up by it is not yet.
+        # Decided again, so that `due` is right for those who read it.  What would
+        # be given up by that decision is not given up yet.
         self._decide(self.ledger)
 
     def export(self) -> Document:
@@ -281,12 +293,12 @@ class Agenda:
         return now
 
     def _follow(self, now: float, step: float) -> None:
-        """The wall clock was set: it was put on by *step* seconds."""
+        """The wall clock was put forward by *step* seconds."""
         if isinstance(self.plan.rhythm, Slots):
-            # The schedule is about that clock: look at it again.
+            # The schedule is by that clock, so it is looked at again.
             self.due = now
             return
-        # It is about time that passes, which went on as before.
+        # The schedule is by the time that passes, so all times move along.
         self.due += step
         self.memory.since += step
         self.ledger = self.ledger.shifted(step)
@@ -315,7 +327,7 @@ class Agenda:
                 self.plan.fingerprint, self.memory.since)
 
     def _settle(self) -> None:
-        """The lock is held: what was decided on is so."""
+        """The lock is held, so what was decided on counts."""
         self.given_up += self._giving_up
         self._giving_up = []
 
@@ -340,11 +352,11 @@ def read_ledger(
 
 
 def _with_killed(ledger: Ledger, killed: Run) -> Ledger:
-    """Return *ledger* with the run that the lease keeper saw end with its
-    process.
+    """Return *ledger* with a run begun whose process died, which the lease keeper
+    has written down.
     """
     if killed.asked is not None:
-        # It was beside the schedule.
+        # This run was not by the schedule.
         return ledger
     if ledger.state is State.BEGUN or killed.started <= (ledger.began or 0.0):
         return ledger

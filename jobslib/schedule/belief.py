@@ -1,8 +1,8 @@
-"""What may be believed of a ledger that another process has left.
+"""How far a ledger that another process has left can be believed.
 
-Three things stand between what is written there and what is so: another
-schedule, a clock that was wrong, and a holder that vanished before it could
-write what it had done.
+What is written there may not be so for three reasons: the schedule was changed
+since, the clock of that process was wrong, or it vanished before it could write
+what it had done.
 """
 
 from __future__ import annotations
@@ -19,27 +19,37 @@ if TYPE_CHECKING:
 __all__ = ['Memory', 'Situation', 'believe', 'due_after', 'retry_at',
            'take_over']
 
-#: By how many seconds clocks of machines may differ, without that a slot which
-#: one of them has run is run by another again.
+#: By how many seconds the clocks of machines may differ.  Within that, a slot that
+#: one machine has run is not run again by another, for which it is still to come.
 TOLERANCE = 10.0
 
 
 class Memory:
-    """What a process remembers of the time that it waits for its job.
+    """What a process remembers from one decision to the next.
 
-    :param since: UNIX time; slots before it are none of this process's
-        business, unless a ledger says that they are due.
+    :param since: UNIX time; slots before it do not concern this process, unless
+        a ledger says that they are due.
     """
 
     def __init__(self, since: float) -> None:
         self.since = since
-        # Of the ledger: no two are alike in both.
+        # The fields `settled` and `ended` of a ledger from the future, which
+        # together tell it from all others.
         self._distrusted: tuple[float, float | None] | None = None
 
     @classmethod
+    def of_a_loop(cls, plan: Plan, now: float) -> Memory:
+        """Return the memory of a process that is started to go on: what comes
+        due from now on is its business, and with jitter that is later than
+        the slot.
+        """
+        return cls(now - plan.jitter)
+
+    @classmethod
     def of_one_run(cls, plan: Plan, now: float) -> Memory:
-        """Return the memory of a process that is started for one run: the
-        newest slot is its business, if no ledger says that it is done.
+        """Return the memory of a process that is started for one run.
+
+        The newest slot concerns it, unless a ledger says that it is done.
         """
         rhythm = plan.rhythm
         newest = rhythm.newest(now) if isinstance(rhythm, Slots) else None
@@ -60,13 +70,13 @@ class Memory:
 
 
 class Situation:
-    """What is known beside the ledger.
+    """What is known apart from the ledger.
 
-    :param now: UNIX time.
-    :param by: this machine.
-    :param held: whether somebody else has the lock.
-    :param vanished: whether the last holder went without a word.
-    :param pauses: when the job was paused: from and to, UNIX times.
+    :param now: the UNIX time.
+    :param by: the name of this machine.
+    :param held: whether somebody else holds the lock.
+    :param vanished: whether the last holder died without releasing the lock.
+    :param pauses: when the job was paused: the begin and the end of each pause.
     :param skips: slots that an operator does not want to be run.
     """
 
@@ -92,13 +102,14 @@ class Situation:
 
     def skipped(self, slot: float) -> bool:
         """Return whether *slot* is not to be run."""
-        # Half of the smallest distance that slots are told apart by.
+        # Times are rounded to thousandths of a second, so within half of one
+        # they are the same slot.
         return any(abs(slot - each) < 0.0005 for each in self.skips)
 
 
 def believe(plan: Plan, found: Ledger | None, now: float,
             memory: Memory) -> Ledger:
-    """Return what is to be believed of the ledger that was *found*."""
+    """Return the ledger that counts, when this one was *found*."""
     # The clock may have been put back since this process was started.
     memory.since = min(memory.since, now)
     if found is None:
@@ -121,7 +132,8 @@ def _is_from_the_future(plan: Plan, ledger: Ledger, now: float) -> bool:
     slots = plan.slots(ledger)
     if slots is None:
         return (ledger.ended or ledger.began or 0.0) > now + TOLERANCE
-    # The next slot may have been run already, by a clock that is ahead.
+    # Up to the next slot it is believed: another machine, whose clock is ahead,
+    # may have run that one already.
     return ledger.settled > max(slots.after(now - plan.jitter),
                                 now + TOLERANCE)
 
@@ -146,17 +158,19 @@ def due_after(plan: Plan, ledger: Ledger) -> float | None:
 
 
 def take_over(plan: Plan, ledger: Ledger, situation: Situation) -> Ledger:
-    """Return what *ledger* would say if its holder, which has the lock no
-    more, had written down all that it did.
+    """Return what *ledger* would say if its last holder, which does not hold the
+    lock any more, had written down all that it did.
     """
     if ledger.state is not State.BEGUN and not situation.vanished:
         return ledger
     if not plan.has_slots:
-        # There is nothing to make up for: a run is due in any case.
+        # Without slots there is nothing to be run again; the next run is due in
+        # any case.
         return ledger.changed(state=State.DONE)
     slot = _presumed(plan, ledger, situation)
     if slot is not None:
-        # Perhaps it was not begun; but then nobody would have written more.
+        # Whether the holder had begun this slot is not known, because it would
+        # not have written that.  It counts as begun, and as cut short.
         return _cut_short(ledger.begin(slot, slot, ledger.by), presumed=True)
     return _cut_short(ledger) if ledger.state is State.BEGUN else ledger
 
@@ -168,8 +182,8 @@ def _cut_short(ledger: Ledger, presumed: bool = False) -> Ledger:
 
 def _presumed(plan: Plan, ledger: Ledger,
               situation: Situation) -> float | None:
-    """Return the slot that the holder that vanished had begun, if it had the
-    lock for long enough, and the ledger would not say so.
+    """Return the slot that a holder that vanished may have begun without having
+    written so; ``None`` if there is none.
     """
     records = ledger.records
     if not situation.vanished or records is Records.BEGINS or (
@@ -194,7 +208,7 @@ def _due_while_held(plan: Plan, slots: Slots, ledger: Ledger,
         found, _ = slots.last(ledger.settled, horizon, 1)
     else:
         found = slots.between(ledger.settled, horizon, 1)
-    # In a pause its holder would have given up the lock with a word.
+    # Slots in a pause were not begun: the holder would have released the lock.
     return next((slot for slot in found
                  if not situation.paused(slot + plan.jitter)
                  and not situation.skipped(slot)), None)

@@ -1,22 +1,24 @@
 """Slots by the calendar: cron expressions in a time zone.
 
-Which local times an expression names is worked out by ``cronsim``, on a
-calendar without a time zone.  Which instants those are is worked out here, by
-the rule of Debian's cron, which its manual states so:
+``cronsim`` works out which local times an expression names, on a calendar without
+a time zone.  Which instants these are is worked out here, by the rule of Debian's
+cron, which is in its manual:
 
-- Clocks are put forward by less than three hours: a slot that would have been
-  in the time that is left out is at the instant of the change.
-- Clocks are put back by up to three hours: a slot in the time that comes twice
-  is in the first of the two.
-- Both hold for expressions with a fixed time of day.  One with a star at the
-  beginning of a field for the time of day follows the clocks as they run: it
-  has no slot in what is left out, and slots in both of what comes twice.
-- A larger change, such as a day that is left out where the date line moves, is
-  a correction of the clock: what was left out has no slots, what comes twice
-  has slots twice.
+- When clocks are put forward by less than three hours, a slot in the time that is
+  skipped is at the instant of the change.
+- When clocks are put back by up to three hours, a slot in the time that comes
+  twice is in the first of the two.
+- Both hold for expressions with a fixed time of day.  An expression with a star at
+  the beginning of a field for the time of day follows the clocks as they run: it
+  has no slots in the time that is skipped, and has slots twice in the time that
+  comes twice.
+- A larger change, such as a day that is skipped where the date line moves, is a
+  correction of the clock: the time that is skipped has no slots, and the time that
+  comes twice has slots twice.
 
-``cronsim`` has this rule too, but counts on changes of whole hours, makes up
-for slots of a day that is left out, and leaves out expressions with seconds.
+``cronsim`` has this rule as well, but assumes changes of whole hours, makes up for
+the slots of a day that is skipped, and does not apply it to expressions with
+seconds.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from jobslib.schedule.zones import UTC, Zone
 
 __all__ = ['Calendar', 'Expression', 'ExpressionError']
 
-#: Changes of the clock that are larger are taken as corrections.
+#: A change of the clock that is larger than this, in seconds, is a correction.
 THREE_HOURS = 10800
 
 EPOCH = datetime.datetime(1970, 1, 1)
 SECOND = datetime.timedelta(seconds=1)
 
-#: As Debian's cron has them; ``@reboot`` has no slots.
+#: The nicknames of Debian's cron, except ``@reboot``, which has no slots.
 NICKNAMES = {
     '@yearly': '0 0 1 1 *', '@annually': '0 0 1 1 *',
     '@monthly': '0 0 1 * *', '@weekly': '0 0 * * 0',
@@ -55,7 +57,7 @@ NO_SUCH_DAY = 'there is no such day in the next 50 years'
 
 
 class ExpressionError(ValueError):
-    """It is not a cron expression; the message says what is wrong with it."""
+    """A text is not a cron expression; the message says what is wrong with it."""
 
 
 class Expression:
@@ -70,12 +72,12 @@ class Expression:
         self._fields = _expand(self.text)
         _refuse_wrong(self._fields)
         fields = self._fields.split()
-        #: Whether it names times of the day, and not every minute or hour.
+        #: Whether it names times of day, and not each minute or each hour.
         self.fixed = not any(
             field.startswith('*') for field in fields[:len(fields) - 3])
 
     def after(self, local: int) -> int:
-        """Return the first local time after *local* that is meant.
+        """Return the first local time after *local* that the expression names.
 
         Local times are counted in seconds, as UNIX time is in UTC.
         """
@@ -124,13 +126,13 @@ def _refuse_wrong(fields: str) -> None:
 
 
 def _describe(parts: list[str], error: str) -> str:
-    """Say which field is meant by the *error* of cronsim."""
+    """Return what is wrong, and what is allowed, for an *error* of cronsim."""
     from cronsim import CronSim, CronSimError
     name = error.removeprefix('Bad ')
     wrong = parts[list(FIELDS).index(name) - len(FIELDS)]
     if name == 'day-of-month':
         try:
-            # In January every day is there that there is at all.
+            # A day that January does not have, no month has.
             CronSim(f'0 0 {wrong} 1 *', EPOCH)
         except CronSimError:
             pass
@@ -176,7 +178,7 @@ class Calendar(Slots):
                          for each in self.expressions))
 
     def words(self) -> str:
-        """Say when the slots are."""
+        """Return in words when the slots are."""
         return (f'{"; ".join(each.explain() for each in self.expressions)} '
                 f'({self.zone.name})')
 
@@ -191,7 +193,7 @@ class Calendar(Slots):
             change = zone.change(at, wanted - offset)
             if change is None:
                 return wanted - offset
-            # Up to the change there is no slot: go on from there.
+            # There is no slot before the change of the clock; go on from there.
             unchanged = change + offset
             at, offset = change, zone.offset(change)
             ahead = change + offset - unchanged
@@ -200,13 +202,14 @@ class Calendar(Slots):
                 return change
             local = change + offset - 1
             if expression.fixed and -THREE_HOURS <= ahead < 0:
-                # What comes again now had its slots.
+                # The time that comes again has had its slots.
                 local = unchanged - 1
 
     def _passed(self, at: int, offset: int) -> int:
-        """Return the newest local time that was there by *at*.
+        """Return the latest local time that the clock has shown by *at*.
 
-        It is ahead of the clock where that was put back shortly before.
+        It is later than the time that the clock shows when the clock was put back
+        shortly before.
         """
         begin = at - THREE_HOURS
         change = self.zone.change(begin, at)

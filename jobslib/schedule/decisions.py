@@ -1,13 +1,13 @@
 """What is to be done about a job now.
 
-:func:`decide` is asked with the ledger that was found with the lock, before
-the lock is taken, and again and again while it is held.  Its answer holds as
-long as the ledger is what it was, which the lock sees to: the ledger that the
-answer has is written in the transaction that takes the lock, and that
-transaction fails if the record was changed since it was read.
+:func:`decide` is called with the ledger that was found with the lock, before the
+lock is taken, and again and again while it is held.  Its answer counts only as long
+as the ledger does not change.  The lock ensures that: the ledger of the answer is
+written in the transaction that takes the lock, and that transaction fails if the
+record has changed since it was read.
 
-:func:`ended` is told how a run ended.  Whatever is given up is in the answers
-that are written, once, with the reason.
+:func:`ended` is told how a run ended.  Each slot that is given up is named, with
+the reason, in exactly one answer whose ledger is written.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ['Decision', 'GivenUp', 'Reason', 'Why', 'decide', 'ended',
            'upcoming']
 
-#: How many slots that passed are told apart.
+#: How many slots that have passed are named one by one.
 MOST = 1000
 
-#: A run that begins later than this after its slot was due catches up; in
-#: seconds.
+#: When a run begins later than this after its slot was due, in seconds, it is
+#: called catching up.
 LATE = 60.0
 
 
@@ -63,7 +63,7 @@ class Why(enum.Enum):
 
 
 class GivenUp:
-    """A slot that is given up: no run of it succeeded, none will be tried.
+    """A slot that is given up: no run of it has succeeded, and none will be tried.
 
     :param slot: UNIX time; ``None`` where the schedule has no slots.
     :param why: the reason.
@@ -83,10 +83,10 @@ class Decision:
     :param ledger: the ledger to write, if the lock is taken or held.
     :param run: whether the slot of the ledger is to be run now.
     :param reason: why it is run.
-    :param due: UNIX time at which there will be something to do, if there is
-        nothing now; ``None`` if only the holder knows.
-    :param given_up: slots that are given up, if the ledger is written.
-    :param more: whether there are more of them, longer ago.
+    :param due: the UNIX time at which there will be something to do, if there is
+        nothing now; ``None`` if only the holder of the lock knows it.
+    :param given_up: the slots that are given up when the ledger is written.
+    :param more: whether there are more of them, further back.
     """
 
     def __init__(self, ledger: Ledger, *, run: bool = False,
@@ -101,7 +101,7 @@ class Decision:
 
     @property
     def slot(self) -> float | None:
-        """The slot that is run, or the newest that was."""
+        """The slot that is run, or the newest one that was run."""
         return self.ledger.slot
 
 
@@ -110,7 +110,7 @@ def decide(plan: Plan, found: Ledger | None, situation: Situation,
     """Decide what is to be done now.
 
     :param found: the ledger, ``None`` if there is none.
-    :param situation: what is known beside it.
+    :param situation: what is known apart from it.
     :param memory: what this process remembers.
     """
     ledger = believe(plan, found, situation.now, memory)
@@ -130,16 +130,18 @@ def decide(plan: Plan, found: Ledger | None, situation: Situation,
 
 def ended(plan: Plan, ledger: Ledger, ending: Ending,
           now: float) -> tuple[Ledger, list[GivenUp]]:
-    """The run that *ledger* has as begun ended just now, as *ending* says.
+    """The run that is under way by *ledger* has just ended.
 
-    Return the ledger then, and what is given up by it.
+    :param ending: how it ended.
+    :returns: the ledger after it, and the slots that are given up by that.
     """
     ledger = ledger.changed(
         state=State.DONE, ending=ending, ended=now,
         failures=ledger.failures + (ending is Ending.FAILED),
         cuts=ledger.cuts + (ending is Ending.CUT_SHORT))
     if not plan.has_slots:
-        # The failures in a row are counted, and nothing is tried again.
+        # Nothing is tried again, but the failures in a row are counted, for the
+        # pause before the next run.
         failures = ledger.failures if ending is Ending.FAILED else 0
         return ledger.changed(failures=failures, cuts=0), []
     if ending is Ending.SUCCEEDED:
@@ -151,7 +153,8 @@ def ended(plan: Plan, ledger: Ledger, ending: Ending,
         return again, []
     if ending is Ending.CUT_SHORT:
         return ledger, [GivenUp(ledger.slot, Why.CUT_SHORT)]
-    # Where nothing is tried again, a failed run is all that was asked for.
+    # Without retries a run that failed was reported as that, and its slot is not
+    # reported as given up as well.
     return ledger, [GivenUp(ledger.slot, Why.FAILED)] if plan.retries else []
 
 
@@ -209,11 +212,11 @@ class _Chooser:
         return self._try_again() if self.is_open else self.wait()
 
     def choose_next(self) -> Decision:
-        """Choose where the next run depends on the last."""
+        """Choose where the time of the next run depends on the last one."""
         if self.is_open:
             return self._try_again()
         if isinstance(self.plan.rhythm, Every):
-            # The first slot of the grid.
+            # The grid begins with this slot.
             slot = round(self.now, 3)
             self.ledger = self.ledger.changed(origin=slot)
             return self._run(slot, Reason.DUE)
@@ -276,7 +279,7 @@ class _Chooser:
         if (limit := self.plan.latest_start) is not None and (
                 begin < horizon - limit):
             too_late, self.more = slots.last(begin, horizon - limit, MOST)
-            # The one at the limit itself is not too late.
+            # A slot exactly at the limit is not too late.
             too_late = [slot for slot in too_late if self._is_late(slot)]
             for slot in too_late:
                 self.give_up(slot, self._refusal(slot) or Why.LATE)
@@ -291,7 +294,7 @@ class _Chooser:
 
     def _pass(self, slots: Slots, begin: float, slot: float,
               horizon: float) -> float:
-        """Give up *slot*, the first after *begin*, and what is in the same
+        """Give up *slot*, the first one after *begin*, and all others in the same
         pause, which may be very many; return the last of them.
         """
         end = self.situation.paused_until(slot + self.plan.jitter)
@@ -299,7 +302,7 @@ class _Chooser:
         if end is not None:
             found, more = slots.last(
                 begin, min(end - self.plan.jitter, horizon), MOST)
-            # Not the one at the very end of the pause.
+            # A slot exactly at the end of the pause is not in it.
             passed = [each for each in found if self._refusal(each)] or passed
             self.more = self.more or more
         for each in passed:

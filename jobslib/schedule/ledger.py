@@ -1,8 +1,8 @@
-"""The ledger: what became of a job's slots, as kept with its lock.
+"""The ledger: what became of a job's slots, kept with its lock.
 
-It is part of the owner record, so that it costs no write of its own.  It has
-the newest slot that was begun, and a time up to which all others are settled;
-slots after that time are due when it comes.
+It is part of the owner record, so it needs no write of its own.  It has the newest
+slot that was begun, and a time up to which all other slots are settled.  Slots
+after that time become due one after the other.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Ending(enum.Enum):
     """How a run of a slot ended, as far as the schedule is concerned."""
 
     SUCCEEDED = 'succeeded'
-    #: By an error, or as it took too long or seemed to hang.
+    #: It ended with an error, took too long, or seemed to hang.
     FAILED = 'failed'
-    #: It was told to end, lost its lock, or its process or machine died.
+    #: It was told to end, its lock was lost, or its process or machine died.
     CUT_SHORT = 'cut short'
     #: An operator stopped it, and does not want it again.
     STOPPED = 'stopped'
@@ -50,16 +50,16 @@ class Records(enum.Enum):
     BEGINS = 'begins'
     #: Each run is recorded when it has ended.
     ENDS = 'ends'
-    #: Only what it did first after it got the lock.
+    #: Only the first run after the lock was taken is recorded, with that.
     NOTHING = 'nothing'
 
 
 class Ledger:
-    """What became of the slots.  It is a value: changes make another one.
+    """What became of the slots.  It is a value: a change makes another one.
 
     :param schedule: the fingerprint of the schedule that it is about.
-    :param settled: UNIX time; slots at or before it are over, but *slot*
-        unless its *state* says so.
+    :param settled: UNIX time; slots at or before it are over, except *slot*,
+        of which *state* says whether it is.
     :param slot: the newest slot that was begun, ``None`` if none was, or if
         the schedule has no slots.
     :param state: what is to become of that slot.
@@ -69,10 +69,10 @@ class Ledger:
     :param began: UNIX time at which its last run began.
     :param ended: UNIX time at which its last run ended.
     :param by: the machine of that run.
-    :param origin: a slot of the grid, if the schedule is one.
-    :param records: what its holder writes into it.
-    :param presumed: whether nobody knows that the slot was begun: its holder
-        vanished, and would have begun it by then.
+    :param origin: a slot of the grid, if the schedule is a grid.
+    :param records: what the holder of the lock writes into it.
+    :param presumed: whether it is only presumed that the slot was begun, because
+        its holder vanished when it should have begun it.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Ledger:
             began=now, ended=None, by=by, presumed=False)
 
     def export(self) -> Document:
-        """Return the ledger, fit for JSON."""
+        """Return the ledger as JSON takes it."""
         return {
             name: value.value if isinstance(value, enum.Enum) else value
             for name, value in vars(self).items()}

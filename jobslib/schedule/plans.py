@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ['CatchUp', 'Plan', 'jitter']
 
-#: Without catching up a slot may be as late as this, in seconds, if no other
-#: deadline is set: until another machine has the lock of one that died.
+#: How late the run of a slot may begin without catching up, in seconds, if no other
+#: deadline is set.  It is long enough for another machine to get the lock of one
+#: that died.
 PUNCTUAL = 60.0
 
 
@@ -53,7 +54,8 @@ class Plan:
         self.retries = retries
         self.retry_delay = retry_delay
         self.recoveries = recoveries
-        # A checksum is enough to tell one from the next, and costs no import.
+        # A checksum is enough to tell a schedule from the one before, and needs
+        # no slow import.
         identity = rhythm.identity.encode()
         self.fingerprint = f'{binascii.crc32(identity):08x}{len(identity):04x}'
 
@@ -65,8 +67,8 @@ class Plan:
         return self.start_deadline
 
     def slots(self, ledger: Ledger) -> Slots | None:
-        """Return the slots that there are, if the schedule has any and it is
-        known which.
+        """Return the slots of the schedule; ``None`` if it has none, or it is not
+        known yet where they are.
         """
         rhythm = self.rhythm
         if isinstance(rhythm, Every) and ledger.origin is not None:
@@ -90,7 +92,7 @@ def jitter(name: str, most: float) -> float:
     It is the same on every machine, and different from job to job.
     """
     if not most:
-        # Few jobs have a jitter, and the import takes 3 ms.
+        # Few jobs have a jitter; the others do not pay 3 ms for the import.
         return 0.0
     import hashlib
     digest = hashlib.sha256(name.encode()).digest()

@@ -21,8 +21,8 @@ LAST_LOOK = 51 * 366 * 86400.0
 #: No two slots are closer than this, in seconds.
 RESOLUTION = 0.001
 
-# Where runs follow one another at once, the pauses after failures in a row,
-# in seconds.
+# Where runs follow one another at once: the first and the longest pause after
+# failures in a row, in seconds.
 FIRST_BACKOFF = 1.0
 LAST_BACKOFF = 60.0
 
@@ -32,16 +32,16 @@ class Rhythm:
 
     @property
     def identity(self) -> str:
-        """What tells this rhythm from others, as text."""
+        """A text that is different for each rhythm."""
         raise NotImplementedError
 
     def words(self) -> str:
-        """Say when the job is due."""
+        """Return in words when the job is due."""
         raise NotImplementedError
 
 
 class Slots(Rhythm):
-    """A rhythm whose slots are there whether the job runs or not."""
+    """A rhythm whose slots do not depend on when the job runs."""
 
     def after(self, at: float) -> float:
         """Return the first slot after *at*."""
@@ -97,7 +97,7 @@ class Grid(Slots):
         return f'every {self.interval!r} from {self.origin!r}'
 
     def words(self) -> str:
-        """Say how long the interval is, and where the grid lies."""
+        """Return in words the interval and the origin of the grid."""
         import datetime
         origin = datetime.datetime.fromtimestamp(self.origin, datetime.UTC)
         return f'every {self.interval:g} s on the grid of {origin.isoformat()}'
@@ -120,14 +120,15 @@ class Grid(Slots):
         return found[:most][::-1], len(found) > most
 
     def _number_after(self, at: float) -> int:
-        # The quotient is rounded: begin with the slot before.
+        # The quotient is rounded and may be one too large, so the search begins
+        # one slot earlier.
         number = math.floor((at - self.origin) / self._step) - 1
         while self._slot(number) <= at:
             number += 1
         return number
 
     def _slot(self, number: int) -> float:
-        # Rounded, so that a slot is the same number for all who work it out.
+        # Rounded, so that a slot is the same number on each machine.
         return round(self.origin + number * self._step, 3)
 
 
@@ -146,12 +147,12 @@ class Every(Rhythm):
         return f'every {self.interval!r}'
 
     def words(self) -> str:
-        """Say how long the interval is."""
+        """Return in words how long the interval is."""
         return f'every {self.interval:g} s'
 
 
 class Pause(Rhythm):
-    """Due so many seconds after the end of the last run, wherever it was.
+    """A run is due some time after the last one has ended, on whatever machine.
 
     :param interval: seconds.
     """
@@ -165,7 +166,7 @@ class Pause(Rhythm):
         return f'after {self.interval!r}'
 
     def words(self) -> str:
-        """Say how long the pause is."""
+        """Return in words how long the pause is."""
         return f'{self.interval:g} s after the end of each run'
 
     def pause(self, failures: int) -> float:
@@ -177,9 +178,9 @@ class Pause(Rhythm):
 
 
 class Endless(Pause):
-    """Runs follow one another at once, after failures with a pause.
+    """Runs follow one another at once, except for pauses after failures.
 
-    :param backs_off: whether there is that pause.
+    :param backs_off: whether there are these pauses.
     """
 
     def __init__(self, *, backs_off: bool = True) -> None:
@@ -192,7 +193,7 @@ class Endless(Pause):
         return 'endless'
 
     def words(self) -> str:
-        """Say that runs follow one another."""
+        """Return in words that runs follow one another."""
         return 'runs follow one another at once'
 
     def pause(self, failures: int) -> float:

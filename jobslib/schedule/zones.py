@@ -1,4 +1,4 @@
-"""Time zones: how far a zone's clocks are ahead, and when that changes."""
+"""Time zones: how far a zone's clocks are ahead of UTC, and when that changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ZoneError(ValueError):
 class Zone:
     """A time zone of the IANA database.
 
-    :param name: as ``Europe/Prague``.
+    :param name: its name, such as ``Europe/Prague``.
     :raises ZoneError: there is no such zone.
     """
 
@@ -44,8 +44,8 @@ class Zone:
         """Return the first instant in (*after*, *until*] at which the zone's
         clocks are changed; ``None`` if there is none.
 
-        A change that is taken back within a day is not seen; there has been
-        none since clocks are changed.
+        A change that is undone within a day is not found; no time zone has ever
+        had one.
         """
         if self._fixed:
             return None
@@ -76,7 +76,8 @@ def _load(name: str) -> zoneinfo.ZoneInfo:
     try:
         return zoneinfo.ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        # It is absent, no relative path, or the name of a folder of zones.
+        # These are raised for a name that does not exist, that is not a relative
+        # path, and that is a folder of zones.
         raise ZoneError(f'there is no such time zone{_nearest(name)}; allowed: '
                         f'a name of the IANA database, as Europe/Prague or '
                         f'UTC') from None
@@ -89,7 +90,7 @@ def _nearest(name: str) -> str:
     wanted = name.strip().lower().replace(' ', '_')
     near = difflib.get_close_matches(wanted, known, 1, 0.6)
     if not near:
-        # Many know the city and not the continent.
+        # Perhaps the city is right, and the continent missing or wrong.
         city = wanted.rpartition('/')[2]
         cities = {each.rpartition('/')[2]: each for each in sorted(known)}
         near = [cities[each] for each in

@@ -1,6 +1,6 @@
-"""What tests of jobs and of locks need.
+"""A stand-in for Consul and the contract of locks, for tests of jobs and locks.
 
-Nothing in here is used by ``runjob`` itself.
+``runjob`` itself uses none of it.
 """
 
 from jobslib.testing.consul import ConsulStandIn

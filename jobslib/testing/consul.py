@@ -82,12 +82,14 @@ class ConsulStandIn:
                  **limits: Any) -> None:
         self._profile = replace(profile_of(version), **limits)
         self._state = State(ttl_min=ttl_min)
-        # Guards all that follows, and tells who waits that it has changed.
+        # Protects all fields that follow, and wakes the threads that wait for a
+        # change.
         self._changed = threading.Condition()
         self._requests: list[Request] = []
         self._partitioned = False
         self._refusing = False
-        # Counts the partitions: what came before one gets no answer after.
+        # Counts the partitions: a request that came before one gets no answer after
+        # it.
         self._epoch = 0
         self._closed = False
         self._server = Server(self._exchange, self._profile)

@@ -17,7 +17,7 @@ __all__ = ['Answer', 'Api', 'Request']
 
 MAX_VALUE = 512 * 1024
 DENIED = 'Permission denied'
-# What a server that has enough to do says.
+# How a server refuses requests that are too many.
 LIMITED = {
     429: 'rate limit exceeded, try again later or against a different server',
     503: 'rate limit exceeded for operation that can only be performed by the '
@@ -167,7 +167,8 @@ class Api:
         self._check_rights(_required(key, 'key name'))
         entry = self.state.keys.get(key)
         if entry is None:
-            # Of the whole store: a key that is not there has no index.
+            # A key that does not exist has no index, so that of the whole store is
+            # sent.
             return Answer(404, index=self.state.keys_index)
         content = (entry.value if 'raw' in request.query
                    else [wire.show_entry(entry)])
@@ -233,7 +234,7 @@ class Api:
         if denied:
             return Answer(409, {'Results': None, 'Errors': denied})
         results, errors = transact(self.state, operations)
-        # Left out without a word, in every version.
+        # Each version leaves these out without saying so.
         results = [each for each in results
                    if not each['KV']['Key'].startswith(self.hidden)]
         content: dict[str, object] = {
@@ -329,7 +330,7 @@ def _check_query(query: Mapping[str, str], known: set[str],
                       'conflicting semantics.')
     for name in query:
         if name not in known | WITHOUT_EFFECT:
-            # Better than to pretend that it had been heeded.
+            # Refused, because a test must not rely on a parameter without effect.
             raise _unknown(name)
     wire.blocking(query)
 

@@ -19,9 +19,9 @@ __all__ = ['Server']
 HOST = '127.0.0.1'
 TOO_MANY = ('Your IP is issuing too many concurrent connections, please rate '
             'limit your calls\n')
-# How long, in seconds, the request of a client that is refused is waited for.
+# How long the request of a client that is refused is waited for, in seconds.
 POLITE = 0.5
-# On, and no seconds: what a socket is closed with is a reset.
+# The value of SO_LINGER (on, 0 seconds) with which closing a socket sends a reset.
 RESET = struct.pack('ii', 1, 0)
 
 
@@ -52,7 +52,7 @@ class Server(socketserver.ThreadingTCPServer):
                     'Content-Type: text/plain\r\n'
                     f'Content-Length: {len(TOO_MANY)}\r\n'
                     f'Connection: close\r\n\r\n{TOO_MANY}').encode())
-                # What was asked is read, for the answer to arrive.
+                # The request is read, because otherwise the answer may be lost.
                 request.settimeout(POLITE)
                 request.recv(65536)
         else:
@@ -69,15 +69,15 @@ class Server(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def server_close(self) -> None:
-        # Shut down, not just closed: a forked child may have a copy, and the
-        # thread that serves it waits in a call.
+        # They are shut down and not only closed, because a forked child may have
+        # copies, and because that wakes the threads that wait for requests.
         for request in list(self._connections):
             with contextlib.suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
         super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that has gone away is no news.
+        # That a client has gone away is not reported.
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 

@@ -69,7 +69,7 @@ def transact(
     if errors:
         return [], errors
     if any(operation.writes for operation in operations):
-        # Also when it fails then.
+        # A transaction that fails is an entry of the log as well.
         state.index += 1
     before = dict(state.keys), dict(state.tombstones), state.keys_index
     results = []

@@ -17,10 +17,10 @@ DEADLINE = 30.0
 
 
 class Child:
-    """A fork of this process that runs *function*; killed in the end.
+    """A fork of this process that runs *function*, and is killed at the end.
 
-    The function is called with another, to report a value that fits into
-    JSON.  The child ends without any clean-up when the function returns.
+    The function is called with another one, by which it reports a value that JSON
+    can hold.  When it returns, the child ends without clearing up.
     """
 
     def __init__(
@@ -28,7 +28,8 @@ class Child:
     ) -> None:
         self._reader, writer = os.pipe()
         with warnings.catch_warnings():
-            # That this process has threads: none holds what the child needs.
+            # Python warns that this process has threads; none of them holds a lock
+            # that the child needs.
             warnings.simplefilter('ignore', DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
