@@ -1228,7 +1228,7 @@ def test_run_that_nobody_can_watch_over() -> None:
     def fail_once(*args: Any) -> None:
         watchdog.start = start  # type: ignore[method-assign]
         raise LockUnavailableError('the lease keeper dies again and again')
-    watchdog.start = fail_once  # type: ignore[method-assign]
+    watchdog.start = fail_once  # type: ignore[method-assign, assignment]
     job.clock.ends = 1030
     job.run()
     assert job.starts == [0]
