@@ -24,9 +24,20 @@ from jobslib.logs import handlers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TextIO
+    from typing import Any, Protocol, TextIO
 
     from jobslib.runs import ProgressReport
+
+    class ReportingTask(Protocol):
+        """What is used of a :class:`jobslib.BaseTask`."""
+
+        name: str
+        context: Any
+        stdout: TextIO
+        stderr: TextIO
+
+        @property
+        def logger(self) -> logging.Logger: ...
 
 __all__ = ['Bar']
 
@@ -40,7 +51,7 @@ class Bar:
     :param task: the task.
     """
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: ReportingTask) -> None:
         self._console = _Console(file=sys.stderr)
         # It has no thread of its own, and is drawn when something is reported.
         self._progress = Progress(

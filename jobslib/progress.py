@@ -14,9 +14,8 @@ from jobslib.runs import describe as describe_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from jobslib.bar import Bar
+    from jobslib.bar import Bar, ReportingTask
 
 __all__ = ['Progress', 'describe']
 
@@ -39,7 +38,7 @@ class Progress:
     :param clock: the clock that pauses are measured with.
     """
 
-    def __init__(self, task: Any, clock: Clock | None = None) -> None:
+    def __init__(self, task: ReportingTask, clock: Clock | None = None) -> None:
         self._task = task
         self._lock = task.context.one_instance_lock
         self._clock = clock or Clock()

@@ -42,7 +42,7 @@ PLAIN = (str, int, float, dict, list, tuple, type(None))
 TAKES_ANY = 0x04
 YIELDS = 0x20 | 0x200
 
-# What is so where no backend is named.
+# The settings that name a backend, and what follows when none is named.
 PARTS = {'one_instance': 'the lock is the default one, of this machine only',
          'liveness': 'no success is noted', 'metrics': 'nothing is measured'}
 
@@ -230,9 +230,10 @@ def _find_ineffective(config: Config) -> list[str]:
 
 
 def _find_unused_backends(config: Config) -> list[str]:
-    """Say what is set for a backend where none is named.
+    """Return a sentence for each kind of backend for which options are set, but
+    none is named.
 
-    Where one is named, what is there for others may be for other jobs.
+    If one is named, options of others may be meant for other jobs.
     """
     known, found = set(_variables(config)), []
     settings = dict(_names(config._settings))

@@ -299,7 +299,7 @@ BAD = [
         ("logging: {'version': 2} from settings, LOGGING",)),
     # The classes.
     Bad('-s no_config jobs.Hello',
-        ("config_class: 'jobs.NoTask' from settings, CONFIG_CLASS is no "
+        ("config_class: 'jobs.NoTask' from settings, CONFIG_CLASS is not a "
          "subclass of jobslib.Config",)),
     Bad('-s missing_config jobs.Hello',
         ("config_class: 'jobs.NoSuch' from settings, CONFIG_CLASS: "

@@ -168,7 +168,7 @@ def test_lock_that_was_free_and_is_not_granted() -> None:
     acquire = job.lock.acquire
 
     def find_free() -> bool:
-        job.lock.previous_record = None
+        job.lock.consider(None)
         return acquire()
     job.lock.acquire = find_free  # type: ignore[method-assign]
     job.lock.script = [False]

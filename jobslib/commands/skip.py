@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jobslib.commands.asking import Answer, answer, ask, stamp
-from jobslib.commands.common import add_json as add_arguments
 from jobslib.commands.common import WHEN_DUE, require_task
+from jobslib.commands.common import add_json as add_arguments
 from jobslib.commands.jobs import find_ledger
 from jobslib.config import Config
 from jobslib.exceptions import ConfigError
@@ -26,7 +26,7 @@ __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 
 DESCRIPTION = 'Do not run the next slot of a job, whoever would run it.'
 
-#: By them it knows which slot is the next.
+#: Its help lists these options, since they say which slot is the next.
 OPTIONS = WHEN_DUE
 
 

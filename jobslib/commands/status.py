@@ -26,7 +26,7 @@ __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 DESCRIPTION = ('Show who has a job and how its last runs went; without a '
                'task, all jobs.')
 
-#: By them it knows the next slots.
+#: Its help lists these options, since they say which slots are the next.
 OPTIONS = WHEN_DUE
 
 

@@ -67,7 +67,7 @@ def progress_key(key: str) -> str:
 
 
 def _beside(key: str, folder: str) -> str:
-    # Not below the key of the lock: whoever waits for the lock watches all
-    # that begins with that key, and these change too often.
+    # These keys must not begin with the key of the lock.  Whoever waits for the lock
+    # watches all keys that do, and these change too often.
     parent, slash, name = key.rpartition('/')
     return f'{parent}{slash}{folder}/{name}'

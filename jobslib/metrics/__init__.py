@@ -179,4 +179,4 @@ def check_url(group: ConfigGroup, name: str) -> None:
             f'allowed in a URL; give them as the options user and password')
     if not good:
         raise group.error(
-            name, 'it is no URL; allowed: http://HOST:PORT or https://…')
+            name, 'it is not a URL; allowed: http://HOST:PORT or https://…')

@@ -138,14 +138,16 @@ class BaseLock:
         #: with ``due``, a UNIX time.  Stored with the owner record, where
         #: there is one.
         self.schedule: dict[str, object] = {}
-        #: Called with :attr:`previous_record`, before a lock that is free is
-        #: taken; returns :attr:`schedule`, or ``None`` if there is nothing to
-        #: take the lock for.
+        #: Called by :meth:`consider` with :attr:`previous_record`; returns
+        #: :attr:`schedule`, or ``None`` if there is nothing to take the lock
+        #: for.  The loop sets it.
         self.inherit_schedule: Callable[
             [dict[str, object] | None], dict[str, object] | None] | None = None
         #: Whether there was something to take the lock for.
         self.wanted = True
-        self._previous_record: dict[str, object] | None = None
+        #: The owner record of the previous holder, or ``None``; set by
+        #: :meth:`consider`.
+        self.previous_record: dict[str, object] | None = None
         #: The history that the previous holder left, or ``None``; a lock that
         #: keeps one sets it when it acquires.
         self.previous_history: Mapping[str, object] | None = None
@@ -174,27 +176,25 @@ class BaseLock:
             getattr(self.options, 'grace', None) or GRACE,
             getattr(self.options, 'heartbeat', None))
 
-    @property
-    def previous_record(self) -> dict[str, object] | None:
-        """The owner record of the previous holder, or ``None``.
+    def consider(self, record: dict[str, object] | None) -> bool:
+        """Decide whether a lock that is free is to be taken.
 
-        A lock that has owner records sets it in :meth:`acquire`, before it
-        writes its own.  That asks :attr:`inherit_schedule` whether there is
-        something to take the lock for, and sets :attr:`wanted` and
-        :attr:`schedule`: when :attr:`wanted` is false afterwards, the lock must
-        not be taken.
+        A lock that has owner records calls it in :meth:`acquire`, before it writes
+        its own record, and does not take the lock if it returns false.
+
+        :param record: the owner record of the previous holder, or ``None``.  It
+            becomes :attr:`previous_record`, with the run that an operator had
+            asked for, if the holder vanished in that.
+        :returns: :attr:`wanted`; if it is true, :attr:`schedule` is what the new
+            record has to have.
         """
-        return self._previous_record
-
-    @previous_record.setter
-    def previous_record(self, record: dict[str, object] | None) -> None:
-        record = with_asked_run(record, self.control.extra)
-        self._previous_record = record
+        self.previous_record = with_asked_run(record, self.control.extra)
         if self.inherit_schedule is not None:
-            schedule = self.inherit_schedule(record)
+            schedule = self.inherit_schedule(self.previous_record)
             self.wanted = schedule is not None
             if schedule is not None:
                 self.schedule = schedule
+        return self.wanted
 
     @property
     def held(self) -> bool:
@@ -479,13 +479,21 @@ class BaseLock:
         return self._restraint.find(
             control, OwnerRecord.parse(record), time.monotonic())
 
-    def _refuse_if_held(self) -> None:
+    def refuse_if_held(self) -> None:
+        """Refuse to acquire a lock that is held; for :meth:`acquire`.
+
+        :raises LockAlreadyHeldError: this object holds it.
+        """
         if self.held:
             raise LockAlreadyHeldError(
                 f'the lock of {self.context.config.task_name} is held by '
                 f'this process already')
 
-    def _refuse_unless_held(self) -> None:
+    def refuse_unless_held(self) -> None:
+        """Refuse to release a lock that is not held; for :meth:`release`.
+
+        :raises LockNotHeldError: this object does not hold it.
+        """
         if not self.held:
             raise LockNotHeldError(
                 f'the lock of {self.context.config.task_name} is not held '

@@ -174,7 +174,7 @@ class ConsulLock(BaseLock):
         :raises LockAlreadyHeldError: this object holds it.
         :raises LockUnavailableError: Consul did not answer, or refused.
         """
-        self._refuse_if_held()
+        self.refuse_if_held()
         with contextlib.closing(self.client):
             acquired = self._acquire()
         if acquired and not self.refresh():
@@ -207,8 +207,7 @@ class ConsulLock(BaseLock):
         self.barred = self._find_restraint_in(state)
         if state.session is not None or self.barred:
             return False
-        self.previous_record = self._read_record(state)
-        if not self.wanted:
+        if not self.consider(self._read_record(state)):
             return False
         before = self._record
         try:
@@ -257,7 +256,7 @@ class ConsulLock(BaseLock):
             self._drop_lease()
 
     def release(self) -> bool:
-        self._refuse_unless_held()
+        self.refuse_unless_held()
         lease = self._lease
         assert lease is not None
         token, self._token = self._token, None

@@ -26,15 +26,14 @@ class DummyLock(BaseLock):
         return self._holder == os.getpid()
 
     def acquire(self) -> bool:
-        self._refuse_if_held()
-        self.previous_record = self._left
-        if not self.wanted:
+        self.refuse_if_held()
+        if not self.consider(self._left):
             return False
         self._holder = os.getpid()
         return True
 
     def release(self) -> bool:
-        self._refuse_unless_held()
+        self.refuse_unless_held()
         self._left = {
             'schedule': dict(self.schedule), 'released': time.time()}
         self._holder = None

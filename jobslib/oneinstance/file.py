@@ -120,14 +120,13 @@ class FileLock(BaseLock):
         return self._control.read()
 
     def acquire(self) -> bool:
-        self._refuse_if_held()
+        self.refuse_if_held()
         self._announce()
         self.barred = None
         fd = self._open(os.O_RDWR | os.O_CREAT)
         try:
             if self._lock(fd) and self._may_take(record := _read(fd)):
-                self._inherit(record)
-                if self.wanted:
+                if self._inherit(record):
                     self._end_leftovers(record or {})
                     self._take(fd, record)
                     return True
@@ -139,7 +138,7 @@ class FileLock(BaseLock):
         return False
 
     def release(self) -> bool:
-        self._refuse_unless_held()
+        self.refuse_unless_held()
         try:
             ours = self._is_ours()
             if ours and self._fd is not None:
@@ -270,13 +269,14 @@ class FileLock(BaseLock):
         self.barred = self._find_restraint(self.control, record)
         return self.barred is None
 
-    def _inherit(self, record: Mapping[str, object] | None) -> None:
-        """Take over what the previous holder has left."""
+    def _inherit(self, record: Mapping[str, object] | None) -> bool:
+        """Take over what the previous holder has left; return whether there is
+        something to take the lock for."""
         left = dict(record or {})
         history = mapping(left.pop('history', None))
         left.pop('progress', None)
         self.history = self.previous_history = history or None
-        self.previous_record = None if record is None else left
+        return self.consider(None if record is None else left)
 
     def _end_leftovers(self, record: dict[str, object]) -> None:
         """End what a holder that vanished has left running.

@@ -55,7 +55,7 @@ class Link:
         # number.
         self._handles: list[tuple[int, int]] = []
         self._numbers = itertools.count(1)
-        self._asking = threading.Lock()
+        self._one_at_a_time = threading.Lock()
 
     @property
     def is_ours(self) -> bool:
@@ -113,7 +113,7 @@ class Link:
             raise LockUnavailableError('a forked child has no lock')
         number = next(self._numbers)
         ends = now() + ANSWER_TIMEOUT
-        if not self._asking.acquire(timeout=ANSWER_TIMEOUT):
+        if not self._one_at_a_time.acquire(timeout=ANSWER_TIMEOUT):
             raise LockUnavailableError('the supervisor does not answer')
         try:
             self.channel.send({'id': number, 'method': method, 'args': args})
@@ -122,7 +122,7 @@ class Link:
             raise LockUnavailableError(
                 f'the supervisor cannot be asked: {exc}') from exc
         finally:
-            self._asking.release()
+            self._one_at_a_time.release()
 
     def tell(self, method: str, *args: object) -> None:
         """Let the supervisor call *method*, and do not wait for it."""

@@ -39,9 +39,10 @@ class Memory:
 
     @classmethod
     def of_a_loop(cls, plan: Plan, now: float) -> Memory:
-        """Return the memory of a process that is started to go on: what comes
-        due from now on is its business, and with jitter that is later than
-        the slot.
+        """Return the memory of a process that runs a loop.
+
+        All slots concern it that come due from now on, which with a jitter is
+        later than the slot.
         """
         return cls(now - plan.jitter)
 
