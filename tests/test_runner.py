@@ -29,6 +29,7 @@ from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.dummy import DummyLock
 from jobslib.oneinstance.requests import Pause
 from jobslib.run.handle import LOOK, RunHandle
+from jobslib.runs import Outcome
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.ledger import Ending, Ledger, Records, State
 
@@ -1215,3 +1216,22 @@ def test_next_look_at_a_run() -> None:
     job = Job(step, RUN_ONCE=True)
     assert job.run() is ExitCode.DONE
     assert looks[0] == LOOK and looks[1] <= 0.1
+
+
+def test_run_that_nobody_can_watch_over() -> None:
+    """A run that cannot begin, because the lease cannot be kept, is none that the
+    task has failed: its slot is recovered."""
+    job = Job(succeed, RUN_INTERVAL=60, RECOVERIES=1)
+    watchdog = job.lock.watchdog
+    start = watchdog.start
+
+    def fail_once(*args: Any) -> None:
+        watchdog.start = start  # type: ignore[method-assign]
+        raise LockUnavailableError('the lease keeper dies again and again')
+    watchdog.start = fail_once  # type: ignore[method-assign, assignment]
+    job.clock.ends = 1030
+    job.run()
+    assert job.starts == [0]
+    assert [(run.outcome, run.attempt, run.reason)
+            for run in job.runner.recording.history.newest] == [
+        (Outcome.INTERRUPTED, 1, 'due'), (Outcome.SUCCEEDED, 2, 'recovery')]

@@ -283,6 +283,19 @@ def test_history_with_the_lock_kept() -> None:
     assert second['runs'] == 2 and second['failures'] == 1
 
 
+def test_history_is_saved_before_others_are_told() -> None:
+    """With the lock kept the outcome of a run does not wait for hooks and
+    metrics to be written."""
+    class Late(Observer):
+        def run_ended(self, run: Run) -> None:
+            saved.append(len(job.lock.saved))
+
+    saved: list[int] = []
+    job = Job(succeed, fail, KEEP_LOCK=True, RUN_INTERVAL=5, observers=[Late()])
+    job.run()
+    assert saved[:2] == [1, 2]
+
+
 def test_history_with_the_lock_released() -> None:
     """With the lock released the history goes with the release alone."""
     job = Job(succeed, RUN_INTERVAL=5)

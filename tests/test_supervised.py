@@ -346,6 +346,27 @@ def test_outcome_without_a_keeper(consul: ConsulStandIn) -> None:
     assert json.loads(consul.value(history_key(key)) or b'')['runs'] == 41
 
 
+def test_outcome_when_keeper_and_supervisor_die(consul: ConsulStandIn) -> None:
+    """A keeper that takes the place of another leaves what that was to leave."""
+    supervisor = start(consul, 'both', '''
+        lock.schedule = {'due': 5.0}
+        lock.history = {'runs': 41}
+        lock.secure_outcome()
+        lock.sign_of_life()
+        keeper = lease.keeper_pid
+        os.kill(keeper, signal.SIGKILL)
+        while lease.keeper_pid == keeper:
+            lock.sign_of_life()
+        say(lock.key)
+        os.kill(os.getpid(), signal.SIGKILL)
+        ''')
+    [key], err = lines(supervisor)
+    until(lambda: consul.holder(key) is None, 'for the release')
+    record = json.loads(consul.value(key) or b'')
+    assert record['schedule'] == {'due': 5.0}, err
+    assert json.loads(consul.value(history_key(key)) or b'')['runs'] == 41
+
+
 def test_supervisor_that_cannot_end_its_run(consul: ConsulStandIn) -> None:
     """Where it cannot even do that, it ends itself, and the guard the run."""
     supervisor = start(consul, 'helpless', '''

@@ -106,6 +106,8 @@ class Lease:
         self._claim: dict[str, object] | None = None
         self._hold: dict[str, object] | None = None
         self._run: dict[str, object] | None = None
+        # What a keeper leaves beside the key, if it comes to that.
+        self._notes: dict[str, str] = {}
         self._run_begins = 0.0
         self._stopping = False
         self._restarts: list[float] = []
@@ -196,6 +198,7 @@ class Lease:
         self.sign_of_life()
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
                       'token': token, 'signum': signum}
+        self._notes = {}
         self._need_keeper()
         self._ask(self._hold)
 
@@ -251,12 +254,15 @@ class Lease:
         # A new keeper is told as well.
         if self._hold is not None:
             self._hold = {**self._hold, 'record': record}
+        self._notes = notes
         if self._run is not None:
             self._run = {**self._run, 'run': None}
         self._offer({'do': 'leave', 'record': record, 'notes': notes})
 
     def note(self, key: str, value: str, token: int) -> None:
         """Write *value* to *key* soon, if the lock is held with *token*."""
+        if key in self._notes:
+            self._notes = {**self._notes, key: value}
         self._offer({'do': 'note', 'key': key, 'value': value, 'token': token})
 
     def release(self, record: Mapping[str, object],
@@ -460,7 +466,8 @@ class Lease:
                 self._start_keeper()
             except LockUnavailableError as exc:
                 return self._end_process(str(exc))
-            for message in (self._claim, self._hold, self._current_run()):
+            hold = self._hold and {**self._hold, 'notes': self._notes}
+            for message in (self._claim, hold, self._current_run()):
                 if message is not None:
                     self._exchange(message, True, REPLY_TIMEOUT)
 

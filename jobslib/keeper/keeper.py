@@ -194,9 +194,12 @@ class Keeper:
         return True
 
     def do_hold(self, proof: float, record: Mapping[str, object], token: int,
-                signum: int) -> bool:
-        """The ward took the lock; the session was alive at *proof*."""
-        self.record, self.last_notes = record, {}
+                signum: int, notes: dict[str, str] | None = None) -> bool:
+        """The ward took the lock; the session was alive at *proof*.
+
+        :param notes: what a keeper before this one was to leave.
+        """
+        self.record, self.last_notes = record, notes or {}
         self.token = token
         self.signal = signum
         # The memory has the state that a keeper before this one has left.

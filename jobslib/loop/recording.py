@@ -119,6 +119,10 @@ class Recording:
         self._unrecorded.add(self._owner.timestamp, run)
         self.update()
         self.lock.secure_outcome()
+        if self.config.keep_lock:
+            # Before anybody is told, since hooks and metrics take their time,
+            # and the machine may not live that long.
+            self.lock.save_history()
 
     def update(self) -> None:
         """Tell the lock what to write when it writes next."""

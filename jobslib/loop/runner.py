@@ -160,9 +160,6 @@ class Runner:
         if self._ends:
             return
         self._retire(self.config.max_hook_time)
-        if self.lock.held:
-            # In all other cases it goes with the release.
-            self.recording.save()
 
     def _run_once(self) -> ExitCode:
         while True:
@@ -458,7 +455,9 @@ class Runner:
                     self.config.max_run_time, run.export())
                 return self.process.run(run, self.lock)
         except LockError as exc:
-            return Result(Outcome.FAILED.value, describe(exc), str(exc))
+            # There is nobody to watch over the run, which has not begun: the
+            # task has not failed, and whoever has the lock next makes up for it.
+            return Result(Outcome.INTERRUPTED.value, describe(exc), str(exc))
 
     def _deliver(self, interrupt: Interrupt) -> None:
         self.lock.watchdog.stopping()
