@@ -91,7 +91,7 @@ def file_lock(folder: pathlib.Path) -> dict[str, Any]:
     (lambda lock: lock.acquire(), 'acquire it'),
     (lambda lock: lock.release(), 'release it'),
     (lambda lock: lock.wait(1), 'wait for it'),
-    (lambda lock: lock.secure_outcome(), 'write its history'),
+    (lambda lock: lock.secure_outcome(True), 'write its history'),
     (lambda lock: lock.save_history(), 'write its history'),
     (lambda lock: lock.find_handed_in(), 'write its history'),
     (lambda lock: lock.hand_in(None), 'write its history'),

@@ -351,7 +351,7 @@ def test_outcome_when_keeper_and_supervisor_die(consul: ConsulStandIn) -> None:
     supervisor = start(consul, 'both', '''
         lock.schedule = {'due': 5.0}
         lock.history = {'runs': 41}
-        lock.secure_outcome()
+        lock.secure_outcome(False)
         lock.sign_of_life()
         keeper = lease.keeper_pid
         os.kill(keeper, signal.SIGKILL)

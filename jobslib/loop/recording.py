@@ -118,11 +118,9 @@ class Recording:
         self.history.add(run, self._owner.timestamp)
         self._unrecorded.add(self._owner.timestamp, run)
         self.update()
-        self.lock.secure_outcome()
-        if self.config.keep_lock:
-            # Before anybody is told, since hooks and metrics take their time,
-            # and the machine may not live that long.
-            self.lock.save_history()
+        # Done before anybody is told, because hooks and metrics take their time,
+        # and this process or its machine may not live that long.
+        self.lock.secure_outcome(self.config.keep_lock)
 
     def update(self) -> None:
         """Tell the lock what to write when it writes next."""

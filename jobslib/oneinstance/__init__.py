@@ -280,13 +280,18 @@ class BaseLock:
         :raises LockUnavailableError: the lock's service did not answer.
         """
 
-    def secure_outcome(self) -> None:
+    def secure_outcome(self, kept: bool) -> None:
         """A run has ended, and its outcome is in :attr:`history` and
         :attr:`schedule`: it is to be known even if this process dies before
-        it saves or releases anything.
+        it releases the lock.
 
         It returns at once, and asks nobody who is not on this machine.
+
+        :param kept: whether the lock is kept after the run, so that the
+            history is to be saved in any case.
         """
+        if kept:
+            self.save_history()
 
     def save_history(self) -> None:
         """Keep the history beside the lock, which is held and is kept.

@@ -368,12 +368,13 @@ class ConsulLock(BaseLock):
         with contextlib.closing(self.client):
             self._read()
 
-    def secure_outcome(self) -> None:
+    def secure_outcome(self, kept: bool) -> None:
         if (self._lease is not None and self._token is not None
                 and self._pid == os.getpid()):
             history = None if self.history is None else encode(self.history)
             self._lease.leave(self._last_record(self._token),
                               self._last_notes(history))
+        super().secure_outcome(kept)
 
     def save_history(self) -> None:
         if self.history is not None:

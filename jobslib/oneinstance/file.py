@@ -186,7 +186,7 @@ class FileLock(BaseLock):
                 return
             time.sleep(min(left, POLL_INTERVAL))
 
-    def secure_outcome(self) -> None:
+    def secure_outcome(self, kept: bool) -> None:
         self.save_history()
 
     def save_history(self) -> None:

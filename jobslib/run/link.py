@@ -221,7 +221,7 @@ class SupervisedLock(BaseLock):
     def wait(self, timeout: float) -> None:
         self._refuse('wait for it')
 
-    def secure_outcome(self) -> None:
+    def secure_outcome(self, kept: bool) -> None:
         self._refuse('write its history')
 
     def save_history(self) -> None:
