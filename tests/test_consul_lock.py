@@ -1,5 +1,6 @@
 """ConsulLock on a stand-in of Consul: what cannot be made to happen on demand."""
 
+import contextlib
 import gc
 import json
 import os
@@ -438,6 +439,28 @@ def test_what_a_holder_has_noted(consul: ConsulStandIn) -> None:
         assert lock.release()
     finally:
         lock.close()
+
+
+def test_acquisition_that_is_denied(
+        consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was taken then, and nobody tries to give it back."""
+    lock = make_lock(ConsulLock, 'denied', **consul.options(**STEADY))
+    acquire = lock.client.acquire
+    asked: list[int] = []
+    with contextlib.ExitStack() as stack:
+        def denied(*args: Any) -> Any:
+            stack.enter_context(consul.hide(lock.key))
+            try:
+                return acquire(*args)
+            finally:
+                asked.append(len(consul.requests))
+        monkeypatch.setattr(lock.client, 'acquire', denied)
+        with pytest.raises(LockUnavailableError, match='Permission denied'):
+            lock.acquire()
+        until(lambda: not consul.sessions, 'for the end of the session')
+        [request] = consul.requests[asked[0]:]
+        assert '/session/destroy/' in request.path
+    lock.close()
 
 
 def test_acquisition_that_nobody_heard_of(consul: ConsulStandIn) -> None:

@@ -555,7 +555,7 @@ class ConsulLock(BaseLock):
             Control.parse(state.control), parse(state.record))
 
     def _take(self, state: KeyState) -> Acquired | None:
-        from jobslib.consul.client import SessionLostError
+        from jobslib.consul.client import PermissionDeniedError, SessionLostError
         for final in (False, True):
             lease = self._get_lease()
             self._record = self.make_record()
@@ -573,6 +573,12 @@ class ConsulLock(BaseLock):
                 if final:
                     raise LockUnavailableError(str(exc)) from exc
                 continue
+            except PermissionDeniedError:
+                if not self.client.is_doubtful(lease.session):
+                    # Nothing was taken, so the keeper need not try to give it
+                    # back, which would be denied as well.
+                    lease.released()
+                raise
             if acquired is not None:
                 lease.hold(sent, self._record, acquired.token,
                            self._handle_interrupts())
