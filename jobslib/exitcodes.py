@@ -1,6 +1,7 @@
 """The exit codes of ``runjob``."""
 
 import enum
+import sys
 
 __all__ = ['ExitCode']
 
@@ -27,3 +28,16 @@ class ExitCode(enum.IntEnum):
     #: The process was ended by SIGTERM or SIGINT: 128 + SIGTERM, what a
     #: shell shows for it.
     TERMINATED = 143
+
+
+def protect_exit_code() -> None:
+    """See to it that the process ends with its own exit code, even if standard error
+    is on a full disk.
+
+    Python would try once more to write what is left, and end with 120.
+    """
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.stderr = None

@@ -23,7 +23,7 @@ from jobslib.exceptions import (
     LockError,
     LockUnavailableError,
 )
-from jobslib.exitcodes import ExitCode
+from jobslib.exitcodes import ExitCode, protect_exit_code
 from jobslib.imports import import_module, import_object
 from jobslib.legacy import describe, translate
 from jobslib.strictness import refuse_class, refuse_slips, remarks
@@ -62,6 +62,13 @@ def main(argv: list[str] | None = None) -> int:
 
     :returns: an :class:`jobslib.exitcodes.ExitCode`.
     """
+    try:
+        return _main(sys.argv[1:] if argv is None else argv)
+    finally:
+        protect_exit_code()
+
+
+def _main(argv: list[str]) -> int:
     _settle()
     # Modules in the current folder can be imported, as with "python -m".
     try:
@@ -69,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     except FileNotFoundError:
         # The folder was removed, so nothing can be in it.
         pass
-    line = CommandLine(sys.argv[1:] if argv is None else argv)
+    line = CommandLine(argv)
     if _names_job(line):
         return _run_job(line)
     return _reported(lambda: _answer(line))

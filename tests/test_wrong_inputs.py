@@ -657,7 +657,8 @@ def test_output_that_cannot_be_written(tmp_path: pathlib.Path) -> None:
     assert 'Traceback' not in done.stderr
 
 
-@pytest.mark.parametrize('args', ['jobs.Copi', 'status jobs.Copi'])
+@pytest.mark.parametrize('args', [
+    'jobs.Copi', 'status jobs.Copi', '--copi', 'status --copi'])
 def test_refusal_that_cannot_be_written(tmp_path: pathlib.Path,
                                         args: str) -> None:
     """The exit code is that of a wrong input on a full disk as well: by it
@@ -666,7 +667,8 @@ def test_refusal_that_cannot_be_written(tmp_path: pathlib.Path,
     with open('/dev/full', 'w') as full:
         code = subprocess.call(
             [sys.executable, '-m', 'jobslib', *args.split()], cwd=tmp_path,
-            env=environment(tmp_path), stderr=full, timeout=DEADLINE)
+            env=environment(tmp_path, PYTHONUNBUFFERED=''), stderr=full,
+            timeout=DEADLINE)
     assert code == ExitCode.USAGE
 
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable
 
 from jobslib.exceptions import ConfigError, Interrupt, LockError, TaskError
-from jobslib.exitcodes import ExitCode
+from jobslib.exitcodes import ExitCode, protect_exit_code
 from jobslib.interrupts import Interrupts
 from jobslib.run.link import Link
 from jobslib.run.signals import RunSignals
@@ -321,6 +321,7 @@ def exit_like_python(error: BaseException | None, code: int = 0) -> NoReturn:
     elif error is not None:
         code = ExitCode.TASK_FAILED
         _show(error)
+    protect_exit_code()
     # This is what the interpreter itself calls.  SystemExit cannot be raised
     # instead: it would pass the frames of the supervisor, which the forked
     # process has inherited, and run what is written there.
