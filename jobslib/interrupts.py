@@ -30,7 +30,7 @@ What is still open.  Python calls a handler only between two instructions, so a 
 that does not return delays it.  In the supervisor there is none that takes long; in the
 run's process there may be, and the supervisor kills that when its grace time is over.
 And Python drops an exception that a handler raises in a finalizer; how it is raised
-again is in :mod:`jobslib.run.signals`.
+again is in ``jobslib.run.signals``.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class BaseLiveness:
         return self.judge(self.read(), max_age)
 
     def judge(self, record: dict[str, object] | None, max_age: float) -> bool:
-        """Return what :meth:`check` returns when :meth:`read` returned *record*.
+        """Return whether the success in *record*, which was read, is at most
+        *max_age* seconds old.
 
         A success that is more than *max_age* in the future does not count, since
         one of the clocks must be wrong.
@@ -96,7 +97,8 @@ class BaseLiveness:
         return self.make_record(time.time())
 
     def make_observer(self) -> Observer:
-        """Return the observer of the loop that calls :meth:`write_at`."""
+        """Return the observer of the loop that calls
+        :meth:`jobslib.liveness.BaseLiveness.write_at`."""
         from jobslib.liveness.observer import LivenessObserver
         return LivenessObserver(self)
 

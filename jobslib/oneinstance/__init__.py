@@ -281,9 +281,10 @@ class BaseLock:
         """
 
     def secure_outcome(self, kept: bool) -> None:
-        """A run has ended, and its outcome is in :attr:`history` and
-        :attr:`schedule`: it is to be known even if this process dies before
-        it releases the lock.
+        """A run has ended, and its outcome is in
+        :attr:`jobslib.oneinstance.BaseLock.history` and
+        :attr:`jobslib.oneinstance.BaseLock.schedule`: it is to be known even if this
+        process dies before it releases the lock.
 
         It returns at once, and asks nobody who is not on this machine.
 
