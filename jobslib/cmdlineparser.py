@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+    from jobslib.parsing import Parser
     from jobslib.tasks import BaseTask
 
 __all__ = ['Argument', 'CommandLine', 'argument', 'build_command_parser',
@@ -67,7 +68,7 @@ def build_parser(
     task_cls: type[BaseTask] | None = None,
     config_class: type[Config] = Config,
     commands: dict[str, str] | None = None, words: Iterable[str] = (),
-) -> argparse.ArgumentParser:
+) -> Parser:
     """Return the parser of ``runjob``.
 
     :param task_cls: adds the description and arguments of this task.
@@ -98,7 +99,7 @@ def build_parser(
 def build_command_parser(
     name: str, command: ModuleType, task_cls: type[BaseTask] | None = None,
     config_class: type[Config] = Config, *, demanding: bool = False,
-) -> argparse.ArgumentParser:
+) -> Parser:
     """Return the parser of ``runjob`` for a command.
 
     :param name: the command.
@@ -209,7 +210,7 @@ def _is_negative(word: str) -> bool:
     return word.startswith('-')
 
 
-def _parser(**kwargs: Any) -> argparse.ArgumentParser:
+def _parser(**kwargs: Any) -> Parser:
     # Imported here, because code that only defines tasks needs no parser.
     import argparse
 

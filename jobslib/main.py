@@ -12,7 +12,6 @@ from jobslib.cmdlineparser import (
     CommandLine,
     build_command_parser,
     build_parser,
-    flags,
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
 from jobslib.config import Config, OneInstanceConfig
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
-    from jobslib.options import option
+    from jobslib.parsing import Parser
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
     from jobslib.run.process import RunProcess
@@ -166,7 +165,8 @@ def _configure(line: CommandLine) -> Config:
     if line.word in COMMANDS:
         return _configure_command(line, line.word, settings)
     config_class = line.config_class
-    task_cls = _find_class(line.word, line.unknown, flags(config_class))
+    task_cls = _find_class(
+        line.word, line.unknown, lambda: build_parser(None, config_class))
     try:
         parser = build_parser(
             task_cls, config_class,
@@ -185,7 +185,8 @@ def _configure_command(line: CommandLine, name: str,
     command, config_class = load_command(name), line.config_class
     try:
         path, unknown = line.find_task(command)
-        task_cls = _find_class(path, unknown, flags(config_class))
+        task_cls = _find_class(path, unknown, lambda: build_command_parser(
+            name, command, None, config_class))
         parser = build_command_parser(
             name, command, task_cls, config_class, demanding=bool(unknown))
     except argparse.ArgumentError as exc:
@@ -225,17 +226,24 @@ def _configure_program(line: CommandLine, settings: object) -> Config:
 
 
 def _find_class(path: str | None, unknown: list[str],
-                known: list[option[object]]) -> type[BaseTask] | None:
+                make_parser: Callable[[], Parser]) -> type[BaseTask] | None:
+    """Return the class at *path*, if one is named.
+
+    :param unknown: the words that are not jobslib's own.
+    :param make_parser: makes the parser that knows those.
+    :raises UsageError: there is no such class.
+    """
     try:
         return None if path is None else _load_task(path)
     except UsageError as exc:
-        if unknown:
-            from jobslib.slips import guess
-            meant = guess(next((word for word in unknown
-                                if word.startswith('--')), ''),
-                          [*OPTIONS, *(str(each.flag) for each in known)])
+        flags = [word for word in unknown if word.startswith('--')]
+        if flags and (meant := make_parser().guess(flags)):
+            # The value of such a flag stands in the place of the task.
             raise UsageError(
-                f'{exc}; unknown: {" ".join(unknown)}{meant}') from exc
+                f'unrecognized arguments: {" ".join(flags)}{meant}; '
+                f'{path!r} was taken for the task') from exc
+        if unknown:
+            raise UsageError(f'{exc}; unknown: {" ".join(unknown)}') from exc
         raise
 
 

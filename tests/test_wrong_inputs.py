@@ -256,9 +256,14 @@ WRONG = [
     Wrong('jobs.Copy --targe=x', 'unrecognized arguments: --targe=x (did you '
           'mean --target?)'),
     Wrong('jobs.Copy --unlike-any', 'unrecognized arguments: --unlike-any'),
-    Wrong('--run-intervall 5 jobs.Copy', f"task '5': '5' is not a dotted path "
+    Wrong('--run-intervall 5 jobs.Copy', 'unrecognized arguments: '
+          "--run-intervall (did you mean --run-interval?); '5' was taken for "
+          'the task'),
+    Wrong('release --timeot 5 jobs.Copy', 'unrecognized arguments: --timeot '
+          "(did you mean --timeout?); '5' was taken for the task"),
+    Wrong('--unlike-any 5 jobs.Copy', f"task '5': '5' is not a dotted path "
           f"(package.module.Name); nor is it a command ({COMMANDS}); unknown: "
-          f"--run-intervall jobs.Copy (did you mean '--run-interval'?)"),
+          f"--unlike-any jobs.Copy"),
     Wrong('status --jsn jobs.Copy', 'unrecognized arguments: --jsn (did you '
           'mean --json?)'),
     Wrong('release jobs.Copy --forse', 'unrecognized arguments: --forse (did '
@@ -270,10 +275,8 @@ WRONG = [
     Wrong('--versoin', f'name a task, package.module.Task, or a command: '
           f'{COMMANDS}; "runjob --help" tells more; unknown: --versoin (did '
           f'you mean --version?)'),
-    Wrong('--setting jobs jobs.Copy', f"task 'jobs': 'jobs' is not a dotted "
-          f"path (package.module.Name); nor is it a command ({COMMANDS}) "
-          f"(jobs.py is a module; name a class in it: jobs.Name); "
-          f"unknown: --setting jobs.Copy (did you mean '--settings'?)"),
+    Wrong('--setting jobs jobs.Copy', 'unrecognized arguments: --setting (did '
+          "you mean --settings?); 'jobs' was taken for the task"),
     Wrong('help', f"task 'help': 'help' is not a dotted path "
           f"(package.module.Name); nor is it a command ({COMMANDS}) (did you "
           f"mean '--help'?)"),
