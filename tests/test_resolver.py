@@ -157,10 +157,12 @@ def test_machine_name(names: NameService, name: str | None) -> None:
 def test_signal_is_answered_at_once() -> None:
     """SIGTERM ends who waits for a dead name service, and so does the exit."""
     with subprocess.Popen([sys.executable, '-c', textwrap.dedent('''
-            import signal, socket, sys, time
+            import os, signal, socket, sys, time
             from jobslib import resolver
             def hang(*args, **kwargs):
-                print('asked', flush=True)
+                # Not by print(): this thread dies with the process, and must not
+                # have the lock of the stream then.
+                os.write(1, b'asked\\n')
                 time.sleep(30)
             socket.getaddrinfo = hang
             signal.signal(signal.SIGTERM, lambda *args: sys.exit(7))
