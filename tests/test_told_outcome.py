@@ -73,6 +73,7 @@ def test_slot_is_done(folder: pathlib.Path, keep: tuple[str, ...],
     with Job(folder, *HOURLY, *keep, 'jobs.Task', DEADLY='1', FAILS=fails) as job:
         assert job.wait() == -signal.SIGKILL
         assert job.output.count('BEGIN 1') == 1
+    until(lambda: status(folder)['holder'] is None, 'the release')
     done = run_job(folder, *HOURLY, '--run-once', 'jobs.Task')
     assert done.returncode == ExitCode.DONE, done.stderr
     assert 'BEGIN' not in done.stdout
