@@ -129,8 +129,8 @@ class ScheduleOptions(ConfigGroup):
         flag='--catch-up', metavar='WHICH', env='JOBSLIB_CATCH_UP',
         help='Which slots that passed while nobody could run are run late.')
     start_deadline = option(
-        # Below that a slot would be late before anybody could begin it.
-        attrtype=float, minimum=1, flag='--start-deadline',
+        # Without it each slot would be late before anybody could begin it.
+        attrtype=float, minimum=0.1, flag='--start-deadline',
         metavar='SECONDS', env='JOBSLIB_START_DEADLINE',
         help='Do not begin a slot that is later than this.')
     retries = option(

@@ -343,7 +343,7 @@ WRONG = [
           'environment a JSON array)', env={'JOBSLIB_SCHEDULE': '[5]'}),
     # With it no slot would ever be run.
     Wrong('jobs.Copy', 'start_deadline: 0 from settings, START_DEADLINE is '
-          'not allowed; allowed: a number of seconds of at least 1',
+          'not allowed; allowed: a number of seconds of at least 0.1',
           "SCHEDULE = '@daily'\nSTART_DEADLINE = 0"),
     Wrong('jobs.Copy', 'config_class: 7 from settings, CONFIG_CLASS is not '
           'allowed; allowed: a dotted path (a string)', 'CONFIG_CLASS = 7'),
