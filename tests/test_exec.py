@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support import (
     DEADLINE,
+    STEADY,
     Job,
     environment,
     is_free,
@@ -274,7 +275,7 @@ def test_lease_keeper_is_spared(tmp_path: pathlib.Path) -> None:
     """What is told to end is the program, and nothing of jobslib's own."""
     with ConsulStandIn() as consul:
         write_module(tmp_path, 'settings',
-                     f'ONE_INSTANCE = {consul.one_instance()}')
+                     f'ONE_INSTANCE = {consul.one_instance(**STEADY)}')
         with Job(tmp_path, '-s', 'settings', *FOR_EVER, 'sh', '-c',
                  FAMILY) as job:
             job.wait_for('child\n')

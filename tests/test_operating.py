@@ -10,7 +10,15 @@ import time
 from typing import Any
 
 import pytest
-from support import Job, lock_folder, make_file_lock, run_job, until, write_module
+from support import (
+    STEADY,
+    Job,
+    lock_folder,
+    make_file_lock,
+    run_job,
+    until,
+    write_module,
+)
 
 from jobslib.commands import pause
 from jobslib.commands.jobs import ago, describe
@@ -113,7 +121,7 @@ def test_two_locks_of_one_name(folder: pathlib.Path) -> None:
             assert lock.acquire() and lock.release()
             lock.close()
         write_module(folder, 'settings', f"""
-            ONE_INSTANCE = {consul.one_instance()}""")
+            ONE_INSTANCE = {consul.one_instance(**STEADY)}""")
         done = run_job(folder, '-s', 'settings', 'status')
         assert [line.split('  ')[0] for line in done.stdout.splitlines()[1:]] == [
             f'quick ({key})' for key in keys]

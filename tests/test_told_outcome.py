@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import Job, run_job, until, write_module
+from support import STEADY, Job, run_job, until, write_module
 
 from jobslib.exitcodes import ExitCode
 from jobslib.testing import ConsulStandIn
@@ -54,7 +54,7 @@ def folder(request: pytest.FixtureRequest,
         return
     with ConsulStandIn() as consul:
         write_module(tmp_path, 'jobs', (
-            f'{JOBS}\nONE_INSTANCE = {consul.one_instance()!r}\n'))
+            f'{JOBS}\nONE_INSTANCE = {consul.one_instance(**STEADY)!r}\n'))
         yield tmp_path
 
 
