@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from jobslib.consul import transactions
 from jobslib.consul.transport import LIMIT, Response, TransportError
 
-__all__ = ['BAD_TTL', 'ELSEWHERE', 'NO_NODE', 'Refused']
+__all__ = ['BAD_TTL', 'ELSEWHERE', 'NO_NODE', 'UNKNOWN_FIELD', 'Refused',
+           'refuse_failure']
 
 # Texts of refusals of sessions, in lower case; those of transactions are in
 # :mod:`.transactions`.
@@ -18,6 +19,8 @@ NO_NODE = ('missing node registration',)
 ELSEWHERE = NO_NODE + ('permission denied',)
 #: The TTL is outside of what the servers allow.
 BAD_TTL = ('invalid session ttl',)
+#: There is a field in the request that this version of Consul does not know.
+UNKNOWN_FIELD = ('unknown field', 'invalid keys')
 
 
 class Refused(Exception):
@@ -61,6 +64,12 @@ class Refused(Exception):
         # older ones just end it.
         too_many = self.status == 429 and self.says(('concurrent connections',))
         return f'{text}; {LIMIT}' if too_many else text
+
+
+def refuse_failure(response: Response) -> None:
+    """Raise :class:`Refused` for each status but 200."""
+    if response.status != 200:
+        raise Refused(response)
 
 
 def _is_hidden(response: Response) -> bool:
