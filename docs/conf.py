@@ -39,8 +39,8 @@ nitpick_ignore_regex = [
     (r'py:.*', r'[A-Z][A-Za-z]*(Error|Interrupt|Exception)'),
     (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|ModuleType|Self'),
     (r'py:class', r'dict\[str'),
-    (r'py:class', r'Console|ConsulClient|ServiceClient|Document|Lease|Parser|ReportingContext|'
-                  r'ReportingTask|SuccessWriter|Table'),
+    (r'py:class', r'Console|ConsulClient|Document|Lease|Parser|ReportingContext|'
+                  r'ReportingTask|ServiceClient|SuccessWriter|Table'),
     (r'py:class', r'(.*\.)?(Control|Endpoint|History|Lock|Observer|'
                   r'OwnerRecord|Run)'),
     (r'py:class', r'[RT]|Metrics?|Callable\[\[\]'),

@@ -37,6 +37,12 @@ class Entry(NamedTuple):
     session: str | None
     modify_index: int
 
+    @classmethod
+    def of(cls, item: Document, value: bytes | None) -> Entry:
+        """Return what an answer says of a key, of which *value* is decoded."""
+        return cls(value or b'', item.get('Session') or None,
+                   expect(int, item['ModifyIndex']))
+
 
 class Calls:
     """Requests to one agent, each of which is sent once.  Not thread-safe.
@@ -142,8 +148,30 @@ class Calls:
             if not exc.is_missing:
                 raise
             return None
-        return Entry(item['Value'] or b'', item.get('Session') or None,
-                     expect(int, item['ModifyIndex']))
+        return Entry.of(item, item['Value'])
+
+    def read_tree(self, prefix: str, index: int | None = None,
+                  wait: float = 0) -> tuple[int, dict[str, Entry]]:
+        """Read all keys that begin with *prefix* and that the token may read, from a
+        leader that a quorum confirms.
+
+        :param index: makes it a blocking query, which waits for a change.
+        :param wait: how long that waits at the most, in seconds.
+        :returns: the index to go on from, and the keys by name.
+        """
+        try:
+            new_index, items = self.api.kv.get(
+                prefix, index=index, wait=duration(wait), recurse=True,
+                consistency='consistent')
+        except Refused as exc:
+            if not exc.is_missing:
+                raise
+            return exc.index, {}
+        found = {expect(str, item['Key']): Entry.of(item, item['Value'])
+                 for item in items}
+        if not found:
+            raise LookupError('an empty list is not an answer of Consul')
+        return int(new_index), found
 
     def list_keys(self, prefix: str, separator: str = '') -> list[str]:
         """Return the names of all keys that begin with *prefix* and that the token

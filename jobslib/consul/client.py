@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from jobslib.consul import transactions
-from jobslib.consul.api import FAILURES, duration
+from jobslib.consul.api import FAILURES
 from jobslib.consul.calls import Calls, Entry, decode, expect
 from jobslib.consul.failures import (
     PermissionDeniedError,
@@ -44,6 +44,9 @@ __all__ = ['Acquired', 'ConsulClient', 'Entry', 'KeyState', 'PermissionDeniedErr
            'SessionLostError', 'history_key', 'progress_key']
 
 T = TypeVar('T')
+
+# A key that is not there.
+MISSING = Entry(b'', None, 0)
 
 # The pause after the first attempt, in seconds; it doubles up to the longest.
 FIRST_PAUSE = 0.1
@@ -280,9 +283,8 @@ class ConsulClient:
         def call() -> dict[str, Entry]:
             found = self._calls.transact(
                 [transactions.get_tree(prefix) for prefix in prefixes])
-            return {expect(str, each['Key']): Entry(
-                decode(each), each.get('Session') or None,
-                expect(int, each['ModifyIndex'])) for each in found}
+            return {expect(str, each['Key']): Entry.of(each, decode(each))
+                    for each in found}
         return self._call(f'read {", ".join(prefixes)}', call)
 
     def list_keys(self, prefix: str) -> list[str]:
@@ -351,18 +353,12 @@ class ConsulClient:
         self._calls.close()
 
     def _read(self, key: str, index: int | None = None, wait: float = 0) -> KeyState:
-        try:
-            new_index, items = self._calls.api.kv.get(
-                key, index=index, wait=duration(wait), recurse=True,
-                consistency='consistent')
-        except Refused as exc:
-            if not exc.is_missing:
-                raise
-            return KeyState(exc.index, None, None, 0)
-        found = {expect(str, item['Key']): item for item in items}
-        if not found:
-            raise LookupError('an empty list is not an answer of Consul')
-        return _key_state(int(new_index), key, found)
+        new_index, found = self._calls.read_tree(key, index, wait)
+        entry = found.get(key, MISSING)
+        control = found.get(control_key(key), MISSING)
+        return KeyState(new_index, entry.value or None, entry.session,
+                        entry.modify_index, control.value or None,
+                        control.modify_index)
 
     def _find_server(self, reason: Refused) -> str:
         """Return the name of a server of the datacenter, the same for all."""
@@ -430,15 +426,3 @@ class ConsulClient:
     def put(self, key: str, value: bytes) -> None:
         """Write *value* to *key*, whoever else writes to it."""
         self._call(f'write {key}', lambda: self._calls.api.kv.put(key, value))
-
-
-def _key_state(index: int, key: str, found: Document) -> KeyState:
-    """Return the state of *key*, from the entries *found* under its prefix."""
-    item, control = found.get(key, {}), found.get(control_key(key), {})
-    return KeyState(
-        index, item.get('Value'), item.get('Session') or None, _index_of(item),
-        control.get('Value'), _index_of(control))
-
-
-def _index_of(item: Document) -> int:
-    return expect(int, item['ModifyIndex']) if item else 0
