@@ -2,8 +2,9 @@
 
 What goes over the wire, from the bottom up:
 
-- :mod:`~jobslib.consul.transport` sends requests, and
-  :mod:`~jobslib.consul.answers` reads what comes back;
+- :mod:`~jobslib.consul.endpoint` says where the agent is,
+  :mod:`~jobslib.consul.sockets` connects to it, :mod:`~jobslib.consul.transport`
+  sends requests, and :mod:`~jobslib.consul.answers` reads what comes back;
 - :mod:`~jobslib.consul.names` has the names of the keys of a lock,
   :mod:`~jobslib.consul.transactions` the operations on keys and why they are
   refused, :mod:`~jobslib.consul.refusals` what else a refusal means.

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 
 from jobslib.consul.api import FAILURES
 from jobslib.consul.calls import Calls
+from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.refusals import Refused
-from jobslib.consul.transport import Endpoint, Response, TransportError
+from jobslib.consul.transport import Response, TransportError
 from jobslib.findings import DENIED, FAILED, NOT_TRIED, OK, Finding
 
 __all__ = ['Attempts', 'SkippedError', 'denial', 'undisturbed']

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from jobslib.consul.api import duration, make_consul
+from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.refusals import (
     ELSEWHERE,
     UNKNOWN_FIELD,
     Refused,
     refuse_failure,
 )
-from jobslib.consul.transport import Endpoint, Response, Transport
+from jobslib.consul.transport import Response, Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from jobslib.consul import transactions
 from jobslib.consul.api import FAILURES
 from jobslib.consul.calls import Calls, Entry, decode, expect
+from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.failures import (
     PermissionDeniedError,
     SessionLostError,
@@ -33,7 +34,6 @@ from jobslib.consul.transactions import (
     SESSION_LOST,
     unchanged,
 )
-from jobslib.consul.transport import Endpoint
 from jobslib.exceptions import LockUnavailableError
 
 TYPE_CHECKING = False

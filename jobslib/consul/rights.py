@@ -25,6 +25,7 @@ from jobslib.consul.attempts import (
     undisturbed,
 )
 from jobslib.consul.calls import Entry
+from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.names import (
     control_key,
     handed_in_key,
@@ -32,7 +33,7 @@ from jobslib.consul.names import (
     scratch_key,
 )
 from jobslib.consul.refusals import BAD_TTL, Refused, refuse_failure
-from jobslib.consul.transport import Endpoint, TransportError
+from jobslib.consul.transport import TransportError
 from jobslib.findings import NOT_TRIED, Finding
 from jobslib.keeper.timings import Timings
 
