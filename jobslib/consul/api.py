@@ -44,7 +44,7 @@ class _Answer(NamedTuple):
 
 
 class _Http:
-    """The HTTP layer of the ``consul`` package, on the transport.
+    """What a lock needs of the package's HTTP layer, on the transport.
 
     Raises :class:`Refused` for each status but 200.  The two packages would
     raise different exceptions, which do not have the status.
@@ -60,14 +60,6 @@ class _Http:
     def put(self, callback: Callback, path: str, params: Params = None,
             data: str | bytes = '', **_: object) -> object:
         return self._send('PUT', callback, path, params, data)
-
-    def post(self, *_: object, **__: object) -> object:
-        raise NotImplementedError('a lock needs GET and PUT only')
-
-    delete = post
-
-    def close(self) -> None:
-        self._transport.close()
 
     def _send(self, method: str, callback: Callback, path: str, params: Params,
               data: str | bytes = '') -> object:

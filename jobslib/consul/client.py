@@ -219,10 +219,9 @@ class ConsulClient:
             except Refused as exc:
                 # Consul may name several reasons.  If one of them is that the
                 # session has ended, no other attempt with it can succeed.
-                if (exc.status == 409 and exc.says(HELD + CHANGED)
-                        and not exc.says(SESSION_LOST)):
-                    return None
-                raise
+                if not exc.conflicts(HELD + CHANGED) or exc.says(SESSION_LOST):
+                    raise
+                return None
             values = {entry['Key']: decode(entry) for entry in results
                       if entry['Key'].startswith(history_key(key))}
             return Acquired(transactions.modify_index(results, key),
@@ -261,7 +260,7 @@ class ConsulClient:
                 transactions.modify_index(
                     self._transact(operations, session), key)
             except Refused as exc:
-                if exc.status != 409 or not exc.says(CHANGED + NOT_HELD):
+                if not exc.conflicts(CHANGED + NOT_HELD):
                     raise
                 # The lock was lost, or freed by an earlier attempt, or somebody
                 # has written to its key by hand: read which of these it is.
@@ -310,7 +309,7 @@ class ConsulClient:
                 transactions.modify_index(self._transact([
                     unchanged(key, index), transactions.put(key, value)]), key)
             except Refused as exc:
-                if exc.status != 409 or not exc.says(CHANGED):
+                if not exc.conflicts(CHANGED):
                     raise
                 # An earlier attempt whose answer was lost may have written it.
                 return self._read(key).record == value
@@ -336,10 +335,10 @@ class ConsulClient:
             try:
                 self._transact(operations)
             except Refused as exc:
-                if exc.status == 409 and exc.says(CHANGED):
+                if exc.conflicts(CHANGED):
                     return False
                 # An earlier attempt whose answer was lost has written it.
-                if exc.status != 409 or not exc.says(transactions.STALE):
+                if not exc.conflicts(transactions.STALE):
                     raise
             return True
         return self._call(f'write {handed_in_key(key, name)}', call)
@@ -416,8 +415,7 @@ class ConsulClient:
             try:
                 return call()
             except FAILURES as exc:
-                repeat = may_repeat(exc)
-                if (not repeat or attempt >= self._attempts
+                if (not may_repeat(exc) or attempt >= self._attempts
                         or time.monotonic() >= ends):
                     raise translated(what, exc) from exc
             self._sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))

@@ -58,6 +58,10 @@ class Refused(Exception):
         """Whether any of *phrases*, in lower case, is among Consul's words."""
         return any(phrase in self.text.lower() for phrase in phrases)
 
+    def conflicts(self, phrases: Sequence[str]) -> bool:
+        """Whether a transaction was refused for one of these reasons."""
+        return self.status == 409 and self.says(phrases)
+
     def __str__(self) -> str:
         text = f'{self.origin}: {self.status} {self.text[:200]}'
         # This is how newer agents refuse a connection that is one too many;
