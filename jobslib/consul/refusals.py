@@ -1,12 +1,18 @@
-"""What it means when Consul refuses a request."""
+"""What it means when Consul refuses a request.
+
+Standard library only, see :mod:`jobslib.keeper.keeper`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 
 from jobslib.consul import transactions
 from jobslib.consul.transport import LIMIT, Response, TransportError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ['BAD_TTL', 'ELSEWHERE', 'NO_NODE', 'UNKNOWN_FIELD', 'Refused',
            'refuse_failure']
@@ -86,6 +92,8 @@ def _reason(response: Response) -> str:
     if _is_hidden(response):
         return 'Permission denied: the token may not read it'
     if response.status == 409:
+        # A transaction may have failed for several reasons.
         with contextlib.suppress(TransportError, LookupError, TypeError):
-            return transactions.reasons(response.json())
+            return '; '.join(
+                str(error['What']) for error in response.json()['Errors'])
     return response.text
