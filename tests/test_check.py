@@ -348,6 +348,15 @@ def test_not_consul(consul: ConsulStandIn,
     assert report.code == ExitCode.LOCK_SERVICE_UNAVAILABLE
 
 
+def test_key_that_is_not_consuls(consul: ConsulStandIn,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is named alike, whether the consul package finds it or not.
+    """
+    answer_with(monkeypatch, consul, 'GET', f'kv/{KEY}', Answer(200, b'null'))
+    assert Finding(f'read {KEY}', FAILED,
+                   'not an answer of Consul: TypeError') in on(consul).findings
+
+
 @pytest.mark.parametrize(('status', 'text', 'result', 'grant'), [
     (403, 'Permission denied', DENIED,
      'session "stand-in" { policy = "write" }'),
