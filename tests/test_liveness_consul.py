@@ -232,7 +232,7 @@ def test_connection_of_a_group() -> None:
 def test_calls(consul: ConsulStandIn) -> None:
     """A check can be set to each status; one that is not there is told."""
     client = ServiceClient(endpoint(consul.options()), 1)
-    client.register_check('calls', 'a check', 60)
+    client._calls.register_check('calls', 'a check', 60)
     for status, verb in (
             ('warning', 'warn'), ('critical', 'fail'), ('passing', 'pass')):
         assert client.update_check('calls', status, 'a note')

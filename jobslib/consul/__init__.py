@@ -13,9 +13,10 @@ What locks, liveness and commands use:
 
 - :mod:`~jobslib.consul.calls` has the single requests, on top of the API of the
   ``consul`` package (:mod:`~jobslib.consul.api`, :mod:`~jobslib.consul.package`);
-- :mod:`~jobslib.consul.client` has the calls of locks and commands, which are made
-  of them and tried again, :mod:`~jobslib.consul.failures` when that helps and what
-  is raised otherwise, :mod:`~jobslib.consul.services` the calls of liveness;
+- :mod:`~jobslib.consul.keyclient` has the calls of commands, which are made of them
+  and tried again, :mod:`~jobslib.consul.client` those of locks besides,
+  :mod:`~jobslib.consul.services` those of liveness, and
+  :mod:`~jobslib.consul.failures` says when to try again and what to raise;
 - :mod:`~jobslib.consul.view` reads what Consul knows of jobs, for commands;
 - :mod:`~jobslib.consul.rights` tries what a token may do, by
   :mod:`~jobslib.consul.attempts`;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobslib.consul.api import duration
-from jobslib.consul.client import ConsulClient
+from jobslib.consul.keyclient import KeyClient
 from jobslib.consul.refusals import Refused
 
 __all__ = ['ServiceClient']
@@ -12,7 +12,7 @@ __all__ = ['ServiceClient']
 _UNKNOWN = ('does not have associated ttl', 'unknown check', 'unknown service')
 
 
-class ServiceClient(ConsulClient):
+class ServiceClient(KeyClient):
     """A client with services.  They are the agent's own, so they are registered,
     updated and removed by the agent of this machine."""
 
