@@ -70,10 +70,7 @@ class Calls:
         return self._transport.request('GET', '/v1/status/leader')
 
     def servers(self) -> list[str]:
-        """Return the names of the datacenter's servers, sorted.
-
-        Consul leaves out those that the token may not read.
-        """
+        """Return the names of the datacenter's servers that the token may read."""
         _, servers = self.api.catalog.service('consul')
         return sorted(expect(str, server['Node']) for server in servers)
 
@@ -128,10 +125,7 @@ class Calls:
             check={'ttl': duration(ttl), 'status': 'passing'})
 
     def deregister_checks(self, name: str) -> None:
-        """Deregister the checks called *name* that have failed.
-
-        These are two requests or more.
-        """
+        """Deregister the checks called *name* that have failed, one by one."""
         for check, about in self.api.agent.checks().items():
             if about['Name'] == name and about['Status'] == 'critical':
                 self.api.agent.check.deregister(check)
@@ -140,8 +134,8 @@ class Calls:
         """Read *key* by its name, from a leader that a quorum confirms; None if it
         is missing.
 
-        Unlike a read of several keys, this is refused when the token may not
-        read the key, even if it does not exist.
+        When several keys are read at once, Consul leaves out those that the
+        token may not read, as if they did not exist.  This is refused then.
         """
         try:
             _, item = self.api.kv.get(key, consistency='consistent')
@@ -176,10 +170,7 @@ class Calls:
 
     def list_keys(self, prefix: str, separator: str = '') -> list[str]:
         """Return the names of all keys that begin with *prefix* and that the token
-        may read.
-
-        What follows the *separator* is cut off.
-        """
+        may read; what follows the *separator* in them is cut off."""
         try:
             _, found = self.api.kv.get(
                 prefix, keys=True, separator=separator, consistency='consistent')

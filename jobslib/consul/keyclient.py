@@ -121,18 +121,13 @@ class KeyClient:
         return self._call(f'read {", ".join(prefixes)}', call)
 
     def list_keys(self, prefix: str) -> list[str]:
-        """Return the names of all keys that begin with *prefix* and that the
-        token may read."""
+        """Return the names of keys, see :meth:`.Calls.list_keys`."""
         return self._call(f'list the keys in {prefix}',
                           lambda: self._calls.list_keys(prefix))
 
     def prove_readable(self, key: str) -> None:
-        """Raise :class:`PermissionDeniedError` if the token may not read *key*.
-
-        When several keys are read at once, Consul leaves out those that the
-        token may not read, as if they did not exist.  When one is read by its
-        name, Consul says so, even if it does not exist.
-        """
+        """Raise :class:`PermissionDeniedError` if the token may not read *key*, which
+        need not exist, see :meth:`.Calls.read`."""
         self._call(f'read {key}', lambda: self._calls.read(key))
 
     def write_if(self, key: str, value: bytes, index: int) -> bool:
