@@ -20,7 +20,7 @@ from support import STEADY, PlainTask, make_context, until
 
 from jobslib.consul.client import history_key
 from jobslib.consul.keys import refuse_lock_key
-from jobslib.consul.lease import CHECK_INTERVAL, Lease
+from jobslib.keeper.lease import CHECK_INTERVAL, Lease
 from jobslib.consul.transport import TransportError
 from jobslib.exceptions import (
     ConfigError,
@@ -30,7 +30,8 @@ from jobslib.exceptions import (
 from jobslib.history import HandIn
 from jobslib.keeper import processes
 from jobslib.keeper.memory import LeaseMemory
-from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
+from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.lease import INTERRUPT_SIGNAL
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.requests import Extra, Pause

@@ -274,8 +274,8 @@ class BaseLock:
         raise NotImplementedError
 
     def peek(self) -> None:
-        """Bring :attr:`control` up to date while the lock is not held, if that
-        takes a request to the lock's service.
+        """Bring :attr:`~.BaseLock.control` up to date while the lock is not held,
+        if that takes a request to the lock's service.
 
         :raises LockUnavailableError: the lock's service did not answer.
         """

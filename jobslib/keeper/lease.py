@@ -1,4 +1,4 @@
-"""A session of Consul and its keeper, as the ward sees them.
+"""A session of a lock service and its keeper, as the ward sees them.
 
 The ward is the process that holds the lock: a supervisor, or a program with a
 lock of its own.  It starts the keeper, tells it by messages what it is about to
@@ -23,10 +23,8 @@ import time
 from collections.abc import Collection, Mapping
 
 from jobslib.clock import now
-from jobslib.consul import launch
-from jobslib.consul.transport import Endpoint
 from jobslib.exceptions import LockUnavailableError
-from jobslib.keeper import processes
+from jobslib.keeper import launch, processes
 from jobslib.keeper.memory import LeaseMemory
 from jobslib.keeper.timings import Timings
 
@@ -58,10 +56,10 @@ class Lease:
     its place, with the same session.
 
     :param session: the id of the session.
-    :param key: the key of the lock.
-    :param endpoint: how to reach Consul.
+    :param engines: the name of the module whose function ``make`` makes the
+        keeper's engine, see :mod:`jobslib.keeper.engine`.
+    :param engine: what that function is given, as JSON takes it.
     :param timings: the timings of the lease.
-    :param check: the id of the agent check that the session is bound to.
     :param supervised: whether this process is a supervisor: it runs no code of
         users, and its runs are processes below it.  Then a run that does not
         stop is killed alone, and this process goes on, provided that it reports
@@ -75,8 +73,8 @@ class Lease:
     :raises LockUnavailableError: the keeper cannot be started.
     """
 
-    def __init__(self, session: str, key: str, endpoint: Endpoint,
-                 timings: Timings, check: str | None = None,
+    def __init__(self, session: str, engines: str,
+                 engine: Mapping[str, object], timings: Timings,
                  supervised: bool = False, made: float = 0.0,
                  about: dict[str, str] | None = None) -> None:
         self.session = session
@@ -91,11 +89,8 @@ class Lease:
             'ttl': timings.ttl, 'window': timings.window,
             'renew_interval': timings.renew_interval,
             'grace': timings.grace, 'kill': timings.kill,
-            'engine': {
-                'endpoint': {**endpoint.to_dict(), 'timeout': timings.timeout},
-                'session': session, 'key': key, 'check': check,
-                'check_ttl': timings.check_ttl,
-                'lock_delay': timings.lock_delay}}
+            'engine': engine}
+        self._engines = engines
         # A supervisor forks the processes of its runs, so it has no threads.
         self._supervised = supervised
         # When the session was renewed last, as the first keeper is told; one
@@ -319,7 +314,7 @@ class Lease:
                 **self._config, 'record': record,
                 'renewed': renewed}).encode())
             keeper = launch.start(
-                theirs_fd, self.memory_fd, self._supervised)
+                self._engines, theirs_fd, self.memory_fd, self._supervised)
         except (OSError, ValueError, TypeError) as exc:
             ours.close()
             how = '' if self._supervised else f' with {sys.executable!r}'
