@@ -223,11 +223,8 @@ def answers_of(lock: BaseLock, context: Context) -> Document:
         def answer(*args: object) -> object:
             # A service may be slow to answer, and so may a user's class.  While the
             # supervisor waits for it, it must not be taken to stand still.
-            lock.sign_of_life(LONGEST_ANSWER)
-            try:
+            with lock.silence(LONGEST_ANSWER):
                 return call(*args)
-            finally:
-                lock.sign_of_life()
         return answer
 
     answers: dict[str, Callable[..., object]] = {

@@ -180,12 +180,8 @@ class LeaseLock(BaseLock):
                 self.unheard = None
             return False
         if acquired:
-            assert self._lease is not None
-            self._lease.sign_of_life(LONGEST_HOOK)
-            try:
+            with self.silence(LONGEST_HOOK):
                 self.on_acquired()
-            finally:
-                self._lease.sign_of_life()
         return acquired
 
     def release(self) -> bool:
