@@ -151,7 +151,7 @@ TYPES = {'jobslib.documents'}
 LEASE = {'jobslib.clock', 'jobslib.keeper'} | {
     module for module in MODULES if module.startswith('jobslib.keeper.')}
 #: The ward's part of it, which the keeper does not load.
-WARD = {'jobslib.keeper.lease', 'jobslib.keeper.timings'}
+WARD = {'jobslib.keeper.handle', 'jobslib.keeper.lease', 'jobslib.keeper.timings'}
 
 
 @pytest.mark.parametrize('module', sorted(LEASE - WARD))

@@ -31,8 +31,9 @@ Who does what:
 
 And on the ward's side:
 
-- :mod:`~jobslib.keeper.lease` tells the keeper what the ward is about to do, and
-  starts another one when it dies or stands still, by :mod:`~jobslib.keeper.launch`.
+- :mod:`~jobslib.keeper.lease` tells the keeper what the ward is about to do.
+- :mod:`~jobslib.keeper.handle` is the way to the keeper's process: it starts another
+  one when it dies or stands still, by :mod:`~jobslib.keeper.launch`.
 
 All of it uses the standard library only, because the keeper may be started in a
 fresh interpreter without installed packages.  What stays open: a keeper, a guard
