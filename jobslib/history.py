@@ -176,6 +176,10 @@ class History:
         if is_writer and self.ledger is not None:
             # This ledger is newer than the one of the record.
             ledger = self.ledger
+        elif self.ledger is not None:
+            # So it is here: the holder took the lock with a ledger that was out of
+            # date, and decided anew.  What it did then, nobody can know.
+            return None
         is_begun = ledger is not None and ledger.state is State.BEGUN
         if ledger is not None and (
                 ledger.records is Records.BEGINS
