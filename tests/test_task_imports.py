@@ -26,9 +26,10 @@ def write_task(folder: pathlib.Path, code: str) -> None:
 
 @pytest.mark.parametrize('code, exit_code, said', [
     ('os.kill(os.getpid(), signal.SIGKILL)', ExitCode.TASK_FAILED,
-     'the task cannot be imported: killed by SIGKILL'),
+     'the task, or the settings, cannot be imported: killed by SIGKILL'),
     ('os._exit(7)', ExitCode.TASK_FAILED,
-     'the task cannot be imported: its process ended with exit code 7'),
+     'the task, or the settings, cannot be imported: its process ended with '
+     'exit code 7'),
     ('os._exit(0)', ExitCode.TASK_FAILED, 'its process ended with exit code 0'),
     ('os.closerange(3, 4096)', ExitCode.USAGE,
      'closes descriptors that it has not opened'),

@@ -133,7 +133,8 @@ class Recording:
         if history is None and self.config.recoveries == 0:
             # With no recoveries a slot is run at most once.  So the ledger has to be
             # written even where no history is kept.
-            history = {'token': self.lock.fencing_token, 'newest': []}
+            history = {'token': self.lock.fencing_token,
+                       'hold': self._owner.timestamp, 'newest': []}
         if history is not None and self.config.keep_lock:
             # For the next holder: this ledger is newer than that of the owner record.
             history['ledger'] = self.agenda.ledger.export()

@@ -130,7 +130,7 @@ def _report_death(code: int) -> int:
 
     :param code: its exit code; a signal is a negative number.
     """
-    print(f'runjob: error: the task cannot be imported: '
+    print(f'runjob: error: the task, or the settings, cannot be imported: '
           f'{describe_end(code)}', file=sys.stderr)
     # A process that has lost its connection has reported itself that it was refused.
     return ExitCode.USAGE if code == ExitCode.USAGE else ExitCode.TASK_FAILED

@@ -74,6 +74,15 @@ class FileLock(BaseLock):
             metavar='PATH', kind='the path of a folder',
             help='Folder of the lock files (default: see FileLock).')
 
+        def validate(self) -> None:
+            """Refuse what is only the name of a folder to a shell, or to nobody."""
+            super().validate()
+            folder = self.folder or ''
+            if folder != folder.strip() or folder[:1] in ('~', '$') or '\0' in folder:
+                raise self.error(
+                    'folder', 'it would be taken as it is written; allowed: a path '
+                    'without "~", variables, or spaces at the beginning or end')
+
     def __init__(self, context: BackendContext, options: Any) -> None:
         super().__init__(context, options)
         # Made absolute here, because a task may change the current folder.
