@@ -35,7 +35,7 @@ AT_ONCE = 8
 OWN_WAY = ('handlers.Own', 'handlers.Served', 'handlers.Waits')
 OWN = ('interrupted', 'succeeded')
 THREADS = ['Plain', 'Joined', 'Daemon', 'Unknown', 'Executor', 'Waited', 'ToThread',
-           'Alarms']
+           'Alarms', 'First']
 CHILDREN = ['Forked', 'ForkedOff', 'Unwound', 'Deaf', 'Shell', 'Session', 'Twice',
             'Chain', 'Pool', 'SpawnPool', 'ServedPool', 'Futures', 'Stopped',
             'FromThread']
