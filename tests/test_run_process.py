@@ -447,13 +447,15 @@ def test_thread_that_goes_on_after_an_interrupt(
         assert 0 < deadline - time.clock_gettime(time.CLOCK_BOOTTIME) <= 60
 
 
-def test_standard_streams_that_cannot_be_flushed() -> None:
+@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt])
+def test_standard_streams_that_cannot_be_flushed(
+        error: type[BaseException]) -> None:
     """What a task has put in their place does not change the outcome."""
     class Task(Ours):
         def task(self) -> None:
             class Stream:
                 def flush(self) -> None:
-                    raise RuntimeError('no stream')
+                    raise error('no stream')
             sys.stdout = sys.stderr = Stream()
 
     with Forked(Task) as forked:

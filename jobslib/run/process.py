@@ -106,7 +106,10 @@ class RunProcess:
 
     def serve(self, make_task: Callable[[], BaseTask],
               logger: logging.Logger) -> None:
-        """Carry out requests until the last one."""
+        """Carry out requests until the last one.
+
+        :raises ConfigError: to make the task has cut the connection.
+        """
         while received := self._channel.receive():
             message, descriptors = received
             do = message.pop('do')
@@ -114,6 +117,10 @@ class RunProcess:
                 return
             if do == 'make':
                 self.tell(self._make(make_task, logger))
+                if not self._channel.is_intact:
+                    raise ConfigError(
+                        'the task closes descriptors that it has not opened while '
+                        'it is made; allowed: to do so in task()')
                 continue
             self._serve(do, message, descriptors)
             if not self._channel.is_intact:
@@ -380,7 +387,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:
+        except BaseException:
             # The stream was closed, or is an object of the task's own that
             # cannot be flushed.
             pass
