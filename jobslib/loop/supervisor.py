@@ -171,7 +171,10 @@ def _supervise(process: RunHandle, exported: Document,
             if 'exit' in made:
                 logger.error('the task cannot be made: %s',
                              describe_end(made['exit']))
-            return ExitCode.TASK_FAILED
+            # A process that has lost its connection has reported itself that it was
+            # refused.
+            return (ExitCode.USAGE if made.get('exit') == ExitCode.USAGE
+                    else ExitCode.TASK_FAILED)
     return _run(process, lock, context, config, interrupts, logger)
 
 
