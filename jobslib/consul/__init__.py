@@ -2,17 +2,20 @@
 
 What goes over the wire, from the bottom up:
 
-- :mod:`~jobslib.consul.transport` sends requests, and
-  :mod:`~jobslib.consul.answers` reads what comes back;
+- :mod:`~jobslib.consul.endpoint` says where the agent is,
+  :mod:`~jobslib.consul.sockets` connects to it, :mod:`~jobslib.consul.transport`
+  sends requests, and :mod:`~jobslib.consul.answers` reads what comes back;
 - :mod:`~jobslib.consul.names` has the names of the keys of a lock,
   :mod:`~jobslib.consul.transactions` the operations on keys and why they are
   refused, :mod:`~jobslib.consul.refusals` what else a refusal means.
 
-What locks and commands use:
+What locks, liveness and commands use:
 
-- :mod:`~jobslib.consul.client` has the calls of locks and commands, on top of the
-  API of the ``consul`` package (:mod:`~jobslib.consul.api`,
-  :mod:`~jobslib.consul.package`);
+- :mod:`~jobslib.consul.calls` has the single requests, on top of the API of the
+  ``consul`` package (:mod:`~jobslib.consul.api`, :mod:`~jobslib.consul.package`);
+- :mod:`~jobslib.consul.client` has the calls of locks and commands, which are made
+  of them and tried again, :mod:`~jobslib.consul.failures` when that helps and what
+  is raised otherwise, :mod:`~jobslib.consul.services` the calls of liveness;
 - :mod:`~jobslib.consul.view` reads what Consul knows of jobs, for commands;
 - :mod:`~jobslib.consul.rights` tries what a token may do, by
   :mod:`~jobslib.consul.attempts`;

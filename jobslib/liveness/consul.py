@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.backends import BackendContext
-    from jobslib.consul.client import ConsulClient
+    from jobslib.consul.services import ServiceClient
 
 __all__ = ['ConsulLiveness', 'parse']
 
@@ -58,12 +58,12 @@ class ConsulLiveness(BaseLiveness):
         self._lock = threading.Lock()
 
     @cached_property
-    def client(self) -> ConsulClient:
+    def client(self) -> ServiceClient:
         """The client of Consul; not for two threads at once."""
         # Imported here, because it takes longer than all the rest, and the run's
         # process does not need it.
-        from jobslib.consul.client import ConsulClient
-        return ConsulClient(self._endpoint, self.options.retry_max_attempts)
+        from jobslib.consul.services import ServiceClient
+        return ServiceClient(self._endpoint, self.options.retry_max_attempts)
 
     def write(self) -> None:
         self.write_at(time.time())
@@ -86,7 +86,7 @@ class ConsulLiveness(BaseLiveness):
                 client.close()
 
     @contextlib.contextmanager
-    def _calling(self) -> Iterator[ConsulClient]:
+    def _calling(self) -> Iterator[ServiceClient]:
         with self._lock:
             try:
                 yield self.client

@@ -252,14 +252,12 @@ class ConsulLock(LeaseLock):
     @classmethod
     def compare_clocks(cls, context: BackendContext,
                        options: Any) -> tuple[float, float] | None:
-        from jobslib.consul.transport import Transport, TransportError
+        from jobslib.consul.calls import Calls
+        from jobslib.consul.transport import TransportError
         from jobslib.oneinstance.clocks import compare
-        with contextlib.closing(Transport(options.endpoint)) as transport:
-            def ask() -> str | None:
-                # This request needs no rights, and its answer has the time.
-                return transport.request('GET', '/v1/status/leader').header('Date')
+        with contextlib.closing(Calls(options.endpoint)) as calls:
             try:
-                return compare(ask)
+                return compare(lambda: calls.ask_leader().header('Date'))
             except TransportError as exc:
                 raise LockUnavailableError(str(exc)) from exc
 
