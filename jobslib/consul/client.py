@@ -13,10 +13,10 @@ from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.failures import (
     PermissionDeniedError,
     SessionLostError,
+    give_up,
     is_passing,
     is_settled,
     is_undone,
-    translated,
 )
 from jobslib.consul.names import (
     control_key,
@@ -180,7 +180,7 @@ class ConsulClient:
                 return self._read(key, index, min(wait, LONGEST_WAIT))
             except FAILURES as exc:
                 if not is_passing(exc):
-                    raise translated(f'read {key}', exc) from exc
+                    give_up(f'read {key}', exc)
             # Where each query is cut off at once, requests must not follow each
             # other without a pause.
             early = began + min(wait, SHORTEST_WAIT) - time.monotonic()
@@ -417,7 +417,7 @@ class ConsulClient:
             except FAILURES as exc:
                 if (not may_repeat(exc) or attempt >= self._attempts
                         or time.monotonic() >= ends):
-                    raise translated(what, exc) from exc
+                    give_up(what, exc)
             self._sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
             attempt += 1
 
