@@ -35,7 +35,7 @@ AT_ONCE = 8
 OWN_WAY = ('handlers.Own', 'handlers.Served', 'handlers.Waits')
 OWN = ('interrupted', 'succeeded')
 THREADS = ['Plain', 'Joined', 'Daemon', 'Unknown', 'Executor', 'Waited', 'ToThread',
-           'Alarms']
+           'Alarms', 'First']
 CHILDREN = ['Forked', 'ForkedOff', 'Unwound', 'Deaf', 'Shell', 'Session', 'Twice',
             'Chain', 'Pool', 'SpawnPool', 'ServedPool', 'Futures', 'Stopped',
             'FromThread']
@@ -84,7 +84,8 @@ def says_last(task: str) -> tuple[str, ...]:
 def beheaded(lock: str) -> Iterator[Case]:
     """Kinds whose runs end with the process that looks after them."""
     tasks = [('threads.Plain', 'thread'), ('threads.Daemon', 'thread'),
-             ('handlers.Blocked', 'main'), ('handlers.Swallows', 'main')]
+             ('handlers.Blocked', 'main'), ('handlers.Swallows', 'main'),
+             ('handlers.Outlives', 'main'), ('children.Copies', 'child')]
     # With FileLock the next holder ends what has no parent.
     tasks += [(f'children.{name}', 'child')
               for name in CHILDREN[LOCKS.index(lock)::2]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from jobslib.history import History
+from jobslib.history import History, written_ledger
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import MAX_SKIPS
 from jobslib.owner import OwnerRecord
@@ -82,9 +82,8 @@ def describe(name: str, state: LockState, now: float | None = None,
 
 
 def _ledger(state: LockState) -> Ledger | None:
-    ledger, _ = read_ledger(
-        OwnerRecord.parse(state.record),
-        Ledger.parse((state.history or {}).get('ledger')))
+    record = OwnerRecord.parse(state.record)
+    ledger, _ = read_ledger(record, written_ledger(state.history, record))
     return ledger
 
 

@@ -23,10 +23,8 @@ What locks, liveness and commands use:
 - :mod:`~jobslib.consul.connection` has the options, :mod:`~jobslib.consul.address`
   and :mod:`~jobslib.consul.keys` what may be given for an address and for a key.
 
-The lease:
+What the lease keeper uses:
 
 - :mod:`~jobslib.consul.engine` and :mod:`~jobslib.consul.writes` are Consul as the
-  lease keeper sees it;
-- :mod:`~jobslib.consul.lease` is a session with its keeper, as the process sees it
-  that holds the lock, and :mod:`~jobslib.consul.launch` starts the keeper.
+  keeper sees it, see :mod:`jobslib.keeper`.
 """

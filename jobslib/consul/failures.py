@@ -7,8 +7,12 @@ from jobslib.consul.transactions import MAY_NOT, SESSION_LOST
 from jobslib.consul.transport import TransportError
 from jobslib.exceptions import ConfigError, LockError, LockUnavailableError
 
-__all__ = ['PermissionDeniedError', 'SessionLostError', 'is_passing', 'is_settled',
-           'is_undone', 'translated']
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ['PermissionDeniedError', 'SessionLostError', 'give_up', 'is_passing',
+           'is_settled', 'is_undone']
 
 # Texts of Consul's refusals, in lower case.  The status is 500 whatever the
 # cause, so the text decides.
@@ -51,17 +55,25 @@ def is_settled(exc: BaseException) -> bool:
         or exc.status >= 500 and exc.says(_FINAL))
 
 
-def translated(what: str, exc: Exception) -> LockError | ConfigError:
-    """Return the error to raise when it failed to do *what*."""
+def give_up(what: str, exc: Exception) -> NoReturn:
+    """Raise the error for those who wanted *what*, which has failed with *exc*.
+
+    :raises ConfigError: it is refused whenever it is tried.
+    :raises LockError: otherwise; see its subclasses here.
+    """
+    if isinstance(exc, Refused) and exc.says(_BAD_NAME):
+        # The status is that of a fault that passes, but this one does not.
+        raise ConfigError(
+            f'key: not allowed by this version of Consul: cannot {what}: {exc}; '
+            f'allowed by 1.21.5: ASCII letters, digits and ,_./-?&= '
+            f'(versions before it, and those from 1.21.6 on, take more): '
+            f'choose another name for the task, or another key') from None
+    raise _translated(what, exc) from exc
+
+
+def _translated(what: str, exc: Exception) -> LockError:
     message = f'cannot {what}: {exc}'
     if isinstance(exc, Refused):
-        if exc.says(_BAD_NAME):
-            # It is refused each time, with the status of a fault that passes.
-            return ConfigError(
-                f'key: not allowed by this version of Consul: {message}; '
-                f'allowed by 1.21.5: ASCII letters, digits and ,_./-?&= '
-                f'(versions before it, and those from 1.21.6 on, take more): '
-                f'choose another name for the task, or another key')
         if exc.is_denied:
             return PermissionDeniedError(message)
         if exc.says(SESSION_LOST):

@@ -10,7 +10,7 @@ from jobslib.consul import transactions
 from jobslib.consul.api import FAILURES
 from jobslib.consul.calls import Calls, Entry, decode, expect
 from jobslib.consul.endpoint import Endpoint
-from jobslib.consul.failures import is_passing, translated
+from jobslib.consul.failures import give_up, is_passing
 from jobslib.consul.names import control_key, handed_in_key
 from jobslib.consul.refusals import Refused
 from jobslib.consul.transactions import CHANGED, unchanged
@@ -99,7 +99,7 @@ class KeyClient:
                 return self._read(key, index, min(wait, LONGEST_WAIT))
             except FAILURES as exc:
                 if not is_passing(exc):
-                    raise translated(f'read {key}', exc) from exc
+                    give_up(f'read {key}', exc)
             # Where each query is cut off at once, requests must not follow each
             # other without a pause.
             early = began + min(wait, SHORTEST_WAIT) - time.monotonic()
@@ -196,6 +196,6 @@ class KeyClient:
             except FAILURES as exc:
                 if (not may_repeat(exc) or attempt >= self._attempts
                         or time.monotonic() >= ends):
-                    raise translated(what, exc) from exc
+                    give_up(what, exc)
             self._sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
             attempt += 1
