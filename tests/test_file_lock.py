@@ -22,6 +22,7 @@ from jobslib.exceptions import (
     LockNotHeldError,
     LockUnavailableError,
 )
+from jobslib.history import MAX_SIZE
 from jobslib.keeper import processes
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.file import FileLock
@@ -638,6 +639,20 @@ def test_no_space_for_a_longer_record(folder: pathlib.Path) -> None:
     assert lock.release()
 
 
+def test_size_of_the_history_is_bounded(folder: pathlib.Path) -> None:
+    """Of a history that is too long the oldest runs are left out."""
+    lock = make_file_lock(folder)
+    assert lock.acquire()
+    runs = [{'run': number, 'error': 'x' * 200} for number in range(1000)]
+    lock.history = {'runs': 1000, 'newest': runs}
+    assert lock.release()
+    assert MAX_SIZE / 2 < (folder / 'plain.lock').stat().st_size < MAX_SIZE * 1.1
+    state = lock.look()
+    assert state.history is not None
+    newest = state.history['newest']
+    assert state.history['runs'] == 1000 and newest == runs[-len(newest):]
+
+
 def test_wait_for_a_free_lock(folder: pathlib.Path) -> None:
     """Waiting for a free lock takes no time."""
     lock = make_file_lock(folder)
@@ -854,6 +869,7 @@ def test_many_processes(folder: pathlib.Path) -> None:
 
 LEAVING = """
 import subprocess
+from jobslib.history import MAX_SIZE
 from jobslib.keeper import processes
 processes.mark(lock.marker)
 child = subprocess.Popen(['sleep', '3600'], start_new_session=True, env={})

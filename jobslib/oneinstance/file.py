@@ -14,6 +14,7 @@ import weakref
 
 from jobslib.config import option
 from jobslib.exceptions import LockUnavailableError
+from jobslib.history import MAX_SIZE as MAX_HISTORY
 from jobslib.history import shortened
 from jobslib.keeper import processes
 from jobslib.oneinstance import BaseLock, FoundLocks, LockState
@@ -380,11 +381,15 @@ class FileLock(BaseLock):
 
     def _write(self, fd: int, record: dict[str, object]) -> None:
         """Write *record*, and what stands beside it."""
-        if self.history is not None:
-            record = record | {'history': shortened(self.history)}
         if self._progress is not None:
             record = record | {'progress': self._progress}
+        if self.history is not None:
+            record = record | {'history': self.history}
         data = json.dumps(record).encode() + b'\n'
+        if self.history is not None and len(data) > MAX_HISTORY:
+            # Only now it can be the history that is too long.
+            record['history'] = shortened(self.history)
+            data = json.dumps(record).encode() + b'\n'
         try:
             _reserve(fd, len(data))
             if os.pwrite(fd, data, 0) < len(data):
