@@ -74,7 +74,7 @@ def _main(argv: list[str]) -> int:
         sys.path.insert(0, os.getcwd())
     except FileNotFoundError:
         # The folder was removed, so nothing can be in it.
-        import json  # noqa: F401
+        pass
     line = CommandLine(argv)
     if _names_job(line):
         return _run_job(line)
