@@ -228,6 +228,9 @@ class Runner:
     # Between two runs.
 
     def _wait_until_due(self) -> None:
+        # First, because what asks for the lock at once would also interrupt the
+        # making of a new process, again and again.
+        self._obey()
         if not self.config.cold_standby and not self._ends:
             # After a run that was interrupted or killed, a new process is made now,
             # so that neither the next run nor a takeover has to wait for imports.
