@@ -10,7 +10,7 @@ from jobslib.consul.client import ConsulClient
 from jobslib.history import HandIn
 from jobslib.oneinstance import FoundLocks, LockState
 from jobslib.oneinstance.control import Control
-from jobslib.oneinstance.record import parse
+from jobslib.oneinstance.record import find_unreadable, parse
 from jobslib.reading import mappings
 
 __all__ = ['ask', 'find_all', 'find_handed_in', 'hand_in', 'look']
@@ -87,11 +87,15 @@ def hand_in(client: ConsulClient, key: str, handed_in: HandIn) -> bool:
 
 def _state(keys: view.KeysOfJob) -> LockState:
     waiting = keys.waiting
-    return LockState(
+    state = LockState(
         keys.session is not None, parse(keys.record), parse(keys.history),
         Control.parse(keys.control), parse(keys.progress),
         None if waiting is None else [_process(name) for name in waiting],
         keys.token, _parse_handed_in(keys.handed_in))
+    state.unreadable = find_unreadable({
+        'the owner record': keys.record, 'the history': keys.history,
+        'what operators ask': keys.control, 'the progress': keys.progress})
+    return state
 
 
 def _parse_handed_in(found: Mapping[str, bytes]) -> dict[str, HandIn]:
