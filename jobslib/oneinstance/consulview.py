@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from jobslib.consul import view
 from jobslib.consul.client import ConsulClient
+from jobslib.consul.connection import refuse_key
 from jobslib.history import HandIn
 from jobslib.oneinstance import FoundLocks, LockState
 from jobslib.oneinstance.control import Control
@@ -32,7 +33,9 @@ def find_all(client: ConsulClient, address: str, prefix: str) -> FoundLocks:
     their keys.
 
     :raises LockUnavailableError: the token may read none of them.
+    :raises ConfigError: no key can begin with *prefix*.
     """
+    refuse_key(prefix, '--prefix')
     found = FoundLocks(address, prefix)
     jobs, found.missing = view.find_jobs(
         client, prefix, lambda value: OF_A_LOCK <= set(parse(value) or ()))
