@@ -116,6 +116,32 @@ def test_many_jobs(consul: ConsulStandIn) -> None:
     lock.close()
 
 
+def test_jobs_of_which_a_part_is_denied(consul: ConsulStandIn) -> None:
+    """Nothing is said of a job whose requests or history may not be read; it is
+    said that jobs may be missing."""
+    lock = make_lock(ConsulLock, 'part', **consul.options())
+    record = json.dumps({'task': 'x', 'pid': 1, 'schedule': {}}).encode()
+    for name in 'one', 'two', 'three':
+        lock.client.put(f'parts/{name}/lock', record)
+    with consul.hide('parts/.jobslib', 'parts/one/lock.control', 'parts/two/history'):
+        found = ConsulLock.find_all(lock.context, lock.options, 'parts/')
+    assert [*found] == ['parts/three/lock'] and found.missing
+    assert len(ConsulLock.find_all(lock.context, lock.options, 'parts/')) == 3
+    lock.close()
+
+
+def test_values_of_somebody_else(consul: ConsulStandIn) -> None:
+    """What is beside the lock and is not of jobslib is named."""
+    lock = make_lock(ConsulLock, 'others', **consul.options())
+    assert lock.look().unreadable == []
+    for name, value in [
+            ('lock', b'[1]'), ('lock.control', b'DATABASE=db'),
+            ('history/lock', b'{"runs": 1}'), ('progress/lock', b'')]:
+        lock.client.put(f'jobs/others/{name}', value)
+    assert lock.look().unreadable == ['the owner record', 'what operators ask']
+    lock.close()
+
+
 def lease_threads() -> set[threading.Thread]:
     """Return the threads that wait for the end of a keeper."""
     return {thread for thread in threading.enumerate()

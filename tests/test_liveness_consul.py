@@ -89,6 +89,32 @@ def test_prompt_success_is_one_request(consul: ConsulStandIn) -> None:
     liveness.close()
 
 
+@pytest.mark.parametrize('version', ['1.8', '2.1'])
+def test_key_that_may_not_be_read(version: str) -> None:
+    """A success that the token may not read is not taken for none."""
+    with ConsulStandIn(version=version) as denying:
+        liveness = make_liveness(denying.options())
+        liveness.write()
+        with denying.hide('jobs/'), pytest.raises(
+                LivenessError, match='jobs/plain/liveness'):
+            liveness.read()
+        assert liveness.read() is not None
+        liveness.close()
+
+
+def test_value_of_somebody_else(consul: ConsulStandIn) -> None:
+    """What is in the key and no success is not taken for none; the next success
+    takes its place."""
+    liveness = make_liveness(consul.options(), key='of/others')
+    assert liveness.read() is None
+    liveness.client.put('of/others', b'DATABASE=db')
+    with pytest.raises(LivenessError, match='its value is not that of a success'):
+        liveness.read()
+    liveness.write()
+    assert liveness.read() is not None
+    liveness.close()
+
+
 @pytest.mark.parametrize('data', [
     b'', b'x', b'[]', b'{}', b'{"timestamp": true}', b'{"timestamp": "1"}',
     b'{"timestamp": NaN}', b'{"timestamp": Infinity}',

@@ -432,6 +432,16 @@ WRONG = [
            "ONE_INSTANCE['options']['key'] is not allowed; allowed: a path of "
            "printable characters, without a leading slash or parts that are "
            "empty, \".\" or \"..\""),
+    Wrong('status --prefix /jobs', "key: '/jobs' from --prefix is not "
+          "allowed; allowed: a path of printable characters, without a leading "
+          "slash or parts that are empty, \".\" or \"..\"", env=CONSUL),
+    Wrong('run jobs.Copy --slot 9999-01-01T00:00:00+00:00', "argument --slot: "
+          "'9999-01-01T00:00:00+00:00' is not allowed; allowed: a time in ISO "
+          '8601 with its offset from UTC (2026-11-24T02:30:00+01:00), in the '
+          'years 2 to 5000'),
+    option("'key': 'jobs/'", "key: 'jobs/' from settings, "
+           "ONE_INSTANCE['options']['key'] is not allowed: it is that of a "
+           "folder; allowed: no slash at its end"),
     # The lock's service.
     Wrong('status jobs.Copy', "cannot read jobs/copy/lock, "
           "jobs/copy/history/lock, jobs/copy/progress/lock: PUT /v1/txn on "

@@ -77,6 +77,7 @@ def describe(name: str, state: LockState, now: float | None = None,
         'skipped': [
             {**each.export(), 'slot_utc': iso(each.slot)}
             for each in state.control.skips if each.slot > now],
+        'unreadable': state.unreadable,
         'standbys': state.others, 'history': [
             _dated(run.export(), 'started') for run in history.newest]}
 

@@ -101,6 +101,11 @@ def find_jobs(
         entries = client.read_all(batch)
         locks |= {key: entries[key] for key in batch
                   if key in entries and is_lock(entries[key].value)}
+    if missing:
+        # Of a job whose other keys may not be read, it is not known whether it is
+        # paused, and how it went.
+        locks = {key: lock for key, lock in locks.items() if all(
+            name in names or _is_readable(client, name) for name in _beside(key))}
     sessions = client.sessions()
     found = {}
     for batch in _batches(sorted(locks), BATCH // len(_beside(''))):
@@ -153,6 +158,14 @@ def hand_in(client: KeyClient, key: str, name: str, value: bytes,
             if client.hand_in(key, name, value, state, control):
                 return True
     return False
+
+
+def _is_readable(client: ConsulClient, name: str) -> bool:
+    try:
+        client.prove_readable(name)
+    except PermissionDeniedError:
+        return False
+    return True
 
 
 def _beside(key: str) -> list[str]:

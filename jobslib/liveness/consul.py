@@ -78,7 +78,24 @@ class ConsulLiveness(BaseLiveness):
 
     def read(self) -> dict[str, Any] | None:
         with self._calling() as client:
-            return parse(client.read(self.key).record)
+            value = client.read(self.key).record
+            if value is None:
+                # Consul leaves out a key that the token may not read, and without a
+                # success a job would seem to be stuck.
+                self._refuse_denied(client)
+            record = parse(value)
+            if value and record is None:
+                raise LivenessError(f'cannot read {self.key}: its value is not that '
+                                    f'of a success, and is replaced by the next one')
+            return record
+
+    def _refuse_denied(self, client: ConsulClient) -> None:
+        from jobslib.consul.client import PermissionDeniedError
+        try:
+            client.prove_readable(self.key)
+        except PermissionDeniedError as exc:
+            raise LivenessError(f'{exc}; grant the token: key "{self.key}" '
+                                f'{{ policy = "read" }}') from exc
 
     def close(self) -> None:
         if 'client' in vars(self):

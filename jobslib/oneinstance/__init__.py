@@ -79,6 +79,9 @@ class LockState:
         self.others = others
         self.token = token
         self.handed_in = handed_in or {}
+        #: What has a value that is not jobslib's, and so counts as if it was not
+        #: there, in words.
+        self.unreadable: list[str] = []
 
     @property
     def owner(self) -> OwnerRecord:

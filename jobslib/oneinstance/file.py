@@ -25,7 +25,7 @@ from jobslib.oneinstance.lockfolder import (
     file_name,
     make_private_folder,
 )
-from jobslib.oneinstance.record import parse
+from jobslib.oneinstance.record import find_unreadable, parse
 from jobslib.reading import count, mapping
 
 TYPE_CHECKING = False
@@ -444,9 +444,13 @@ def _reserve(fd: int, size: int) -> None:
 
 def _read(fd: int) -> dict[str, object] | None:
     """Return the record in the file, ``None`` if there is none to read."""
+    return parse(_load(fd))
+
+
+def _load(fd: int) -> bytes:
     # After the first line there may be the rest of a longer record, which the
     # writer has not cut off yet, or did not come to cut off.
-    return parse(os.pread(fd, MAX_SIZE, 0).partition(b'\n')[0])
+    return os.pread(fd, MAX_SIZE, 0).partition(b'\n')[0]
 
 
 def _state(path: str, control: Control) -> LockState:
@@ -456,13 +460,15 @@ def _state(path: str, control: Control) -> LockState:
     except FileNotFoundError:
         return LockState(False, None, control=control)
     try:
-        held, record = _is_locked(fd), _read(fd) or {}
+        held, data = _is_locked(fd), _load(fd)
     finally:
         os.close(fd)
+    record = parse(data) or {}
     history = mapping(record.pop('history', None))
     progress = mapping(record.pop('progress', None))
     found = LockState(held, record or None, history or None, control, progress)
     found.token = found.owner.token if held else None
+    found.unreadable = find_unreadable({'the owner record and the history': data})
     return found
 
 
