@@ -160,7 +160,7 @@ def hand_in(client: KeyClient, key: str, name: str, value: bytes,
     return False
 
 
-def _is_readable(client: ConsulClient, name: str) -> bool:
+def _is_readable(client: KeyClient, name: str) -> bool:
     try:
         client.prove_readable(name)
     except PermissionDeniedError:

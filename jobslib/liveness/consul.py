@@ -89,8 +89,8 @@ class ConsulLiveness(BaseLiveness):
                                     f'of a success, and is replaced by the next one')
             return record
 
-    def _refuse_denied(self, client: ConsulClient) -> None:
-        from jobslib.consul.client import PermissionDeniedError
+    def _refuse_denied(self, client: ServiceClient) -> None:
+        from jobslib.consul.failures import PermissionDeniedError
         try:
             client.prove_readable(self.key)
         except PermissionDeniedError as exc:
