@@ -238,6 +238,12 @@ class Systemd:
         return self.run('systemctl', '--no-pager', *arguments,
                         check=check).stdout.strip()
 
+    def journal(self, *units: str) -> str:
+        """What units, and systemd about them, logged, without times and names."""
+        chosen = [word for unit in units for word in ('-u', unit)]
+        return self.run('journalctl', '--no-pager', '--quiet', '-o', 'cat',
+                        *chosen).stdout
+
     def path(self, path: str) -> pathlib.Path:
         """A path there, seen from here."""
         return pathlib.Path(f'/proc/{self.pid}/root{path}')
@@ -321,8 +327,7 @@ class Unit:
 
     def log(self) -> str:
         """What it and systemd logged about it, without times and names."""
-        return self.systemd.run('journalctl', '--no-pager', '--quiet', '-o', 'cat',
-                                '-u', self.name).stdout
+        return self.systemd.journal(self.name)
 
     def until(self, condition: Callable[[], T | None], what: str,
               timeout: float = DEADLINE) -> T:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from integration.agents import Agent, wait_until
+from integration.locks import BACKEND, ROOT
 from integration.systemd import Systemd, Unit, inner_id, missing
 from integration.unit_jobs import LEAST_DYNAMIC
 from integration.workers import DEADLINE, is_alive, process_state, read_proc
@@ -259,6 +261,72 @@ def test_watchdog_ends_a_stopped_supervisor(make_either: Make, lock: str) -> Non
     assert unit.log().count(f'{LEFT_NOTHING}\n') == 2
     assert not any(map(is_alive, processes))
     assert unit.show('NRestarts') == '1'
+
+
+# Beside the unit
+
+def test_operator_pauses_a_job(make: Make) -> None:
+    """The command of the guide reaches the lock of a job with a user of its own."""
+    unit = make('Tidy')
+    unit.ctl('start')
+    unit.wait_for_log('BEGIN')
+    command = find_command('docs/guide/operating.rst', 'runjob pause', 'jobs.Tidy')
+    # There is no message bus, which is needed to wait for the command.
+    command.remove('--pipe')
+    unit.systemd.run(*command, '--interrupt')
+    unit.until(lambda: unit.show('StatusText').startswith('standby: paused by jobslib'),
+               'the pause')
+
+
+def test_machine_is_shut_down(make_consul: Make) -> None:
+    """Jobs are stopped before the agent of their machine is."""
+    unit = make_consul('Tidy')
+    unit.systemd.write('/etc/systemd/system/consul.service', """\
+        [Service]
+        ExecStart=sleep infinity
+        """)
+    unit.systemd.ctl('daemon-reload')
+    unit.systemd.ctl('start', 'consul.service', unit.name)
+    # As it is done when the machine is.
+    unit.systemd.ctl('start', 'shutdown.target')
+    lines = unit.systemd.journal(unit.name, 'consul.service').splitlines()
+    assert (lines.index(f'Stopped {unit.name} - Job jobs.Tidy.')
+            < lines.index('Stopping consul.service...'))
+
+
+def test_timer_on_two_machines(make_consul: Make) -> None:
+    """The unit of the guide has not failed where another machine has the lock."""
+    unit = make_consul('Tidy')
+    unit.ctl('start')
+    unit.wait_for_log('BEGIN')
+    systemd = unit.systemd
+    text = (ROOT / 'docs/guide/production.rst').read_text().partition('.. _timers:')[2]
+    text = text.partition('.. code-block:: ini\n\n')[2].partition('\n\nWithout')[0]
+    systemd.write('/etc/systemd/system/once.service', text.replace(
+        'tick.Tick', 'jobs.Tidy'))
+    systemd.write('/etc/systemd/system/once.service.d/lock.conf', f"""\
+        [Service]
+        WorkingDirectory=/opt/jobs
+        EnvironmentFile=/etc/jobs/jobs.Tidy.env
+        Environment=JOBSLIB_ONE_INSTANCE_BACKEND={BACKEND}
+        Environment=JOBSLIB_ONE_INSTANCE_CONSUL_TOKEN_FILE=/etc/jobs/consul-token
+        """)
+    systemd.write('/etc/systemd/system/once.timer', '[Timer]\nOnActiveSec=0\n')
+    systemd.ctl('daemon-reload')
+    systemd.ctl('start', 'once.timer')
+    unit.until(lambda: 'Finished once.service' in systemd.journal('once.service'),
+               'the run of the timer')
+    assert 'not run: the lock is held by ' in systemd.journal('once.service')
+    shown = systemd.ctl('show', '-P', 'ExecMainStatus', '-P', 'Result', 'once.service')
+    assert shown.split() == ['success', f'{ExitCode.LOCK_NOT_AVAILABLE:d}']
+
+
+def find_command(page: str, what: str, task: str) -> list[str]:
+    """The words of a command of the guide, for a task."""
+    text = (ROOT / page).read_text().replace('\\\n', ' ').replace('tick.Tick', task)
+    line, = (line for line in text.splitlines()
+             if line.strip().startswith('systemd-run') and what in line)
+    return shlex.split(line)
 
 
 # Restrictions
