@@ -238,11 +238,11 @@ class Systemd:
         return self.run('systemctl', '--no-pager', *arguments,
                         check=check).stdout.strip()
 
-    def journal(self, *units: str) -> str:
+    def journal(self, *units: str, priority: str = 'debug') -> str:
         """What units, and systemd about them, logged, without times and names."""
         chosen = [word for unit in units for word in ('-u', unit)]
         return self.run('journalctl', '--no-pager', '--quiet', '-o', 'cat',
-                        *chosen).stdout
+                        '-p', priority, *chosen).stdout
 
     def path(self, path: str) -> pathlib.Path:
         """A path there, seen from here."""

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import time
@@ -20,7 +21,10 @@ from integration.workers import DEADLINE, is_alive, process_state, read_proc
 from jobslib.exitcodes import ExitCode
 
 #: What a job needs at least, of which the production page tells.
-RULES = 'session_prefix "" { policy = "write" }\nkey_prefix "jobs/" { policy = "write" }'
+RULES = """
+session_prefix "" { policy = "write" }
+key_prefix "jobs/" { policy = "write" }
+"""
 
 #: `TimeoutStopSec` of the unit, in seconds.
 STOPPED = 45.0
@@ -264,6 +268,18 @@ def test_watchdog_ends_a_stopped_supervisor(make_either: Make, lock: str) -> Non
 
 
 # Beside the unit
+
+def test_journal_has_levels(make: Make) -> None:
+    """With the format of the journal, it can be asked for what went wrong."""
+    unit = make('Leaving', env={'JOBSLIB_LOG_FORMAT': 'journal'})
+    unit.ctl('start')
+    unit.wait_for_log('BEGIN')
+    os.kill(unit.run_process(), signal.SIGKILL)
+    unit.wait_for_log('BEGIN', 2)
+    errors = unit.systemd.journal(unit.name, priority='err')
+    assert re.fullmatch(
+        r'jobslib: run killed after [\d.]+ s: killed by SIGKILL\n', errors)
+
 
 def test_operator_pauses_a_job(make: Make) -> None:
     """The command of the guide reaches the lock of a job with a user of its own."""
