@@ -241,6 +241,8 @@ class Systemd:
     def journal(self, *units: str, priority: str = 'debug') -> str:
         """What units, and systemd about them, logged, without times and names."""
         chosen = [word for unit in units for word in ('-u', unit)]
+        # What was written before is in it then.
+        self.run('journalctl', '--sync')
         return self.run('journalctl', '--no-pager', '--quiet', '-o', 'cat',
                         '-p', priority, *chosen).stdout
 
@@ -331,11 +333,11 @@ class Unit:
 
     def until(self, condition: Callable[[], T | None], what: str,
               timeout: float = DEADLINE) -> T:
-        """The first true value of a condition; the error has the log."""
+        """The first true value of a condition; the error has the end of the journal."""
         try:
             return wait_until(condition, timeout, what)
         except TimeoutError as exc:
-            raise TimeoutError(f'{exc}\n{self.log()}') from None
+            raise TimeoutError(f'{exc}\n{self.systemd.journal()[-4000:]}') from None
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
         """Wait until a text was logged so many times."""
