@@ -364,6 +364,21 @@ def test_restrictions_are_in_force(make_consul: Make) -> None:
     assert int(status['Uid'].split()[0]) >= LEAST_DYNAMIC
 
 
+def test_proc_has_processes_alone(make_either: Make, lock: str) -> None:
+    """With a restriction that many add, what a run started is found as well."""
+    unit = make_either('Leaving', override='ProcSubset=pid', env={GRACE[lock]: 0.5})
+    unit.ctl('start')
+    unit.wait_for_log('BEGIN')
+    processes = unit.processes()
+    os.kill(unit.run_process(), signal.SIGKILL)
+    unit.wait_for_log('BEGIN', 2)
+    assert unit.log().count(f'{LEFT_NOTHING}\n') == 2
+    unit.ctl('stop')
+    assert 'Deactivated successfully' in unit.log()
+    assert not any(map(is_alive, processes))
+    assert is_free(unit)
+
+
 def test_task_does_not_speak_for_the_job(make: Make) -> None:
     """What a task tells systemd is not believed."""
     unit = make('Speaking')
