@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import re
 import shlex
 import signal
@@ -69,9 +70,11 @@ def systemd() -> Iterator[Systemd]:
 
 
 @pytest.fixture(scope='module')
-def secured(systemd: Systemd) -> Iterator[tuple[Agent, str]]:
+def secured(
+    systemd: Systemd, consul_bin: pathlib.Path,
+) -> Iterator[tuple[Agent, str]]:
     """A Consul that denies everything by default, and a token for jobs."""
-    with Agent(acl=True) as agent:
+    with Agent(acl=True, binary=consul_bin) as agent:
         yield agent, agent.api.create_token(RULES)
 
 
