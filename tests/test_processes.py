@@ -338,8 +338,11 @@ CHAIN = (
     '    time.sleep(0.005)')
 
 
-def test_chain_of_forks_is_ended(marker: str) -> None:
+@pytest.mark.parametrize('load', [processes.LOAD, '/proc/not-shown'])
+def test_chain_of_forks_is_ended(
+        marker: str, monkeypatch: pytest.MonkeyPatch, load: str) -> None:
     """A process that forks and ends, again and again, is caught."""
+    monkeypatch.setattr(processes, 'LOAD', load)
     for _ in range(5):
         with subprocess.Popen([sys.executable, '-c', CHAIN],
                               stdout=subprocess.PIPE) as process:
