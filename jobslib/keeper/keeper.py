@@ -395,10 +395,8 @@ def _format(text: str, at: float) -> str:
             'timestamp': f'{utc}.{milliseconds:03d}Z', 'level': 'WARNING',
             'logger': LOGGER, 'fqdn': _about['fqdn'], 'pid': os.getpid(),
             'message': text, 'task': _about['task']})
-    of = f' ({_about["task"]})' if _about else ''
-    if _about.get('format') == 'journal':
-        return f'<4>{LOGGER}: {text}{of}'
     local = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))
+    of = f' ({_about["task"]})' if _about else ''
     return f'{local},{milliseconds:03d} WARNING {LOGGER}: {text}{of}'
 
 
