@@ -240,13 +240,13 @@ class Systemd:
         return self.run('systemctl', '--no-pager', *arguments,
                         check=check).stdout.strip()
 
-    def journal(self, *units: str, priority: str = 'debug') -> str:
+    def journal(self, *units: str) -> str:
         """What units, and systemd about them, logged, without times and names."""
         chosen = [word for unit in units for word in ('-u', unit)]
         # What was written before is in it then.
         self.run('journalctl', '--sync')
         return self.run('journalctl', '--no-pager', '--quiet', '-o', 'cat',
-                        '-p', priority, *chosen).stdout
+                        *chosen).stdout
 
     def path(self, path: str) -> pathlib.Path:
         """A path there, seen from here."""

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import pathlib
-import re
 import shlex
 import signal
 import time
@@ -22,10 +21,10 @@ from integration.workers import DEADLINE, is_alive, process_state, read_proc
 from jobslib.exitcodes import ExitCode
 
 #: What a job needs at least, of which the production page tells.
-RULES = """
+RULES = '''\
 session_prefix "" { policy = "write" }
 key_prefix "jobs/" { policy = "write" }
-"""
+'''
 
 #: `TimeoutStopSec` of the unit, in seconds.
 STOPPED = 45.0
@@ -274,18 +273,6 @@ def test_watchdog_ends_a_stopped_supervisor(make_either: Make, lock: str) -> Non
 
 
 # Beside the unit
-
-def test_journal_has_levels(make: Make) -> None:
-    """With the format of the journal, it can be asked for what went wrong."""
-    unit = make('Leaving', env={'JOBSLIB_LOG_FORMAT': 'journal'})
-    unit.ctl('start')
-    unit.wait_for_log('BEGIN')
-    os.kill(unit.run_process(), signal.SIGKILL)
-    unit.wait_for_log('BEGIN', 2)
-    errors = unit.systemd.journal(unit.name, priority='err')
-    assert re.fullmatch(
-        r'jobslib: run killed after [\d.]+ s: killed by SIGKILL\n', errors)
-
 
 def test_operator_pauses_a_job(make: Make) -> None:
     """The command of the guide reaches the lock of a job with a user of its own."""

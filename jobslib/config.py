@@ -236,11 +236,10 @@ class Config(ScheduleOptions):
         attrtype=dict, env='JOBSLIB_LOGGING', metavar='JSON',
         help='Logging, as logging.config.dictConfig takes it.')
     log_format = option(
-        attrtype=str, choices=('text', 'json', 'journal'), default='text',
+        attrtype=str, choices=('text', 'json'), default='text',
         env='JOBSLIB_LOG_FORMAT', metavar='FORMAT',
-        help='How lines of the log are written; journal is text with its '
-             'level as systemd takes it, and without the time; not used when '
-             'LOGGING is set.')
+        help='How lines of the log are written; not used when LOGGING is '
+             'set.')
     log_level = option(
         attrtype=str, choices=('debug', 'info', 'warning', 'error',
                                'critical'),

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from jobslib.documents import Document
 
 
-__all__ = ['FAILURES', 'HandIn', 'History', 'encode', 'shortened']
+__all__ = ['FAILURES', 'HandIn', 'History', 'encode', 'shortened',
+           'written_ledger']
 
 #: The most that a history may take, in bytes of JSON; the oldest runs go
 #: first.  Consul refuses values of more than 512 KB, and each write of the
@@ -123,7 +124,7 @@ class History:
         :param handed_in: what was handed in, by name.
         """
         history = cls(limit)
-        history.ledger = Ledger.parse(mapping(document).get('ledger'))
+        history.ledger = written_ledger(document, record)
         if not limit:
             return history
         history._load(mapping(document))
@@ -141,11 +142,11 @@ class History:
         self.newest = _runs(document.get('newest'))
         self.runs = count(document.get('runs')) or 0
         self.failures = count(document.get('failures')) or 0
+        outcomes = [run.outcome.value for run in self.newest]
         for outcome in FAILURES:
             # At least as many as among the newest runs, which are all here.
             self.outcomes[outcome] = max(
-                count(document.get(outcome)) or 0,
-                sum(run.outcome.value == outcome for run in self.newest))
+                count(document.get(outcome)) or 0, outcomes.count(outcome))
         self.newest = self.newest[-self.limit:]
         given = count(document.get('number'))
         self.number = self.runs if given is None else given
@@ -175,6 +176,10 @@ class History:
         if is_writer and self.ledger is not None:
             # This ledger is newer than the one of the record.
             ledger = self.ledger
+        elif self.ledger is not None:
+            # So it is here: the holder took the lock with a ledger that was out of
+            # date, and decided anew.  What it did then, nobody can know.
+            return None
         is_begun = ledger is not None and ledger.state is State.BEGUN
         if ledger is not None and (
                 ledger.records is Records.BEGINS
@@ -314,6 +319,35 @@ class History:
                 **merged, 'newest': [run.export() for run in self.newest]}
 
 
+def written_ledger(document: Mapping[str, object] | None,
+                   record: OwnerRecord | None) -> Ledger | None:
+    """Return the ledger in the history *document*, ``None`` if the one of *record*
+    is newer, or if there is none.
+
+    A holder that keeps the lock writes its ledger there.  When it vanishes, the
+    ledger of its record is that from when it took the lock.  The next holder takes
+    the lock with a ledger that is made from this one, before it sees what is written
+    in the history.  So of the history and of the record of a later holder either
+    can be the newer one, and what became of the slots has to tell.
+    """
+    written = Ledger.parse(mapping(document).get('ledger'))
+    found = None if record is None else record.ledger
+    if written is None or record is None or found is None:
+        return written
+    if number(mapping(document).get('hold')) == record.timestamp:
+        return written
+    if found.schedule != written.schedule:
+        # All holders after the one of the record have its schedule.
+        return None
+    if found.settled != written.settled:
+        return written if written.settled > found.settled else None
+    # The slot is the same.  If it is done, it was not begun again after that,
+    # unless by somebody who did not know.
+    is_older = (written.state is not State.DONE
+                and (written.began or 0.0) < (found.began or 0.0))
+    return None if is_older else written
+
+
 def shortened(document: Document) -> Document:
     """Return *document* without the oldest runs, if it is too long."""
     import json
@@ -326,7 +360,10 @@ def shortened(document: Document) -> Document:
 def encode(document: Document) -> bytes:
     """Return *document* as JSON, without the oldest runs if it is too long."""
     import json
-    return json.dumps(shortened(document), separators=(',', ':')).encode()
+    data = json.dumps(document, separators=(',', ':')).encode()
+    if len(data) > MAX_SIZE:
+        data = json.dumps(shortened(document), separators=(',', ':')).encode()
+    return data
 
 
 def _runs(found: object) -> list[Run]:

@@ -1,4 +1,4 @@
-"""Log records that say which run they belong to: text, JSON, lines of the journal."""
+"""Log records that say which run they belong to, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -16,20 +16,13 @@ if TYPE_CHECKING:
 
     from jobslib.runs import Run
 
-__all__ = ['FIELDS', 'JournalFormatter', 'JsonFormatter', 'RunFields',
-           'RunFilter', 'handlers', 'install', 'make_handler', 'protect',
-           'set_run', 'with_traceback']
+__all__ = ['FIELDS', 'JsonFormatter', 'RunFields', 'RunFilter', 'handlers',
+           'install', 'make_handler', 'protect', 'set_run', 'with_traceback']
 
 #: The attributes that log records have beyond those of :mod:`logging`.
 FIELDS = ('task', 'run', 'outcome', 'duration', 'fencing_token', 'error')
 
 TEXT_FORMAT = '%(asctime)s %(levelname)s %(name)s: %(message)s'
-
-# The numbers that syslog has for levels, by the least level of each, the highest
-# first; what is lower than all of them is DEBUG.
-PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4),
-              (logging.INFO, 6))
-DEBUG = 7
 
 # The attributes that logging gives to each record; taskName since Python 3.12.
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -160,24 +153,6 @@ class JsonFormatter(logging.Formatter):
                 if value is not None}
 
 
-class JournalFormatter(logging.Formatter):
-    """Formats a record for systemd's journal, which has the time itself.
-
-    Each line, those of a traceback included, begins with its level as
-    ``sd-daemon(3)`` describes it, ``<4>`` for a warning.
-    """
-
-    def __init__(self) -> None:
-        super().__init__('%(name)s: %(message)s')
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the lines, without the last line's end."""
-        number = next((number for level, number in PRIORITIES
-                       if record.levelno >= level), DEBUG)
-        return '\n'.join(f'<{number}>{line}'
-                         for line in super().format(record).split('\n'))
-
-
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """A handler that does not fail when the task has closed the stream."""
 
@@ -256,15 +231,11 @@ def with_traceback(logger: logging.Logger, traceback: str | None, message: str,
 def make_handler(log_format: str) -> logging.Handler:
     """Return a handler that writes to standard error.
 
-    :param log_format: ``text``, ``json`` or ``journal``.
+    :param log_format: ``text`` or ``json``.
     """
     handler = _Handler()
-    if log_format == 'json':
-        handler.setFormatter(JsonFormatter())
-    elif log_format == 'journal':
-        handler.setFormatter(JournalFormatter())
-    else:
-        handler.setFormatter(logging.Formatter(TEXT_FORMAT))
+    handler.setFormatter(JsonFormatter() if log_format == 'json'
+                         else logging.Formatter(TEXT_FORMAT))
     return handler
 
 

@@ -94,11 +94,34 @@ def _names_job(line: CommandLine) -> bool:
 
 def _answer(line: CommandLine) -> int:
     """Carry out a command, or show the help."""
+    import threading
+    pid, before = os.getpid(), set(threading.enumerate())
     config = _configure(line)
+    if os.getpid() != pid:
+        # A child that an import has forked.  The command is carried out once.
+        from jobslib.run.process import exit_like_python
+        exit_like_python(None)
     refuse_slips(config)
     command = getattr(config.args, 'runjob_command', None)
-    return (_run_job(line) if command is None
-            else _command(command, config))
+    if command is None:
+        return _run_job(line)
+    code = _command(command, config)
+    if any(not thread.daemon and thread not in before
+           for thread in threading.enumerate()):
+        _end_at_once(code)
+    return code
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End this process without waiting for threads.
+
+    One that the import of a task has started may go on for ever, and nobody waits
+    for its work here.
+    """
+    import atexit
+    protect_exit_code()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _reported(call: Callable[[], int]) -> int:
@@ -130,6 +153,9 @@ def _settle() -> None:
     """
     with _never_garbage():
         import argparse  # noqa: F401
+        # Loaded before modules of the current folder can be, where one may be called
+        # json as well.
+        import json  # noqa: F401
         import logging  # noqa: F401
 
 
@@ -401,7 +427,11 @@ def _load_config_class(settings: object) -> type[Config]:
     path = os.environ.get(source)
     if path is None:
         source = 'settings, CONFIG_CLASS'
-        path = getattr(settings, 'CONFIG_CLASS', None)
+        try:
+            path = getattr(settings, 'CONFIG_CLASS', None)
+        except Exception:
+            # The settings have a __getattr__() of their own.
+            _fail_broken('CONFIG_CLASS of the settings', 'read')
     if path is None:
         return Config
     if not isinstance(path, str):
@@ -443,9 +473,11 @@ def _load(path: str, what: str) -> Any:
         _fail_broken(what)
 
 
-def _fail_broken(what: str) -> NoReturn:
+def _fail_broken(what: str, done: str = 'imported') -> NoReturn:
     """Show the exception that code of the user has raised while it was imported.
+
+    :param done: what was done with it, if something else.
     """
     import traceback
     traceback.print_exc()
-    raise UsageError(f'{what} cannot be imported, see above') from None
+    raise UsageError(f'{what} cannot be {done}, see above') from None

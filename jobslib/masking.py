@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
-__all__ = ['MASK', 'is_secret', 'mask']
+__all__ = ['MASK', 'is_secret', 'mask', 'shown']
 
 #: What is shown in place of a secret.
 MASK = '***'
+#: The most that a message shows of a value, in characters.
+MOST_SHOWN = 500
 
 # Names of secrets, for options that are not declared secret and for keys of dicts.
 _SECRET = re.compile(
@@ -31,3 +33,14 @@ def mask(value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     return _LOGIN.sub(f'//{MASK}@', str(value))
+
+
+def shown(value: object) -> str:
+    """Return the ``repr`` of *value* for a message, cut off if it is long."""
+    try:
+        text = repr(value)
+    except Exception:
+        # Python writes no integer of thousands of digits; and a class of a user may
+        # have a repr that fails.
+        text = f'<{type(value).__name__}>'
+    return text if len(text) <= MOST_SHOWN else f'{text[:MOST_SHOWN - 1]}…'

@@ -378,12 +378,11 @@ class option(Generic['T']):
 
     def show(self, value: object) -> str:
         """Return *value* for a message, with no secret in it."""
-        from jobslib.masking import MASK, mask
+        from jobslib.masking import MASK, mask, shown
         if self.secret:
             return MASK
-        if isinstance(value, str | dict | list):
-            return repr(mask(value))
-        return repr(value)
+        return shown(mask(value) if isinstance(value, str | dict | list)
+                     else value)
 
 
 def _parse(text: str, attrtype: object) -> object:

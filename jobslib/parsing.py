@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 __all__ = ['Parser']
+
+# Hyphen, en dash, em dash.
+DASHES = '-\N{EN DASH}\N{EM DASH}'
+# What argparse says of "--run-once=yes".
+VALUE_OF_A_SWITCH = re.compile(r'^argument (\S+): ignored explicit argument (.*)$')
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,10 +51,12 @@ class Parser(argparse.ArgumentParser):
             if word in self._commands and task:
                 return f' (did you mean "runjob {word} {task}"?)'
         from jobslib.slips import nearest
+        # Dashes are lost, or made one long one, where a text is copied from.
+        words = [f'--{word.lstrip(DASHES)}' for word in unknown
+                 if word.startswith(tuple(DASHES))]
         flags = [flag for flag in self._option_string_actions
                  if flag.startswith('--')]
-        meant = [nearest(word.partition('=')[0], flags)
-                 for word in unknown if word.startswith('--')]
+        meant = [nearest(word.partition('=')[0], flags) for word in words]
         # A word that is a known flag is only in the wrong place, after "--".
         names = ', '.join(name for name in meant
                           if name and name not in unknown)
@@ -66,6 +74,9 @@ class Parser(argparse.ArgumentParser):
             if unknown and unknown != ['--']:
                 message += (f'; unknown: {" ".join(unknown)}'
                             f'{self.guess(unknown)}')
+        message = VALUE_OF_A_SWITCH.sub(
+            r'argument \1: it takes no value, and \2 is given; allowed: \1 alone',
+            message)
         self.print_usage(sys.stderr)
         from jobslib.folding import folded
         text = f'{self.prog}: error: {message}'

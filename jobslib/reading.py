@@ -24,6 +24,8 @@ TOO_LARGE = 1e11
 MAX_COUNT = 1 << 62
 #: The most that is kept of a text, in characters.
 MAX_TEXT = 255
+# All control characters, and what is shown in their place.
+CONTROLS = {code: ascii(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 def number(value: object) -> float | None:
@@ -41,13 +43,22 @@ def count(value: object) -> int | None:
 
 
 def text(value: object) -> str | None:
-    """Return *value*, or the beginning of it, if it is a string."""
-    return value[:MAX_TEXT] if isinstance(value, str) else None
+    """Return *value*, or the beginning of it, if it is a string.
+
+    Control characters are escaped, since it is shown in logs: there it must neither
+    begin a new line nor move the reader's cursor.
+    """
+    if not isinstance(value, str):
+        return None
+    return (value if value.isprintable() else value.translate(CONTROLS))[:MAX_TEXT]
 
 
 def member(kind: type[M], value: object) -> M | None:
     """Return the member of *kind* that has this value, if one has."""
-    return next((each for each in kind if each.value == value), None)
+    try:
+        return kind(value)
+    except ValueError:
+        return None
 
 
 def mapping(value: object) -> Document:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobslib.exceptions import ConfigError
+from jobslib.masking import shown
 from jobslib.options import ConfigGroup, Given, option
 
 TYPE_CHECKING = False
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     T = TypeVar('T', covariant=True)
 
 __all__ = ['ScheduleOptions', 'rhythm_option', 'schedule_option']
+
+# The years of which a time can be shown in any time zone.
+FIRST_YEAR, LAST_YEAR = 2, 9998
 
 # The last second of the calendar, as a UNIX time.
 LATEST = 253402300799.0
@@ -60,7 +64,7 @@ class schedule_option(rhythm_option['list[str] | None']):
 
     def show(self, value: object) -> str:
         """Return *value* for a message; there is nothing secret in it."""
-        return repr(value)
+        return shown(value)
 
     def _convert(self, given: Given, group: ConfigGroup) -> object:
         value = given.value
@@ -205,7 +209,7 @@ class ScheduleOptions(ConfigGroup):
             try:
                 expressions.append(Expression(text))
             except ExpressionError as exc:
-                raise ConfigError(f'schedule: {text!r} from '
+                raise ConfigError(f'schedule: {shown(text)} from '
                                   f'{self.source("schedule")}: {exc}') from None
         return Calendar(expressions, self._make_zone())
 
@@ -228,8 +232,12 @@ class ScheduleOptions(ConfigGroup):
             ) from None
         if epoch.tzinfo is None:
             epoch = epoch.replace(tzinfo=self._make_zone().tzinfo)
+        if not FIRST_YEAR <= epoch.year <= LAST_YEAR:
+            raise self.error(
+                'run_interval_epoch', f'its year is out of range; allowed: a '
+                f'time in the years {FIRST_YEAR} to {LAST_YEAR}')
         return epoch.timestamp()
 
 
 def _shown(value: object) -> str:
-    return f'{value:g}' if isinstance(value, float) else repr(value)
+    return f'{value:g}' if isinstance(value, float) else shown(value)

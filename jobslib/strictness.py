@@ -38,6 +38,14 @@ BACKENDS = ('jobslib.oneinstance.file', 'jobslib.oneinstance.consul',
 # imported, or are for its own use.
 PLAIN = (str, int, float, dict, list, tuple, type(None))
 
+# The keys that logging.config.dictConfig knows, at its top and in some of its parts.
+LOGGING_KEYS = frozenset({
+    'version', 'formatters', 'filters', 'handlers', 'loggers', 'root',
+    'incremental', 'disable_existing_loggers'})
+LOGGER_KEYS = frozenset({'level', 'handlers', 'filters', 'propagate'})
+FORMATTER_KEYS = frozenset({'format', 'datefmt', 'style', 'validate', 'class',
+                            'defaults'})
+
 # Flags of code objects: it takes *args; it yields, as a function or a coroutine.
 TAKES_ANY = 0x04
 YIELDS = 0x20 | 0x200
@@ -56,6 +64,7 @@ def refuse_slips(config: Config) -> None:
         option, or a variable in the environment begins with ``JOBSLIB_`` and
         no option has it.
     """
+    _refuse_slips_in_logging(config)
     for name, meant in _find_slips(config):
         raise ConfigError(
             f'unknown name {name!r} in settings module '
@@ -84,6 +93,31 @@ def refuse_slips(config: Config) -> None:
             raise ConfigError(
                 f'unknown variable {name} in the environment, no option of '
                 f'jobslib or of your classes has it; nearest known: {near}')
+
+
+def _refuse_slips_in_logging(config: Config) -> None:
+    """Refuse keys of ``LOGGING`` that are nearly those of ``dictConfig``, which
+    passes over all keys that it does not know."""
+    found = mapping(config.logging)
+    loggers = mapping(found.get('loggers'))
+    places = [('', found, LOGGING_KEYS),
+              ("['root']", mapping(found.get('root')), LOGGER_KEYS)]
+    places += [(f"['loggers'][{name!r}]", mapping(value), LOGGER_KEYS)
+               for name, value in loggers.items()]
+    places += [(f"['formatters'][{name!r}]", mapping(value), FORMATTER_KEYS)
+               for name, value in mapping(found.get('formatters')).items()
+               if '()' not in mapping(value)]
+    for place, keys, known in places:
+        for key in keys:
+            if key in known:
+                continue
+            from jobslib.slips import is_slip
+            for each in sorted(known):
+                if is_slip(str(key), each):
+                    raise ConfigError(
+                        f'logging: unknown key {key!r} from '
+                        f'{config.source("logging")}{place}; did you mean '
+                        f'{each!r}?')
 
 
 def find_unknown_settings(config: Config) -> list[str]:
@@ -213,6 +247,15 @@ def _find_ineffective(config: Config) -> list[str]:
             found += [
                 say(name, 'without schedule, run_interval or sleep_interval')
                 for name in ('retries', 'retry_delay') if given(name)]
+    elif not config.retries and given('retry_delay'):
+        found.append(say('retry_delay', 'without retries'))
+    elif config.retries and config.run_interval and (
+            config.catch_up != 'all'
+            and config.retry_delay >= config.run_interval):
+        found.append(say(
+            'retries', f'with a retry_delay of {config.retry_delay:g} s (from '
+            f'{config.source("retry_delay")}) and a run_interval of '
+            f'{config.run_interval:g} s: the next slot is always due first'))
     for part in ('one_instance', 'liveness'):
         options = getattr(config, part).options
         if getattr(options, 'scheme', None) == 'http':
@@ -222,6 +265,13 @@ def _find_ineffective(config: Config) -> list[str]:
                       for name in ('ca_cert', 'client_cert')
                       if name in options.declared()
                       and options.source(name).startswith('settings')]
+    folder = getattr(config.one_instance.options, 'folder', None)
+    if isinstance(folder, str) and folder and not os.path.isabs(folder):
+        # That of an own lock may be something else, but hardly.
+        found.append(
+            f'folder (from {config.one_instance.options.source("folder")}) is '
+            f'relative: a process that is started in another folder has another '
+            f'lock')
     if config.logging is not None:
         found += [say(name, 'with logging, which says it all')
                   for name in ('log_format', 'log_level')
@@ -297,6 +347,9 @@ def _find_fault(found: object, base: type[Any]) -> str | None:
     if not task_cls.name.isprintable():
         return (f'has the name {task_cls.name!r:.80}; allowed: printable '
                 f'characters')
+    if task_cls.name != task_cls.name.strip():
+        return (f'has the name {task_cls.name!r:.80}; allowed: no spaces at the '
+                f'beginning or end')
     if not isinstance(task_cls.description, str):
         return (f'has the description {task_cls.description!r:.80}; allowed: '
                 f'a string')

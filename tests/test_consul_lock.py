@@ -20,7 +20,8 @@ from support import STEADY, PlainTask, make_context, until
 
 from jobslib.consul.client import history_key
 from jobslib.consul.keys import refuse_lock_key
-from jobslib.consul.lease import CHECK_INTERVAL, Lease
+from jobslib.keeper.handle import CHECK_INTERVAL, KeeperHandle
+from jobslib.keeper.lease import Lease
 from jobslib.consul.transport import TransportError
 from jobslib.exceptions import (
     ConfigError,
@@ -30,7 +31,8 @@ from jobslib.exceptions import (
 from jobslib.history import HandIn
 from jobslib.keeper import processes
 from jobslib.keeper.memory import LeaseMemory
-from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
+from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.lease import INTERRUPT_SIGNAL
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.requests import Extra, Pause
@@ -111,6 +113,32 @@ def test_many_jobs(consul: ConsulStandIn) -> None:
     for state in found.values():
         assert state.history is not None
         assert [each['run'] for each in state.history['newest']] == [2]
+    lock.close()
+
+
+def test_jobs_of_which_a_part_is_denied(consul: ConsulStandIn) -> None:
+    """Nothing is said of a job whose requests or history may not be read; it is
+    said that jobs may be missing."""
+    lock = make_lock(ConsulLock, 'part', **consul.options())
+    record = json.dumps({'task': 'x', 'pid': 1, 'schedule': {}}).encode()
+    for name in 'one', 'two', 'three':
+        lock.client.put(f'parts/{name}/lock', record)
+    with consul.hide('parts/.jobslib', 'parts/one/lock.control', 'parts/two/history'):
+        found = ConsulLock.find_all(lock.context, lock.options, 'parts/')
+    assert [*found] == ['parts/three/lock'] and found.missing
+    assert len(ConsulLock.find_all(lock.context, lock.options, 'parts/')) == 3
+    lock.close()
+
+
+def test_values_of_somebody_else(consul: ConsulStandIn) -> None:
+    """What is beside the lock and is not of jobslib is named."""
+    lock = make_lock(ConsulLock, 'others', **consul.options())
+    assert lock.look().unreadable == []
+    for name, value in [
+            ('lock', b'[1]'), ('lock.control', b'DATABASE=db'),
+            ('history/lock', b'{"runs": 1}'), ('progress/lock', b'')]:
+        lock.client.put(f'jobs/others/{name}', value)
+    assert lock.look().unreadable == ['the owner record', 'what operators ask']
     lock.close()
 
 
@@ -198,18 +226,18 @@ def test_keeper_that_ends_at_once(
     consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A lock is closed without an error, however fast its keeper ends."""
-    exchange = Lease._exchange
+    exchange = KeeperHandle._exchange
     before = lease_threads()
 
     def exchange_slowly(
-        lease: Lease, message: dict[str, Any], *args: Any, **kwargs: Any,
+        keeper: KeeperHandle, message: dict[str, Any], *args: Any, **kwargs: Any,
     ) -> bool:
-        told = exchange(lease, message, *args, **kwargs)
+        told = exchange(keeper, message, *args, **kwargs)
         if message['do'] == 'quit':
             until(lambda: lease_threads() <= before)
         return told
 
-    monkeypatch.setattr(Lease, '_exchange', exchange_slowly)
+    monkeypatch.setattr(KeeperHandle, '_exchange', exchange_slowly)
     lock = make_lock(ConsulLock, 'fast', **consul.options(**STEADY))
     assert lock.acquire()
     lock.close()
@@ -608,10 +636,10 @@ def test_killed_with_an_answer_unread(consul: ConsulStandIn) -> None:
     """A process that dies before it has read an answer frees the lock."""
     with start_holder(consul, 'unread', '''
             import json, select
-            lease._messages.send(json.dumps({
+            lease._keeper._messages.send(json.dumps({
                 'do': 'run', 'number': 0, 'max_run_time': None,
                 'heartbeat': None, 'run': None, 'elapsed': 0.0}).encode())
-            select.select([lease._messages], [], [])
+            select.select([lease._keeper._messages], [], [])
             os.kill(os.getpid(), signal.SIGKILL)
             ''') as holder:
         assert holder.wait() == -signal.SIGKILL

@@ -48,6 +48,32 @@ def exported(history: History) -> dict[str, Any]:
     return document
 
 
+def test_holder_with_an_old_ledger() -> None:
+    """A holder that took the lock with a ledger that was out of date has decided
+    anew, so no run of it is presumed when it vanishes."""
+    done = Ledger('x', 300.0, slot=300.0, began=300.0, ended=301.0,
+                  records=Records.ENDS)
+    document = {**exported(kept(ended())), 'ledger': done.export()}
+    stale = Ledger('x', 200.0, slot=200.0, state=State.BEGUN, began=400.0,
+                   records=Records.ENDS).export()
+    later = {'fqdn': 'there', 'pid': 6, 'timestamp': 400.0,
+             'schedule': stale | {'due': 400.0}, 'before': [HOLDER]}
+    history = read(document, later)
+    assert history.unfinished is None and history.runs == 1
+    assert history.ledger == done
+    newer = stale | {'settled': 400.0, 'slot': 400.0}
+    history = read(document, later | {'schedule': newer | {'due': 400.0}})
+    assert history.unfinished is not None
+    assert history.ledger is None
+
+
+def test_control_characters_of_others() -> None:
+    """What somebody has written into a record begins no line of a log."""
+    record = OwnerRecord({'fqdn': '\x1b[31mevil\r\n\x9b', 'task': 'caf\xe9'})
+    assert record.fqdn == r'\x1b[31mevil\r\n\x9b'
+    assert record.task == 'caf\xe9'
+
+
 def test_runs_are_kept_newest_last() -> None:
     """Only so many of the newest runs are kept, and all are counted."""
     history = History(3)

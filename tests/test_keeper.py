@@ -523,15 +523,14 @@ def test_chores(engine: Memory) -> None:
 
 # What it logs.
 
-@pytest.mark.parametrize('log_format', ['text', 'json', 'journal'])
+@pytest.mark.parametrize('log_format', ['text', 'json'])
 def test_line_of_the_log(monkeypatch: pytest.MonkeyPatch,
                          log_format: str) -> None:
     """A line of the keeper is like that of a logger of its job."""
     monkeypatch.setattr(keeper_module, '_about', {
         'task': 'orders', 'fqdn': fqdn(), 'format': log_format})
     record = logging.makeLogRecord({
-        'name': 'jobslib.keeper', 'levelname': 'WARNING',
-        'levelno': logging.WARNING, 'task': 'orders',
+        'name': 'jobslib.keeper', 'levelname': 'WARNING', 'task': 'orders',
         'msg': 'killing' if log_format == 'json' else 'killing (orders)'})
     record.created, record.msecs = 1.7e9 + 0.25, 250.0
     handler = make_handler(log_format)

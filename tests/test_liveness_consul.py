@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import make_context
 
-from jobslib.consul.client import ConsulClient
+from jobslib.consul.services import ServiceClient
 from jobslib.consul.connection import ConsulConnection
 from jobslib.consul.transport import Endpoint
 from jobslib.exceptions import ConfigError, LivenessError
@@ -86,6 +86,32 @@ def test_prompt_success_is_one_request(consul: ConsulStandIn) -> None:
     before = len(consul.requests)
     liveness.write()
     assert [each.method for each in consul.requests[before:]] == ['PUT']
+    liveness.close()
+
+
+@pytest.mark.parametrize('version', ['1.8', '2.1'])
+def test_key_that_may_not_be_read(version: str) -> None:
+    """A success that the token may not read is not taken for none."""
+    with ConsulStandIn(version=version) as denying:
+        liveness = make_liveness(denying.options())
+        liveness.write()
+        with denying.hide('jobs/'), pytest.raises(
+                LivenessError, match='jobs/plain/liveness'):
+            liveness.read()
+        assert liveness.read() is not None
+        liveness.close()
+
+
+def test_value_of_somebody_else(consul: ConsulStandIn) -> None:
+    """What is in the key and no success is not taken for none; the next success
+    takes its place."""
+    liveness = make_liveness(consul.options(), key='of/others')
+    assert liveness.read() is None
+    liveness.client.put('of/others', b'DATABASE=db')
+    with pytest.raises(LivenessError, match='its value is not that of a success'):
+        liveness.read()
+    liveness.write()
+    assert liveness.read() is not None
     liveness.close()
 
 
@@ -231,8 +257,8 @@ def test_connection_of_a_group() -> None:
 
 def test_calls(consul: ConsulStandIn) -> None:
     """A check can be set to each status; one that is not there is told."""
-    client = ConsulClient(endpoint(consul.options()), 1)
-    client.register_check('calls', 'a check', 60)
+    client = ServiceClient(endpoint(consul.options()), 1)
+    client._calls.register_check('calls', 'a check', 60)
     for status, verb in (
             ('warning', 'warn'), ('critical', 'fail'), ('passing', 'pass')):
         assert client.update_check('calls', status, 'a note')

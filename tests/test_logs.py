@@ -1,4 +1,4 @@
-"""Log records: the fields of the run, lines of JSON and of the journal."""
+"""Log records: the fields of the run, and lines of JSON."""
 
 import json
 import logging
@@ -15,13 +15,7 @@ from support import Job, run_job, write_module
 
 from jobslib import logs
 from jobslib.exitcodes import ExitCode
-from jobslib.logs import (
-    FIELDS,
-    JournalFormatter,
-    JsonFormatter,
-    RunFields,
-    RunFilter,
-)
+from jobslib.logs import FIELDS, JsonFormatter, RunFields, RunFilter
 from jobslib.machine import fqdn
 from jobslib.runs import Outcome, Run
 
@@ -436,27 +430,6 @@ def test_text_by_default(tmp_path: pathlib.Path) -> None:
                      re.MULTILINE)
 
 
-@pytest.mark.parametrize(('level', 'number'), [
-    (logging.DEBUG, 7), (logging.INFO, 6), (25, 6), (logging.WARNING, 4),
-    (logging.ERROR, 3), (logging.CRITICAL, 2), (99, 2)])
-def test_journal(level: int, number: int) -> None:
-    """A line of the journal has the level of syslog, and no time."""
-    record = make_record('hello %s', 'world')
-    record.levelno = level
-    assert JournalFormatter().format(record) == f'<{number}>shop: hello world'
-
-
-def test_traceback_in_the_journal(tmp_path: pathlib.Path) -> None:
-    """Each line of a traceback has its level, since each is an entry of its own."""
-    write_module(tmp_path, 'jobs', JOBS)
-    done = run_job(tmp_path, 'jobs.Fail', '--run-once',
-                   JOBSLIB_LOG_FORMAT='journal')
-    failed = done.stderr[done.stderr.index('<3>'):].splitlines()
-    assert failed[0].startswith('<3>jobslib: run failed after ')
-    assert failed[1] == '<3>Traceback (most recent call last):'
-    assert {line[:3] for line in failed} == {'<3>'}
-
-
 def test_format_that_there_is_not(tmp_path: pathlib.Path) -> None:
     """An unknown format is refused, with those that there are."""
     write_module(tmp_path, 'jobs', JOBS)
@@ -464,7 +437,7 @@ def test_format_that_there_is_not(tmp_path: pathlib.Path) -> None:
     assert done.returncode == ExitCode.USAGE
     assert done.stderr == (
         "runjob: error: log_format: 'xml' from environment, "
-        "JOBSLIB_LOG_FORMAT is not allowed; allowed: one of text, json, journal\n")
+        "JOBSLIB_LOG_FORMAT is not allowed; allowed: one of text, json\n")
 
 
 CLOSING = '''

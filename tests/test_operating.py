@@ -470,6 +470,19 @@ def test_what_others_wrote_does_not_reach_the_terminal(
     assert 'went\\x1b[31m wrong' in shown and '\x1b' not in shown
 
 
+def test_status_of_a_file_of_somebody_else(folder: pathlib.Path) -> None:
+    """A lock file that is not of jobslib is not taken for an empty one."""
+    run_job(folder, '--run-once', 'jobs.Quick')
+    path = lock_folder(folder) / 'quick.lock'
+    for value, count in [(b'', 0), (b'\0' * 100, 0), (b'DATABASE=db\n', 1)]:
+        path.write_bytes(value)
+        done = run_job(folder, 'status', 'jobs.Quick')
+        assert done.stdout.count('the owner record and the history: its value is '
+                                 'not of jobslib, and counts for nothing') == count
+        listed = json.loads(run_job(folder, 'status', '--json', 'jobs.Quick').stdout)
+        assert len(listed['unreadable']) == count
+
+
 def test_status_of_numbers_that_are_none(folder: pathlib.Path) -> None:
     """Numbers of hundreds of digits are shown as none."""
     run_job(folder, '--run-once', 'jobs.Quick')

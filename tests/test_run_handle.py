@@ -519,8 +519,8 @@ def test_process_that_dies_while_the_task_is_imported(
     write_module(tmp_path, 'jobs', 'import os; os.kill(os.getpid(), 9)')
     done = run_job(tmp_path, '--run-once', 'jobs.Task')
     assert done.returncode == ExitCode.TASK_FAILED
-    assert done.stderr == ('runjob: error: the task cannot be imported: '
-                           'killed by SIGKILL\n')
+    assert done.stderr == ('runjob: error: the task, or the settings, '
+                           'cannot be imported: killed by SIGKILL\n')
 
 
 def test_job_that_closes_its_descriptors(tmp_path: pathlib.Path) -> None:

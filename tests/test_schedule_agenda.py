@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from support import FakeClock
 
+from jobslib.history import written_ledger
 from jobslib.owner import OwnerRecord
 from jobslib.schedule.agenda import Agenda
 from jobslib.schedule.calendars import Calendar
 from jobslib.schedule.decisions import Why
-from jobslib.schedule.ledger import Ending
+from jobslib.schedule.ledger import Ending, Records
 from jobslib.schedule.plans import CatchUp, Plan
 from jobslib.schedule.rhythms import Endless, Every, Grid, Pause, Rhythm
 
@@ -217,3 +218,94 @@ def test_late_slot_of_one_run() -> None:
     assert agenda.consider(None) is None
     assert agenda.describe().startswith('given up: the slot of ')
     assert Why.LATE.value in agenda.describe()
+
+
+def take(agenda: Agenda, record: dict[str, Any] | None,
+         history: dict[str, Any] | None) -> dict[str, Any]:
+    """Take the lock from a holder that vanished; return the new owner record."""
+    left = OwnerRecord.parse(record)
+    schedule = agenda.consider(left)
+    assert schedule is not None
+    agenda.inherit(left, written_ledger(history, left))
+    return {'timestamp': agenda.clock.wall(), 'schedule': schedule}
+
+
+@pytest.mark.parametrize('catch_up', CatchUp)
+@pytest.mark.parametrize('succeeds', [True, False])
+def test_holders_vanish_one_after_the_other(
+        catch_up: CatchUp, succeeds: bool) -> None:
+    """What a holder that kept the lock has run is not run again, even if the
+    next holder vanishes as well, before it has written anything."""
+    clock = FakeClock()
+    begin = clock.wall()
+    plan = Plan(Grid(100.0, begin), catch_up=catch_up)
+
+    def start() -> Agenda:
+        return Agenda(plan, clock, 'alpha', keeps=True, records=Records.ENDS)
+
+    clock.time += 10
+    first = start()
+    record = take(first, None, None)
+    for later in 100, 200, 300:
+        clock.time += begin + later - clock.wall()
+        first.look()
+        assert first.runs
+        first.begin()
+        first.end(Ending.SUCCEEDED if succeeds else Ending.FAILED)
+    history = {'hold': record['timestamp'], 'ledger': first.ledger.export()}
+    for _ in range(3):
+        clock.time += 20
+        later_one = start()
+        record = take(later_one, record, history)
+        assert not later_one.runs
+        assert not later_one.given_up
+    clock.time += begin + 400 - clock.wall()
+    later_one.look()
+    assert later_one.runs and later_one.ledger.slot == begin + 400
+
+
+def test_schedule_is_changed_and_the_holder_vanishes() -> None:
+    """A slot of the new schedule that comes due after the holder has vanished is
+    caught up, though what is written beside the lock is of the old one."""
+    clock = FakeClock()
+    begin = clock.wall()
+    old, new = Plan(Grid(100.0, begin)), Plan(Grid(250.0, begin))
+    first = Agenda(old, clock, 'alpha', keeps=True, records=Records.ENDS)
+    record = take(first, None, None)
+    clock.time += 100
+    first.look()
+    first.begin()
+    first.end(Ending.SUCCEEDED)
+    history = {'hold': record['timestamp'], 'ledger': first.ledger.export()}
+    clock.time += 5
+    second = Agenda(new, clock, 'alpha', keeps=True, records=Records.ENDS)
+    record = take(second, record | {'released': 'x'}, history)
+    assert not second.runs
+    clock.time += 245
+    third = Agenda(new, clock, 'beta', keeps=True, records=Records.ENDS)
+    take(third, record, history)
+    assert third.runs and third.ledger.slot == begin + 250
+
+
+def test_retry_of_a_holder_that_vanished() -> None:
+    """A slot that failed and was begun again by the next holder has its last
+    attempt, and not its first, for the newest."""
+    clock = FakeClock()
+    begin = clock.wall()
+    plan = Plan(Grid(100.0, begin), retries=1, retry_delay=10.0, recoveries=0)
+    first = Agenda(plan, clock, 'alpha', keeps=True)
+    record = take(first, None, None)
+    clock.time += 100
+    first.look()
+    first.begin()
+    first.end(Ending.FAILED)
+    history = {'hold': record['timestamp'], 'ledger': first.ledger.export()}
+    clock.time += 20
+    second = Agenda(plan, clock, 'alpha', keeps=True)
+    record = take(second, record | {
+        'released': 'x', 'schedule': first.export()}, history)
+    assert second.runs and second.ledger.attempt == 2
+    clock.time += 20
+    third = Agenda(plan, clock, 'beta', keeps=True)
+    take(third, record, history)
+    assert not third.runs

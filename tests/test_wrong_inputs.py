@@ -97,6 +97,11 @@ class OddType(BaseTask):
     def task(self):
         pass
 
+class Blank(BaseTask):
+    name = 'copy '
+    def task(self):
+        pass
+
 class TwoLines(BaseTask):
     name = 'two\\nlines'
     def task(self):
@@ -231,6 +236,8 @@ WRONG = [
          'instead'),
     task('OddType', "has an argument that argparse refuses: "
          "argument('--count', type='int'): 'int' is not callable"),
+    task('Blank', "has the name 'copy '; allowed: no spaces at the beginning or "
+         'end'),
     task('TwoLines', "has the name 'two\\nlines'; allowed: printable "
          "characters"),
     # The command line.
@@ -253,6 +260,12 @@ WRONG = [
           'you mean --run-once?)'),
     Wrong('jobs.Copy --keep_lock', 'unrecognized arguments: --keep_lock (did '
           'you mean --keep-lock?)'),
+    Wrong('jobs.Copy \N{EM DASH}run-once', 'unrecognized arguments: '
+          '\N{EM DASH}run-once (did you mean --run-once?)'),
+    Wrong('jobs.Copy -run-once', 'unrecognized arguments: -run-once (did you '
+          'mean --run-once?)'),
+    Wrong('jobs.Copy --run-once=yes', "argument --run-once: it takes no value, "
+          "and 'yes' is given; allowed: --run-once alone"),
     Wrong('jobs.Copy --targe=x', 'unrecognized arguments: --targe=x (did you '
           'mean --target?)'),
     Wrong('jobs.Copy --unlike-any', 'unrecognized arguments: --unlike-any'),
@@ -351,6 +364,40 @@ WRONG = [
           "ONE_INSTANCE['options']['folder'] is not allowed; allowed: the "
           "path of a folder (a string)",
           "ONE_INSTANCE = {'options': {'folder': 7}}"),
+    Wrong('jobs.Copy', "folder: '~/locks' from settings, "
+          "ONE_INSTANCE['options']['folder']: it would be taken as it is "
+          'written; allowed: a path without "~", variables, or spaces at the '
+          'beginning or end', "ONE_INSTANCE = {'options': {'folder': '~/locks'}}"),
+    Wrong('jobs.Copy', "folder: ' /locks' from environment, "
+          'JOBSLIB_ONE_INSTANCE_FILE_FOLDER: it would be taken as it is '
+          'written; allowed: a path without "~", variables, or spaces at the '
+          'beginning or end', env={'JOBSLIB_ONE_INSTANCE_FILE_FOLDER': ' /locks'}),
+    Wrong('jobs.Copy', 'run_interval: <int> from settings, RUN_INTERVAL is not '
+          'allowed; allowed: a number of seconds of at least 0',
+          'RUN_INTERVAL = 10 ** 5000'),
+    Wrong('jobs.Copy', f"log_level: '{498 * 'x'}… from settings, LOG_LEVEL is not "
+          f'allowed; allowed: one of debug, info, warning, error, critical',
+          "LOG_LEVEL = 5000 * 'x'"),
+    Wrong('jobs.Copy', "time_zone: 'localtime' from settings, TIME_ZONE: it is "
+          'another zone on each machine; allowed: a name of the IANA database, '
+          'as Europe/Prague or UTC',
+          "SCHEDULE = '@daily'\nTIME_ZONE = 'localtime'"),
+    Wrong('jobs.Copy', "run_interval_epoch: '0001-01-01' from settings, "
+          'RUN_INTERVAL_EPOCH: its year is out of range; allowed: a time in the '
+          'years 2 to 9998', "RUN_INTERVAL = 60\nTIME_ZONE = 'Europe/Prague'\n"
+          "RUN_INTERVAL_EPOCH = '0001-01-01'"),
+    # Keys of LOGGING, where logging itself passes over what it does not know.
+    Wrong('jobs.Copy', "logging: unknown key 'handler' from settings, LOGGING; "
+          "did you mean 'handlers'?", "LOGGING = {'version': 1, 'handler': {}}"),
+    Wrong('jobs.Copy', "logging: unknown key 'Level' from settings, "
+          "LOGGING['loggers']['jobslib']; did you mean 'level'?",
+          "LOGGING = {'version': 1, 'loggers': {'jobslib': {'Level': 'INFO'}}}"),
+    Wrong('jobs.Copy', "logging: unknown key 'propogate' from environment, "
+          "JOBSLIB_LOGGING['root']; did you mean 'propagate'?",
+          env={'JOBSLIB_LOGGING': '{"version": 1, "root": {"propogate": 1}}'}),
+    Wrong('jobs.Copy', "logging: unknown key 'formatt' from settings, "
+          "LOGGING['formatters']['plain']; did you mean 'format'?",
+          "LOGGING = {'version': 1, 'formatters': {'plain': {'formatt': ''}}}"),
     Wrong('jobs.Copy', "option 'ttl' is given in ONE_INSTANCE, and no "
           "'backend' that has it; the default one, FileLock, has: folder, "
           "grace, heartbeat", "ONE_INSTANCE = {'options': {'ttl': 15}}"),
@@ -385,6 +432,16 @@ WRONG = [
            "ONE_INSTANCE['options']['key'] is not allowed; allowed: a path of "
            "printable characters, without a leading slash or parts that are "
            "empty, \".\" or \"..\""),
+    Wrong('status --prefix /jobs', "key: '/jobs' from --prefix is not "
+          "allowed; allowed: a path of printable characters, without a leading "
+          "slash or parts that are empty, \".\" or \"..\"", env=CONSUL),
+    Wrong('run jobs.Copy --slot 9999-01-01T00:00:00+00:00', "argument --slot: "
+          "'9999-01-01T00:00:00+00:00' is not allowed; allowed: a time in ISO "
+          '8601 with its offset from UTC (2026-11-24T02:30:00+01:00), in the '
+          'years 2 to 5000'),
+    option("'key': 'jobs/'", "key: 'jobs/' from settings, "
+           "ONE_INSTANCE['options']['key'] is not allowed: it is that of a "
+           "folder; allowed: no slash at its end"),
     # The lock's service.
     Wrong('status jobs.Copy', "cannot read jobs/copy/lock, "
           "jobs/copy/history/lock, jobs/copy/progress/lock: PUT /v1/txn on "
@@ -467,6 +524,11 @@ def test_own_names_are_let_be(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(('args', 'remark'), [
+    ('--run-interval 60 --retries 3', 'retries (from command line, --retries) has '
+     'no effect with a retry_delay of 60 s (from default) and a run_interval of '
+     '60 s: the next slot is always due first'),
+    ('--run-interval 60 --retry-delay 5', 'retry_delay (from command line, '
+     '--retry-delay) has no effect without retries'),
     ('--release-on-error', 'release_on_error (from command line, '
      '--release-on-error) has no effect without keep_lock: the lock is '
      'released after every run'),
@@ -496,6 +558,44 @@ def test_settings_without_a_setting(tmp_path: pathlib.Path) -> None:
     assert (f"WARNING jobslib: settings module 'jobs' has no setting that is "
             f"known ({tmp_path}/jobs.py)" in done.stderr)
     assert done.stdout == 'ran\n'
+
+
+def test_folder_that_is_relative(tmp_path: pathlib.Path) -> None:
+    """Which folder it is depends on where the job is started."""
+    write_module(tmp_path, 'jobs', JOBS)
+    done = run_job(tmp_path, '--run-once', 'jobs.Copy',
+                   JOBSLIB_ONE_INSTANCE_FILE_FOLDER='locks')
+    assert ('WARNING jobslib: folder (from environment, '
+            'JOBSLIB_ONE_INSTANCE_FILE_FOLDER) is relative: a process that is '
+            'started in another folder has another lock' in done.stderr)
+    assert done.stdout == 'ran\n'
+
+
+def test_settings_that_raise(tmp_path: pathlib.Path) -> None:
+    """Settings may answer for themselves, and may do it badly."""
+    write_module(tmp_path, 'jobs', JOBS)
+    write_module(tmp_path, 'settings', '''
+        def __getattr__(name):
+            raise KeyError(name)
+    ''')
+    done = run_job(tmp_path, '-s', 'settings', '--run-once', 'jobs.Copy')
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.endswith(
+        'runjob: error: CONFIG_CLASS of the settings cannot be read, see above\n')
+    assert "KeyError: 'CONFIG_CLASS'" in done.stderr
+
+
+def test_modules_with_names_of_python(tmp_path: pathlib.Path) -> None:
+    """A file in the current folder may be called as a module of Python that
+    jobslib needs."""
+    write_module(tmp_path, 'jobs', JOBS)
+    write_module(tmp_path, 'json', 'X = 1')
+    done = subprocess.run(
+        [sys.executable, '-c', 'import sys; sys.path.remove(""); '
+         'from jobslib.main import main; sys.exit(main())', '--run-once',
+         'jobs.Copy'], cwd=tmp_path, env=environment(tmp_path / 'run'),
+        capture_output=True, text=True, timeout=DEADLINE)
+    assert done.stdout == 'ran\n', done.stderr
 
 
 def test_certificates_without_https(tmp_path: pathlib.Path) -> None:

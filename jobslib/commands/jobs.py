@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from jobslib.history import History
+from jobslib.history import History, written_ledger
 from jobslib.oneinstance import LockState
 from jobslib.oneinstance.control import MAX_SKIPS
 from jobslib.owner import OwnerRecord
@@ -77,14 +77,14 @@ def describe(name: str, state: LockState, now: float | None = None,
         'skipped': [
             {**each.export(), 'slot_utc': iso(each.slot)}
             for each in state.control.skips if each.slot > now],
+        'unreadable': state.unreadable,
         'standbys': state.others, 'history': [
             _dated(run.export(), 'started') for run in history.newest]}
 
 
 def _ledger(state: LockState) -> Ledger | None:
-    ledger, _ = read_ledger(
-        OwnerRecord.parse(state.record),
-        Ledger.parse((state.history or {}).get('ledger')))
+    record = OwnerRecord.parse(state.record)
+    ledger, _ = read_ledger(record, written_ledger(state.history, record))
     return ledger
 
 

@@ -17,6 +17,7 @@ __all__ = ['JobTable', 'demands', 'details', 'overview', 'runs',
            'shown_progress']
 
 SHOWN_RUNS = 10
+NOT_OURS = 'its value is not of jobslib, and counts for nothing'
 
 Row = tuple[Cell | str, ...]
 
@@ -77,6 +78,8 @@ def details(job: Document) -> JobTable:
         rows.append(('paused', warn(_paused(job['paused']))))
     rows += [('asked', warn(_request(each))) for each in _requests(job)]
     rows += [('skipped', warn(_skip(each))) for each in job['skipped']]
+    rows += [('unreadable', warn(f'{each}: {NOT_OURS}'))
+             for each in job['unreadable']]
     return JobTable(('field', 'value'), rows)
 
 
@@ -187,7 +190,9 @@ def demands(jobs: list[Document]) -> list[str]:
     return found + [f'{job["task"]}: {_request(each)}'
                     for job in jobs for each in _requests(job)] + [
         f'{job["task"]}: skipped {_skip(each)}'
-        for job in jobs for each in job['skipped']]
+        for job in jobs for each in job['skipped']] + [
+        f'{job["task"]}: {each}: {NOT_OURS}'
+        for job in jobs for each in job['unreadable']]
 
 
 def _skip(skip: Mapping[str, object]) -> str:

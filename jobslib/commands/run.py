@@ -29,6 +29,10 @@ __all__ = ['DESCRIPTION', 'add_arguments', 'run']
 DESCRIPTION = ('Have a job run now, beside its schedule, by the process that '
                'has the lock or gets it.')
 
+# The years of a slot that can be asked for: those whose times can be shown in any
+# time zone, and are believed when they are read again.
+FIRST_YEAR, LAST_YEAR = 2, 5000
+
 # How long a run that has ended may take to reach the history, in seconds.
 LATEST_NOTE = 10.0
 
@@ -56,10 +60,12 @@ def _slot(text: str) -> float:
         slot = datetime.datetime.fromisoformat(text)
     except ValueError:
         slot = None
-    if slot is None or slot.tzinfo is None:
+    if slot is None or slot.tzinfo is None or (
+            not FIRST_YEAR <= slot.year <= LAST_YEAR):
         raise argparse.ArgumentTypeError(
             f'{text!r} is not allowed; allowed: a time in ISO 8601 with its '
-            f'offset from UTC (2026-11-24T02:30:00+01:00)')
+            f'offset from UTC (2026-11-24T02:30:00+01:00), in the years '
+            f'{FIRST_YEAR} to {LAST_YEAR}')
     return slot.timestamp()
 
 

@@ -97,14 +97,15 @@ def _picture(config: Config, last: Look | None, problem: str,
     """Return all that is shown on a terminal."""
     from rich.console import Group
     from rich.text import Text
-    parts: list[RenderableType] = [
-        make_table(*fit(*table, width=width))
-        for table in (tables(config, last.jobs) if last else ())]
-    parts += [Text(printable(note), 'yellow')
-              for note in (last.notes if last else ())]
+    # What is too long for the terminal is cut off at its end, so the age of what is
+    # shown and what people have to act upon come first.
+    parts: list[RenderableType] = [Text(time.strftime('%H:%M:%S'), 'dim')]
     if problem:
         parts.append(Text(_explain(last, problem), 'bold red'))
-    parts.append(Text(time.strftime('%H:%M:%S'), 'dim'))
+    parts += [Text(printable(note), 'yellow')
+              for note in (last.notes if last else ())]
+    parts += [make_table(*fit(*table, width=width))
+              for table in (tables(config, last.jobs) if last else ())]
     return Group(*parts)
 
 

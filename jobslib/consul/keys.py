@@ -30,11 +30,14 @@ def refuse_lock_key(key: str, source: str = '') -> None:
         lock.
     """
     refuse_key(key, source)
+    shown = f'{key!r} from {source}' if source else repr(key)
+    if key.endswith('/'):
+        raise ConfigError(f'key: {shown} is not allowed: it is that of a folder; '
+                          f'allowed: no slash at its end')
     other = _lock_beside(key)
     if other is not None:
         raise ConfigError(
-            f'key: {f"{key!r} from {source}" if source else repr(key)} is not '
-            f'allowed: it is a key beside the lock '
+            f'key: {shown} is not allowed: it is a key beside the lock '
             f'{other!r}, and one of the two jobs would never run; choose '
             f'another name for the task, or another key')
 

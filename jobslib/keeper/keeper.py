@@ -31,7 +31,7 @@ that the keeper forked ends the ward before the lease ends
 ward is not, nobody is left; and a machine that freezes as a whole cannot know
 of it before it wakes.  For these there is the fencing token.
 
-It is started by :mod:`jobslib.consul.launch`, beside programs of users in
+It is started by :mod:`jobslib.keeper.launch`, beside programs of users in
 an interpreter without installed packages (``-I -S``), so it uses the standard
 library only, and of jobslib what does the same.
 
@@ -395,10 +395,8 @@ def _format(text: str, at: float) -> str:
             'timestamp': f'{utc}.{milliseconds:03d}Z', 'level': 'WARNING',
             'logger': LOGGER, 'fqdn': _about['fqdn'], 'pid': os.getpid(),
             'message': text, 'task': _about['task']})
-    of = f' ({_about["task"]})' if _about else ''
-    if _about.get('format') == 'journal':
-        return f'<4>{LOGGER}: {text}{of}'
     local = time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))
+    of = f' ({_about["task"]})' if _about else ''
     return f'{local},{milliseconds:03d} WARNING {LOGGER}: {text}{of}'
 
 

@@ -369,7 +369,11 @@ class _Waiting:
 
 
 def _status(pid: int) -> tuple[int, int] | None:
-    """Return parent and start time of *pid*, ``None`` if it has ended."""
+    """Return parent and start time of *pid*, ``None`` if it has ended.
+
+    A process whose first thread has ended while others go on looks like one that
+    has ended, but for the number of its threads.
+    """
     try:
         with open(f'/proc/{pid}/stat', 'rb') as file:
             # The fields are counted from behind the name of the command, which
@@ -377,7 +381,7 @@ def _status(pid: int) -> tuple[int, int] | None:
             fields = file.read().rpartition(b')')[2].split()
     except OSError:
         return None
-    if not fields or fields[0] in (b'Z', b'X', b'x'):
+    if not fields or fields[0] in (b'Z', b'X', b'x') and int(fields[17]) < 2:
         return None
     return int(fields[1]), int(fields[19])
 

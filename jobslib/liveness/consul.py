@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.backends import BackendContext
-    from jobslib.consul.client import ConsulClient
+    from jobslib.consul.services import ServiceClient
 
 __all__ = ['ConsulLiveness', 'parse']
 
@@ -58,12 +58,12 @@ class ConsulLiveness(BaseLiveness):
         self._lock = threading.Lock()
 
     @cached_property
-    def client(self) -> ConsulClient:
+    def client(self) -> ServiceClient:
         """The client of Consul; not for two threads at once."""
         # Imported here, because it takes longer than all the rest, and the run's
         # process does not need it.
-        from jobslib.consul.client import ConsulClient
-        return ConsulClient(self._endpoint, self.options.retry_max_attempts)
+        from jobslib.consul.services import ServiceClient
+        return ServiceClient(self._endpoint, self.options.retry_max_attempts)
 
     def write(self) -> None:
         self.write_at(time.time())
@@ -78,7 +78,24 @@ class ConsulLiveness(BaseLiveness):
 
     def read(self) -> dict[str, Any] | None:
         with self._calling() as client:
-            return parse(client.read(self.key).record)
+            value = client.read(self.key).record
+            if value is None:
+                # Consul leaves out a key that the token may not read, and without a
+                # success a job would seem to be stuck.
+                self._refuse_denied(client)
+            record = parse(value)
+            if value and record is None:
+                raise LivenessError(f'cannot read {self.key}: its value is not that '
+                                    f'of a success, and is replaced by the next one')
+            return record
+
+    def _refuse_denied(self, client: ServiceClient) -> None:
+        from jobslib.consul.failures import PermissionDeniedError
+        try:
+            client.prove_readable(self.key)
+        except PermissionDeniedError as exc:
+            raise LivenessError(f'{exc}; grant the token: key "{self.key}" '
+                                f'{{ policy = "read" }}') from exc
 
     def close(self) -> None:
         if 'client' in vars(self):
@@ -86,7 +103,7 @@ class ConsulLiveness(BaseLiveness):
                 client.close()
 
     @contextlib.contextmanager
-    def _calling(self) -> Iterator[ConsulClient]:
+    def _calling(self) -> Iterator[ServiceClient]:
         with self._lock:
             try:
                 yield self.client

@@ -133,7 +133,8 @@ class Recording:
         if history is None and self.config.recoveries == 0:
             # With no recoveries a slot is run at most once.  So the ledger has to be
             # written even where no history is kept.
-            history = {'token': self.lock.fencing_token, 'newest': []}
+            history = {'token': self.lock.fencing_token,
+                       'hold': self._owner.timestamp, 'newest': []}
         if history is not None and self.config.keep_lock:
             # For the next holder: this ledger is newer than that of the owner record.
             history['ledger'] = self.agenda.ledger.export()
@@ -147,14 +148,12 @@ class Recording:
     def merge_handed_in(self) -> bool:
         """Merge what was handed in while the lock is held; return whether that is
         done."""
-        self.lock.sign_of_life(LONGEST_NOTE)
         try:
-            handed_in = self.lock.find_handed_in()
+            with self.lock.silence(LONGEST_NOTE):
+                handed_in = self.lock.find_handed_in()
         except LockError as exc:
             self.logger.debug('not merged: %s', exc)
             return False
-        finally:
-            self.lock.sign_of_life()
         if self.history.merge_all(handed_in) and self.config.keep_lock:
             self.save()
         return True

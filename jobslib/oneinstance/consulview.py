@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from jobslib.consul import view
 from jobslib.consul.client import ConsulClient
+from jobslib.consul.connection import refuse_key
 from jobslib.history import HandIn
 from jobslib.oneinstance import FoundLocks, LockState
 from jobslib.oneinstance.control import Control
-from jobslib.oneinstance.record import parse
+from jobslib.oneinstance.record import find_unreadable, parse
 from jobslib.reading import mappings
 
 __all__ = ['ask', 'find_all', 'find_handed_in', 'hand_in', 'look']
@@ -32,7 +33,9 @@ def find_all(client: ConsulClient, address: str, prefix: str) -> FoundLocks:
     their keys.
 
     :raises LockUnavailableError: the token may read none of them.
+    :raises ConfigError: no key can begin with *prefix*.
     """
+    refuse_key(prefix, '--prefix')
     found = FoundLocks(address, prefix)
     jobs, found.missing = view.find_jobs(
         client, prefix, lambda value: OF_A_LOCK <= set(parse(value) or ()))
@@ -87,11 +90,15 @@ def hand_in(client: ConsulClient, key: str, handed_in: HandIn) -> bool:
 
 def _state(keys: view.KeysOfJob) -> LockState:
     waiting = keys.waiting
-    return LockState(
+    state = LockState(
         keys.session is not None, parse(keys.record), parse(keys.history),
         Control.parse(keys.control), parse(keys.progress),
         None if waiting is None else [_process(name) for name in waiting],
         keys.token, _parse_handed_in(keys.handed_in))
+    state.unreadable = find_unreadable({
+        'the owner record': keys.record, 'the history': keys.history,
+        'what operators ask': keys.control, 'the progress': keys.progress})
+    return state
 
 
 def _parse_handed_in(found: Mapping[str, bytes]) -> dict[str, HandIn]:

@@ -11,10 +11,12 @@ from jobslib.runs import Outcome, Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jobslib.documents import Document
     from jobslib.oneinstance.requests import Extra
 
-__all__ = ['parse', 'with_asked_run']
+__all__ = ['find_unreadable', 'parse', 'with_asked_run']
 
 
 def parse(data: bytes | None) -> Document | None:
@@ -24,6 +26,14 @@ def parse(data: bytes | None) -> Document | None:
     except (ValueError, RecursionError):
         return None
     return found if mapping(found) is found else None
+
+
+def find_unreadable(values: Mapping[str, bytes | None]) -> list[str]:
+    """Return the names of those *values* that somebody else must have written,
+    since there is no JSON object in them."""
+    # A file for which space was reserved begins with zeros.
+    return [name for name, value in values.items()
+            if value is not None and value.strip(b'\0 \n') and parse(value) is None]
 
 
 def with_asked_run(record: Document | None,

@@ -71,9 +71,10 @@ def refuse_name(name: str) -> None:
 
     :raises ConfigError: it says what is allowed.
     """
-    if not name.strip() or not name.isprintable():
+    if not name or name != name.strip() or not name.isprintable():
         raise ConfigError(f'--name: {name!r} is not allowed; allowed: '
-                          f'characters that can be printed, at least one')
+                          f'characters that can be printed, at least one, and no '
+                          f'spaces at the beginning or end')
 
 
 def refuse_program(program: str) -> None:

@@ -234,7 +234,7 @@ class Agenda:
 
         :param record: the owner record of the previous holder.
         :param written: the ledger that a holder that kept the lock has written
-            beside it, which may be newer.
+            beside it, if it is newer.
         """
         found, vanished = read_ledger(record, written)
         if found != read_ledger(record)[0]:
@@ -338,12 +338,12 @@ def read_ledger(
     """Return the newest ledger, and whether the holder that left it vanished.
 
     :param record: the owner record, with the ledger in it.
-    :param written: the ledger that stands beside it.
+    :param written: the ledger that stands beside it, if it is newer, see
+        :func:`jobslib.history.written_ledger`.
     """
-    found = None if record is None else record.ledger
-    if written is not None and (
-            found is None or (written.began or 0.0) >= (found.began or 0.0)):
-        found = written
+    found = written
+    if found is None and record is not None:
+        found = record.ledger
     if record is None:
         return found, False
     if found is not None and record.killed is not None:

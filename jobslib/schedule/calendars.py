@@ -24,6 +24,7 @@ seconds.
 from __future__ import annotations
 
 import datetime
+import re
 
 from jobslib.schedule.rhythms import Slots
 from jobslib.schedule.zones import UTC, Zone
@@ -53,6 +54,9 @@ FIELDS = {
                    'second Monday',
 }
 
+#: A range of one number, with a step: ``4-4/2``.
+RANGE_OF_ONE = re.compile(r'(?<!\w)(\w+)-\1/\d+(?!\w)', re.IGNORECASE)
+
 NO_SUCH_DAY = 'there is no such day in the next 50 years'
 
 
@@ -71,6 +75,8 @@ class Expression:
         self.text = ' '.join(text.split())
         self._fields = _expand(self.text)
         _refuse_wrong(self._fields)
+        # cronsim takes a range of one number and a step for a range without an end.
+        self._fields = RANGE_OF_ONE.sub(r'\1', self._fields)
         fields = self._fields.split()
         #: Whether it names times of day, and not each minute or each hour.
         self.fixed = not any(

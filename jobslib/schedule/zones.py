@@ -12,6 +12,11 @@ __all__ = ['UTC', 'Zone', 'ZoneError']
 
 UTC = 'UTC'
 DAY = 86400
+#: Names that the time zone database has, and that are another zone on another machine.
+OF_THE_MACHINE = ('localtime', 'posixrules')
+
+
+ALLOWED = 'a name of the IANA database, as Europe/Prague or UTC'
 
 
 class ZoneError(ValueError):
@@ -73,20 +78,22 @@ class Zone:
 
 def _load(name: str) -> zoneinfo.ZoneInfo:
     import zoneinfo
+    if name in OF_THE_MACHINE:
+        raise ZoneError(f'it is another zone on each machine; allowed: {ALLOWED}')
     try:
         return zoneinfo.ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         # These are raised for a name that does not exist, that is not a relative
         # path, and that is a folder of zones.
         raise ZoneError(f'there is no such time zone{_nearest(name)}; allowed: '
-                        f'a name of the IANA database, as Europe/Prague or '
-                        f'UTC') from None
+                        f'{ALLOWED}') from None
 
 
 def _nearest(name: str) -> str:
     import difflib
     import zoneinfo
-    known = {each.lower(): each for each in zoneinfo.available_timezones()}
+    known = {each.lower(): each for each in zoneinfo.available_timezones()
+             if each not in OF_THE_MACHINE}
     wanted = name.strip().lower().replace(' ', '_')
     near = difflib.get_close_matches(wanted, known, 1, 0.6)
     if not near:
