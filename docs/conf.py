@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
     (r'py:class', r'Any|Callable|Given|Iterable|Iterator|Mapping|ModuleType|Self'),
     (r'py:class', r'dict\[str'),
     (r'py:class', r'Console|ConsulClient|Document|Lease|Parser|ReportingContext|'
-                  r'ReportingTask|SuccessWriter|Table'),
+                  r'ReportingTask|ServiceClient|SuccessWriter|Table'),
     (r'py:class', r'(.*\.)?(Control|Endpoint|History|Lock|Observer|'
                   r'OwnerRecord|Run)'),
     (r'py:class', r'[RT]|Metrics?|Callable\[\[\]'),

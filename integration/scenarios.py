@@ -17,6 +17,8 @@ from integration.workers import Worker, all_pids, read_proc, session_of
 
 #: From the interrupt to another's begin, in seconds, with all that has to be killed.
 OVER = GRACE + 0.6
+#: For how long a command runs until its request is seen, in seconds.
+ASKS = 2.0
 # Many jobs run at the same time: their pauses leave time to the others.
 PAUSE = 0.5
 LOOP = ('--keep-lock', '--sleep-interval', f'{PAUSE:g}')
@@ -93,7 +95,15 @@ def send_all(signum: signal.Signals) -> Callable[[Trial], float]:
     return lambda trial: trial.workers[0].signal_all(signum)
 
 
+def hand_over(trial: Trial) -> float:
+    """Ask the holder for the lock, and have its run interrupted."""
+    at = now()
+    trial.command('handover', '--interrupt')
+    return at
+
+
 FAULTS: dict[str, Callable[[Trial], float]] = {
+    'handover': hand_over,
     'SIGTERM': send(signal.SIGTERM), 'SIGINT': send(signal.SIGINT),
     'Ctrl-C': send_all(signal.SIGINT), 'killed': send(signal.SIGKILL),
     'lost': Trial.lose_lock,
@@ -111,7 +121,7 @@ def hands_over(case: Case, agent: Agent) -> None:
         begin = trial.wait_for('main', stamps.BEGIN, 'b', after=at)
         trial.watch()
         trial.assert_apart()
-        over = LOCK_DELAY + OVER if case.fault == 'lost' else OVER
+        over = OVER + {'lost': LOCK_DELAY, 'handover': ASKS}.get(case.fault, 0.0)
         assert begin.at - at <= allowed(over, COMPANY, since=at), trial.logs()
         if case.fault in ENDED:
             trial.assert_ended(a)

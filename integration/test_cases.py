@@ -35,7 +35,7 @@ AT_ONCE = 8
 OWN_WAY = ('handlers.Own', 'handlers.Served', 'handlers.Waits')
 OWN = ('interrupted', 'succeeded')
 THREADS = ['Plain', 'Joined', 'Daemon', 'Unknown', 'Executor', 'Waited', 'ToThread',
-           'Alarms']
+           'Alarms', 'First']
 CHILDREN = ['Forked', 'ForkedOff', 'Unwound', 'Deaf', 'Shell', 'Session', 'Twice',
             'Chain', 'Pool', 'SpawnPool', 'ServedPool', 'Futures', 'Stopped',
             'FromThread']
@@ -47,7 +47,8 @@ HANDLERS = ['Handled', 'Ignoring', 'Default', 'Blocked', 'Swallows', 'SwallowsOn
 def endless(lock: str) -> Iterator[Case]:
     """The kinds that go on for ever, with what ends them.
 
-    SIGTERM ends each under both locks, SIGINT and a limit under one.
+    SIGTERM ends each under both locks, SIGINT and a limit under one; operators ask
+    for the lock of every other one.
     """
     kinds = ([(f'threads.{name}', 'thread') for name in THREADS]
              + [(f'children.{name}', 'child') for name in CHILDREN]
@@ -64,6 +65,8 @@ def endless(lock: str) -> Iterator[Case]:
                        says=says_last(task))
         if lock == CONSUL:
             yield Case(hands_over, task, lock, 'lost', works, STOPS)
+        if number % 4 == 3:
+            yield Case(hands_over, task, lock, 'handover', works, STOPS)
         if number % 2 == 0:
             yield Case(limited, task, lock, 'too-long', works, STOPS)
         if number % 4 == 0:
@@ -84,7 +87,8 @@ def says_last(task: str) -> tuple[str, ...]:
 def beheaded(lock: str) -> Iterator[Case]:
     """Kinds whose runs end with the process that looks after them."""
     tasks = [('threads.Plain', 'thread'), ('threads.Daemon', 'thread'),
-             ('handlers.Blocked', 'main'), ('handlers.Swallows', 'main')]
+             ('handlers.Blocked', 'main'), ('handlers.Swallows', 'main'),
+             ('handlers.Outlives', 'main'), ('children.Copies', 'child')]
     # With FileLock the next holder ends what has no parent.
     tasks += [(f'children.{name}', 'child')
               for name in CHILDREN[LOCKS.index(lock)::2]]

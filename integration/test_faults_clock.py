@@ -56,7 +56,7 @@ import os
 PATH = os.path.join({folder!r}, os.environ['FAULTS_LABEL'])
 TEXT = {shift!r}.replace('{{path!r}}', repr(PATH))
 exec(TEXT)
-from jobslib.consul import launch
+from jobslib.keeper import launch
 launch.BOOT = TEXT + launch.BOOT
 '''
 

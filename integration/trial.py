@@ -102,14 +102,18 @@ class Trial:
         self.agent.api.destroy_session(entry['Session'])
         return at
 
-    def status(self) -> dict[str, Any]:
-        """What `runjob status` says of the job."""
-        found = subprocess.run(
-            [sys.executable, '-m', 'jobslib', 'status', '--json', self.task],
+    def command(self, *words: str) -> bytes:
+        """What a command of `runjob` says of the job."""
+        done = subprocess.run(
+            [sys.executable, '-m', 'jobslib', *words, self.task],
             cwd=ROOT, env=self.workers[0].env, stdin=subprocess.DEVNULL,
             capture_output=True, timeout=DEADLINE, check=False)
-        assert found.returncode == 0, found.stderr.decode()
-        status: dict[str, Any] = json.loads(found.stdout)
+        assert done.returncode == 0, f'{done.stderr.decode()}\n{self.logs()}'
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        """What `runjob status` says of the job."""
+        status: dict[str, Any] = json.loads(self.command('status', '--json'))
         return status
 
     def history(self) -> list[dict[str, Any]]:

@@ -316,7 +316,7 @@ def children(pid: int) -> list[int]:
     # Each is read once: it can end at any moment.
     found = ((child, _stat(child)) for child in all_pids())
     return [child for child, fields in found
-            if fields and fields[0] not in ENDED and int(fields[1]) == pid]
+            if fields and not _has_ended(fields) and int(fields[1]) == pid]
 
 
 def process_state(pid: int) -> str:
@@ -327,7 +327,13 @@ def process_state(pid: int) -> str:
 
 def is_alive(pid: int) -> bool:
     """Whether the process is there and has not ended."""
-    return process_state(pid).encode() not in (b'', *ENDED)
+    fields = _stat(pid)
+    return bool(fields) and not _has_ended(fields)
+
+
+def _has_ended(fields: list[bytes]) -> bool:
+    # When the first thread has ended, the process looks ended; the others count.
+    return fields[0] in ENDED and int(fields[17]) < 2
 
 
 def session_of(pid: int) -> int:

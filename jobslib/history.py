@@ -142,11 +142,11 @@ class History:
         self.newest = _runs(document.get('newest'))
         self.runs = count(document.get('runs')) or 0
         self.failures = count(document.get('failures')) or 0
+        outcomes = [run.outcome.value for run in self.newest]
         for outcome in FAILURES:
             # At least as many as among the newest runs, which are all here.
             self.outcomes[outcome] = max(
-                count(document.get(outcome)) or 0,
-                sum(run.outcome.value == outcome for run in self.newest))
+                count(document.get(outcome)) or 0, outcomes.count(outcome))
         self.newest = self.newest[-self.limit:]
         given = count(document.get('number'))
         self.number = self.runs if given is None else given
@@ -359,7 +359,10 @@ def shortened(document: Document) -> Document:
 def encode(document: Document) -> bytes:
     """Return *document* as JSON, without the oldest runs if it is too long."""
     import json
-    return json.dumps(shortened(document), separators=(',', ':')).encode()
+    data = json.dumps(document, separators=(',', ':')).encode()
+    if len(data) > MAX_SIZE:
+        data = json.dumps(shortened(document), separators=(',', ':')).encode()
+    return data
 
 
 def _runs(found: object) -> list[Run]:

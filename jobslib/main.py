@@ -74,7 +74,7 @@ def _main(argv: list[str]) -> int:
         sys.path.insert(0, os.getcwd())
     except FileNotFoundError:
         # The folder was removed, so nothing can be in it.
-        import json  # noqa: F401
+        pass
     line = CommandLine(argv)
     if _names_job(line):
         return _run_job(line)
@@ -94,11 +94,34 @@ def _names_job(line: CommandLine) -> bool:
 
 def _answer(line: CommandLine) -> int:
     """Carry out a command, or show the help."""
+    import threading
+    pid, before = os.getpid(), set(threading.enumerate())
     config = _configure(line)
+    if os.getpid() != pid:
+        # A child that an import has forked.  The command is carried out once.
+        from jobslib.run.process import exit_like_python
+        exit_like_python(None)
     refuse_slips(config)
     command = getattr(config.args, 'runjob_command', None)
-    return (_run_job(line) if command is None
-            else _command(command, config))
+    if command is None:
+        return _run_job(line)
+    code = _command(command, config)
+    if any(not thread.daemon and thread not in before
+           for thread in threading.enumerate()):
+        _end_at_once(code)
+    return code
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End this process without waiting for threads.
+
+    One that the import of a task has started may go on for ever, and nobody waits
+    for its work here.
+    """
+    import atexit
+    protect_exit_code()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _reported(call: Callable[[], int]) -> int:

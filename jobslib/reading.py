@@ -55,7 +55,10 @@ def text(value: object) -> str | None:
 
 def member(kind: type[M], value: object) -> M | None:
     """Return the member of *kind* that has this value, if one has."""
-    return next((each for each in kind if each.value == value), None)
+    try:
+        return kind(value)
+    except ValueError:
+        return None
 
 
 def mapping(value: object) -> Document:

@@ -283,7 +283,7 @@ class InProcess(RunHandle):
     def leaves_processes(self) -> bool:
         return bool(self.leftovers)
 
-    def leaves_threads(self) -> bool:
+    def leaves_code(self) -> bool:
         return self.threads
 
     def end_leftovers(self) -> None:

@@ -18,7 +18,7 @@ from jobslib.backends import BackendContext
 from jobslib.commands import check
 from jobslib.commands.lease import handovers, sums
 from jobslib.commands.listing import list_options
-from jobslib.consul.attempts import Attempts
+from jobslib.consul.transport import Transport
 from jobslib.exceptions import ConfigError, LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.keeper.timings import Timings
@@ -348,6 +348,15 @@ def test_not_consul(consul: ConsulStandIn,
     assert report.code == ExitCode.LOCK_SERVICE_UNAVAILABLE
 
 
+def test_key_that_is_not_consuls(consul: ConsulStandIn,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is named alike, whether the consul package finds it or not.
+    """
+    answer_with(monkeypatch, consul, 'GET', f'kv/{KEY}', Answer(200, b'null'))
+    assert Finding(f'read {KEY}', FAILED,
+                   'not an answer of Consul: TypeError') in on(consul).findings
+
+
 @pytest.mark.parametrize(('status', 'text', 'result', 'grant'), [
     (403, 'Permission denied', DENIED,
      'session "stand-in" { policy = "write" }'),
@@ -396,7 +405,7 @@ REQUESTS = 20
 def test_interrupted(consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
                      number: int, when: str) -> None:
     """Whenever it is interrupted, nothing is left behind."""
-    ask = Attempts.ask
+    request = Transport.request
     count = -1
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -405,11 +414,11 @@ def test_interrupted(consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
         if count == number and when == 'before':
             signal.raise_signal(signal.SIGINT)
         try:
-            return ask(*args, **kwargs)
+            return request(*args, **kwargs)
         finally:
             if count == number and when == 'after':
                 signal.raise_signal(signal.SIGINT)
-    monkeypatch.setattr(Attempts, 'ask', interrupted)
+    monkeypatch.setattr(Transport, 'request', interrupted)
     try:
         on(consul, check_ttl=5)
     except KeyboardInterrupt:

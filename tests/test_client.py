@@ -207,7 +207,7 @@ def test_token_and_datacenter(client: ConsulClient, agent: Agent, name: str) -> 
 def test_token_parameter_is_dropped(client: ConsulClient, agent: Agent) -> None:
     """A token that the package would put in the URL does not get there."""
     agent.replies = [(200, '""')]
-    client._consul.http.get(lambda response: None, '/v1/x', [('token', 'wrong')])
+    client._calls.api.http.get(lambda response: None, '/v1/x', [('token', 'wrong')])
     assert agent.seen[0].target == '/v1/x?dc=dc9'
     assert agent.seen[0].token == TOKEN
 
@@ -669,7 +669,7 @@ def test_interrupted_request(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(client._consul.txn, 'put', interrupt)
+    monkeypatch.setattr(client._calls.api.txn, 'put', interrupt)
     with pytest.raises(KeyboardInterrupt):
         client.acquire('a/b', b'', SESSION, FREE)
     assert client.is_doubtful(SESSION)

@@ -20,7 +20,8 @@ from support import STEADY, PlainTask, make_context, until
 
 from jobslib.consul.client import history_key
 from jobslib.consul.keys import refuse_lock_key
-from jobslib.consul.lease import CHECK_INTERVAL, Lease
+from jobslib.keeper.handle import CHECK_INTERVAL, KeeperHandle
+from jobslib.keeper.lease import Lease
 from jobslib.consul.transport import TransportError
 from jobslib.exceptions import (
     ConfigError,
@@ -30,7 +31,8 @@ from jobslib.exceptions import (
 from jobslib.history import HandIn
 from jobslib.keeper import processes
 from jobslib.keeper.memory import LeaseMemory
-from jobslib.oneinstance.consul import INTERRUPT_SIGNAL, ConsulLock
+from jobslib.oneinstance.consul import ConsulLock
+from jobslib.oneinstance.lease import INTERRUPT_SIGNAL
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.requests import Extra, Pause
@@ -224,18 +226,18 @@ def test_keeper_that_ends_at_once(
     consul: ConsulStandIn, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A lock is closed without an error, however fast its keeper ends."""
-    exchange = Lease._exchange
+    exchange = KeeperHandle._exchange
     before = lease_threads()
 
     def exchange_slowly(
-        lease: Lease, message: dict[str, Any], *args: Any, **kwargs: Any,
+        keeper: KeeperHandle, message: dict[str, Any], *args: Any, **kwargs: Any,
     ) -> bool:
-        told = exchange(lease, message, *args, **kwargs)
+        told = exchange(keeper, message, *args, **kwargs)
         if message['do'] == 'quit':
             until(lambda: lease_threads() <= before)
         return told
 
-    monkeypatch.setattr(Lease, '_exchange', exchange_slowly)
+    monkeypatch.setattr(KeeperHandle, '_exchange', exchange_slowly)
     lock = make_lock(ConsulLock, 'fast', **consul.options(**STEADY))
     assert lock.acquire()
     lock.close()
@@ -634,10 +636,10 @@ def test_killed_with_an_answer_unread(consul: ConsulStandIn) -> None:
     """A process that dies before it has read an answer frees the lock."""
     with start_holder(consul, 'unread', '''
             import json, select
-            lease._messages.send(json.dumps({
+            lease._keeper._messages.send(json.dumps({
                 'do': 'run', 'number': 0, 'max_run_time': None,
                 'heartbeat': None, 'run': None, 'elapsed': 0.0}).encode())
-            select.select([lease._messages], [], [])
+            select.select([lease._keeper._messages], [], [])
             os.kill(os.getpid(), signal.SIGKILL)
             ''') as holder:
         assert holder.wait() == -signal.SIGKILL

@@ -22,6 +22,7 @@ from jobslib.exceptions import (
     LockNotHeldError,
     LockUnavailableError,
 )
+from jobslib.history import MAX_SIZE
 from jobslib.keeper import processes
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.file import FileLock
@@ -302,7 +303,8 @@ def test_owner_info(folder: pathlib.Path) -> None:
     assert info == {
         'fqdn': os.uname().nodename, 'pid': os.getpid(), 'task': 'plain',
         'schedule': {'origin': 1.5, 'due': 2.5},
-        'token': lock.fencing_token, 'marker': lock.marker}
+        'token': lock.fencing_token, 'marker': lock.marker,
+        'namespace': os.stat('/proc/self/ns/pid').st_ino}
     lock.close()
 
 
@@ -637,6 +639,20 @@ def test_no_space_for_a_longer_record(folder: pathlib.Path) -> None:
     assert lock.release()
 
 
+def test_size_of_the_history_is_bounded(folder: pathlib.Path) -> None:
+    """Of a history that is too long the oldest runs are left out."""
+    lock = make_file_lock(folder)
+    assert lock.acquire()
+    runs = [{'run': number, 'error': 'x' * 200} for number in range(1000)]
+    lock.history = {'runs': 1000, 'newest': runs}
+    assert lock.release()
+    assert MAX_SIZE / 2 < (folder / 'plain.lock').stat().st_size < MAX_SIZE * 1.1
+    state = lock.look()
+    assert state.history is not None
+    newest = state.history['newest']
+    assert state.history['runs'] == 1000 and newest == runs[-len(newest):]
+
+
 def test_wait_for_a_free_lock(folder: pathlib.Path) -> None:
     """Waiting for a free lock takes no time."""
     lock = make_file_lock(folder)
@@ -853,6 +869,7 @@ def test_many_processes(folder: pathlib.Path) -> None:
 
 LEAVING = """
 import subprocess
+from jobslib.history import MAX_SIZE
 from jobslib.keeper import processes
 processes.mark(lock.marker)
 child = subprocess.Popen(['sleep', '3600'], start_new_session=True, env={})
@@ -881,6 +898,52 @@ def test_what_the_last_holder_has_left(
                      'running') in caplog.messages) != released
             assert lock.release()
         finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+# What goes on has a copy of the locked descriptor.
+KEEPING = """
+import os, subprocess
+from jobslib.keeper import processes
+processes.mark(lock.marker)
+copy = os.dup(*lock.handles())
+child = subprocess.Popen(['sleep', '3600'], start_new_session=True, env={},
+                         pass_fds=[copy])
+os.close(copy)
+print(f'left {child.pid}.', flush=True)
+"""
+
+
+@pytest.mark.parametrize('waits', [False, True])
+@pytest.mark.parametrize(('more', 'ends'), [
+    # Of a holder in another namespace nothing is known.
+    ('', True), ('lock._record["namespace"] = 1\nlock.save_history()\n', False)])
+def test_what_keeps_the_file_locked(
+        waits: bool, more: str, ends: bool, tmp_path: pathlib.Path) -> None:
+    """What a holder that died has left cannot keep the lock: it is ended by whoever
+    asks for the lock, or waits for it."""
+    program = f'{KEEPING}{more}print("done", flush=True)'
+    with holder(tmp_path, program) as process:
+        process.wait_for('done')
+        found = re.search(r'left (\d+)\.', process.output)
+        assert found is not None
+        pid = int(found[1])
+        lock = make_file_lock(tmp_path)
+        try:
+            assert not lock.acquire()
+            lock.wait(0.2)
+            # While its holder lives, it is left alone.
+            assert processes.start_time(pid)
+            process.send(signal.SIGKILL)
+            process.wait()
+            if waits:
+                lock.wait(DEADLINE if ends else 0.3)
+                assert bool(processes.start_time(pid)) != ends
+            assert lock.acquire() == ends
+            assert bool(processes.start_time(pid)) != ends
+        finally:
+            lock.close()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

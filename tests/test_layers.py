@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,19 +147,27 @@ def test_imports_are_found(source: str, found: list[str]) -> None:
 
 #: Types alone, which no process loads.
 TYPES = {'jobslib.documents'}
-#: What keeps a lease, whatever the lock service is; it may import this alone,
-#: and the standard library.
-KEEPER = {'jobslib.clock', 'jobslib.keeper'} | {
-    module for module in MODULES if module.startswith('jobslib.keeper.')
-} - {'jobslib.keeper.timings'}
+#: The lease, whatever the lock service is.
+LEASE = {'jobslib.clock', 'jobslib.keeper'} | {
+    module for module in MODULES if module.startswith('jobslib.keeper.')}
+#: The ward's part of it, which the keeper does not load.
+WARD = {'jobslib.keeper.handle', 'jobslib.keeper.lease', 'jobslib.keeper.timings'}
 
 
-@pytest.mark.parametrize('module', sorted(KEEPER))
-def test_keeper_knows_no_lock_service(module: str) -> None:
-    """What the keeper is made of imports nothing that speaks with one."""
-    assert set(imported_modules(module)) <= KEEPER | TYPES
-    names = set(imports(ast.parse(MODULES[module].read_text())))
+@pytest.mark.parametrize('module', sorted(LEASE - WARD))
+def test_keeper_stands_alone(module: str) -> None:
+    """The keeper is made of these modules alone, and the standard library."""
+    assert set(imported_modules(module)) <= LEASE - WARD | TYPES
+
+
+@pytest.mark.parametrize('module', sorted(LEASE))
+def test_lease_knows_no_lock_service(module: str) -> None:
+    """What the lease is made of imports nothing that speaks with one."""
+    assert set(imported_modules(module)) <= LEASE | TYPES | {'jobslib.exceptions'}
+    source = MODULES[module].read_text()
+    names = set(imports(ast.parse(source)))
     assert not {name for name in names if name.startswith('http')}
+    assert 'consul' not in re.sub('jobslib.consul.engine', '', source.lower())
 
 
 HEAVY = {'requests', 'consul', 'asyncio', 'ssl', 'http', 'argparse',

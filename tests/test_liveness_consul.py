@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import make_context
 
-from jobslib.consul.client import ConsulClient
+from jobslib.consul.services import ServiceClient
 from jobslib.consul.connection import ConsulConnection
 from jobslib.consul.transport import Endpoint
 from jobslib.exceptions import ConfigError, LivenessError
@@ -257,8 +257,8 @@ def test_connection_of_a_group() -> None:
 
 def test_calls(consul: ConsulStandIn) -> None:
     """A check can be set to each status; one that is not there is told."""
-    client = ConsulClient(endpoint(consul.options()), 1)
-    client.register_check('calls', 'a check', 60)
+    client = ServiceClient(endpoint(consul.options()), 1)
+    client._calls.register_check('calls', 'a check', 60)
     for status, verb in (
             ('warning', 'warn'), ('critical', 'fail'), ('passing', 'pass')):
         assert client.update_check('calls', status, 'a note')

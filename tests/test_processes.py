@@ -26,6 +26,16 @@ PROGRAMS = {
     'a daemon with a clean environment': (
         'import os, sys; os.fork() and os._exit(0); os.setsid(); '
         f'os.execve(sys.executable, [sys.executable, "-c", {SLEEP!r}], {{}})'),
+    'without its first thread': (
+        'import ctypes, threading\n'
+        'def work():\n'
+        '    import os, time\n'
+        '    first = f"/proc/self/task/{os.getpid()}/stat"\n'
+        '    while open(first).read().rpartition(")")[2].split()[0] != "Z":\n'
+        '        time.sleep(0.01)\n'
+        f'    {SLEEP}\n'
+        'threading.Thread(target=work).start()\n'
+        'ctypes.CDLL(None).pthread_exit(None)'),
 }
 
 
@@ -54,12 +64,13 @@ def start(marker: str) -> Callable[[str], int]:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process is there and no zombie."""
+    """Tell whether a process is there and no zombie, or one with other threads."""
     try:
         with open(f'/proc/{pid}/stat') as file:
-            return file.read().rpartition(')')[2].split()[0] != 'Z'
+            fields = file.read().rpartition(')')[2].split()
     except FileNotFoundError:
         return False
+    return fields[0] != 'Z' or int(fields[17]) > 1
 
 
 @pytest.mark.parametrize('kind', PROGRAMS)
@@ -327,8 +338,11 @@ CHAIN = (
     '    time.sleep(0.005)')
 
 
-def test_chain_of_forks_is_ended(marker: str) -> None:
+@pytest.mark.parametrize('load', [processes.LOAD, '/proc/not-shown'])
+def test_chain_of_forks_is_ended(
+        marker: str, monkeypatch: pytest.MonkeyPatch, load: str) -> None:
     """A process that forks and ends, again and again, is caught."""
+    monkeypatch.setattr(processes, 'LOAD', load)
     for _ in range(5):
         with subprocess.Popen([sys.executable, '-c', CHAIN],
                               stdout=subprocess.PIPE) as process:

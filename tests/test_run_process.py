@@ -447,13 +447,15 @@ def test_thread_that_goes_on_after_an_interrupt(
         assert 0 < deadline - time.clock_gettime(time.CLOCK_BOOTTIME) <= 60
 
 
-def test_standard_streams_that_cannot_be_flushed() -> None:
+@pytest.mark.parametrize('error', [RuntimeError, KeyboardInterrupt])
+def test_standard_streams_that_cannot_be_flushed(
+        error: type[BaseException]) -> None:
     """What a task has put in their place does not change the outcome."""
     class Task(Ours):
         def task(self) -> None:
             class Stream:
                 def flush(self) -> None:
-                    raise RuntimeError('no stream')
+                    raise error('no stream')
             sys.stdout = sys.stderr = Stream()
 
     with Forked(Task) as forked:
@@ -695,7 +697,7 @@ def test_task_that_has_its_process_killed() -> None:
 
 
 JOBS = '''
-import atexit, sys
+import atexit, fcntl, sys, time
 from jobslib import BaseTask, Context
 
 class Closing(BaseTask):
@@ -712,6 +714,29 @@ class Closed(Context):
 class Exits(BaseTask):
     def task(self):
         sys.exit(3)
+
+def look():
+    with open('locks/registers.lock', 'r+') as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            print('at exit: free', flush=True)
+        except BlockingIOError:
+            print('at exit: held', flush=True)
+
+class Registers(BaseTask):
+    name = 'registers'
+    def task(self):
+        atexit.register(look)
+
+class RegistersForEver(Registers):
+    def task(self):
+        super().task()
+        print('registered', flush=True)
+        time.sleep(99)
+
+class RegistersAndHears(RegistersForEver):
+    def on_released(self):
+        print('heard', flush=True)
 '''
 
 
@@ -739,3 +764,36 @@ def test_task_that_exits(tmp_path: pathlib.Path) -> None:
     done = run_job(tmp_path, '--run-once', 'jobs.Exits')
     assert done.returncode == ExitCode.TASK_FAILED
     assert 'exit with 3' in done.stderr and 'Traceback' not in done.stderr
+
+
+# What a run registers for the end of its process
+
+LOCKS = 'JOBSLIB_ONE_INSTANCE_FILE_FOLDER'
+
+
+def test_one_run_that_registers_for_the_exit(tmp_path: pathlib.Path) -> None:
+    """What the one run has registered is called before the lock goes."""
+    write_module(tmp_path, 'jobs', JOBS)
+    done = run_job(tmp_path, '--run-once', 'jobs.Registers', **{LOCKS: 'locks'})
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert 'at exit: held' in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(('task', 'begun', 'words'), [
+    ('RegistersForEver', 'registered', ['at exit: held']),
+    # A hook is still to be called in its process.
+    ('RegistersAndHears', 'registered', ['heard', 'at exit: free']),
+    # It has ended long before the job is told to end.
+    ('Registers', 'run succeeded', ['at exit: held'])])
+def test_run_that_registers_for_the_exit(
+        tmp_path: pathlib.Path, task: str, begun: str, words: list[str]) -> None:
+    """What a run has registered is called before the lock goes, when the job ends."""
+    write_module(tmp_path, 'jobs', JOBS)
+    with Job(tmp_path, '--keep-lock', '--sleep-interval', '3600', f'jobs.{task}',
+             **{LOCKS: 'locks'}) as job:
+        job.wait_for(begun)
+        job.send(signal.SIGTERM)
+        assert job.wait() == ExitCode.TERMINATED
+        found = [line for line in job.output.splitlines()
+                 if line == 'heard' or line.startswith('at exit')]
+        assert found == words, job.output

@@ -149,6 +149,25 @@ def test_request_for_this_holder() -> None:
     assert job.events.startswith('acquire run release acquire')
 
 
+def test_lock_that_is_wanted_at_once() -> None:
+    """The lock goes before there is a new process for the task, the making of which
+    the request would interrupt, again and again."""
+    wanted = Control(None, Request('release', 7, 'ann', interrupt=True))
+
+    def making() -> str | None:
+        made.append(job.lock.held and job.lock.asked is wanted)
+        return prepare()
+
+    made: list[bool] = []
+    job = Job(KEEP_LOCK=True)
+    job.task.script = [stopping(job, wanted)]
+    prepare, job.process.prepare = (  # type: ignore[method-assign]
+        job.process.prepare, making)
+    job.lock.token = 7
+    job.run()
+    assert made and not any(made)
+
+
 def test_standby_again() -> None:
     """Who keeps the lock and has given it up waits for it again when others have
     had their chance, whatever is due."""

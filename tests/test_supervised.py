@@ -15,6 +15,7 @@ from jobslib.consul.client import history_key
 from jobslib.exceptions import LockUnavailableError
 from jobslib.keeper import processes
 from jobslib.loop.supervisor import LONGEST_ANSWER, answers_of
+from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.testing import ConsulStandIn, make_lock
 
@@ -414,6 +415,7 @@ def test_slow_answers_are_waited_for() -> None:
     class Lock:
         own_record: dict[str, str] = {}
         report_progress = refresh = lease_left = control = None
+        silence = BaseLock.silence
 
         def sign_of_life(self, seconds: float = 0.0) -> None:
             signs.append(seconds)

@@ -1,5 +1,6 @@
 """What a module with a task does to the process that imports it."""
 
+import json
 import pathlib
 import signal
 
@@ -60,3 +61,26 @@ def test_thread_of_an_import_ends_with_the_job(tmp_path: pathlib.Path) -> None:
         job.wait_for('run succeeded')
         job.popen.send_signal(signal.SIGTERM)
         assert job.popen.wait(30) == ExitCode.TERMINATED
+
+
+@pytest.mark.parametrize('code', [
+    'os.fork()', 'threading.Thread(target=time.sleep, args=(300,)).start()'])
+def test_command_for_a_task_with_an_import_of_this_kind(
+        tmp_path: pathlib.Path, code: str) -> None:
+    """A command is carried out once, and ends when that is done."""
+    write_task(tmp_path, code)
+    done = run_job(tmp_path, 'status', '--json', 'work.Task')
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert json.loads(done.stdout)['state'] == 'free'
+
+
+def test_initialize_that_closes_descriptors(tmp_path: pathlib.Path) -> None:
+    """It is refused with the reason, as an import is that does so."""
+    write_module(tmp_path, 'work', TASK.format(code='') + """
+    def initialize(self):
+        os.closerange(3, 4096)
+""")
+    done = run_job(tmp_path, 'work.Task', '--run-once')
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert 'closes descriptors that it has not opened' in done.stderr
+    assert 'RUN' not in done.stdout

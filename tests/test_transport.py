@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from jobslib.consul import launch
+from jobslib.keeper import launch
 from jobslib.consul import transport as transport_module
 from jobslib.consul.transport import Endpoint, Transport, TransportError
 
@@ -666,6 +666,7 @@ def test_stands_alone() -> None:
         'import jobslib.consul.transport\n'
         'print({"typing", "urllib", "email", "http", "ssl"} & set(sys.modules))')
     done = subprocess.run(
-        [sys.executable, '-I', '-S', '-c', code, launch.ROOT], check=True,
+        [sys.executable, '-I', '-S', '-c', code, launch.ROOT,
+         'jobslib.consul.engine'], check=True,
         capture_output=True, text=True, cwd='/')
     assert done.stdout == 'set()\n'

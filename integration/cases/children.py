@@ -82,6 +82,18 @@ class Session(Case):
         time.sleep(stamps.LIFETIME)
 
 
+class Copies(Case):
+    """A program works that has copies of all descriptors."""
+
+    def work(self) -> None:
+        """Copy them, and wait."""
+        copies = []
+        for number in map(int, os.listdir('/proc/self/fd')):
+            with contextlib.suppress(OSError):
+                copies.append(os.dup(number))
+        subprocess.run(self.marks.program('child'), pass_fds=copies, check=False)
+
+
 class Twice(Case):
     """A grandchild works, a daemon that was forked twice."""
 

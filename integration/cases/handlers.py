@@ -5,6 +5,7 @@ asks the job to end is obeyed, and nobody else runs meanwhile.
 """
 
 import asyncio
+import ctypes
 import faulthandler
 import os
 import signal
@@ -15,6 +16,8 @@ from integration import stamps
 from integration.cases.base import PAUSE, Case
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
+# <linux/prctl.h>
+PR_SET_PDEATHSIG = 1
 
 
 class Own(Case):
@@ -94,6 +97,15 @@ class Stops(Case):
         """Stop."""
         self.marks.mark(stamps.ALIVE)
         signal.raise_signal(signal.SIGSTOP)
+        self.marks.write_on('main')
+
+
+class Outlives(Case):
+    """Is no longer killed with its parent, as after a change of its user."""
+
+    def work(self) -> None:
+        """Work for ever."""
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
         self.marks.write_on('main')
 
 

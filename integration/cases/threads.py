@@ -7,6 +7,7 @@ holder's, nor beside another run of the same process.
 import _thread
 import asyncio
 import atexit
+import ctypes
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,15 @@ class Unknown(Case):
         atexit.register(time.sleep, 0.5)
         _thread.start_new_thread(self.marks.write_on, ('thread',))
         time.sleep(stamps.LIFETIME)
+
+
+class First(Case):
+    """A thread works when the main thread has ended, which is not the process."""
+
+    def work(self) -> None:
+        """Start it, and end the main thread alone."""
+        threading.Thread(target=self.marks.write_on, args=('thread',)).start()
+        ctypes.CDLL(None).pthread_exit(None)
 
 
 class Executor(Case):

@@ -8,12 +8,12 @@ keeps the token in the URL, is replaced by :mod:`.transport`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
+from typing import NamedTuple
 
 from jobslib.consul.package import import_api
-from jobslib.consul.refusals import Refused
+from jobslib.consul.refusals import Refused, refuse_failure
 from jobslib.consul.transport import Transport, TransportError
 
 TYPE_CHECKING = False
@@ -29,28 +29,22 @@ __all__ = ['FAILURES', 'duration', 'make_consul']
 
 _failure, _make_client = import_api()
 
-CREATE_SESSION = '/v1/session/create'
-# How a server refuses a field that it does not know.
-UNKNOWN_FIELD = ('unknown field', 'invalid keys')
-
-
 #: What a call can raise; the last five are what the package makes of an answer
 #: that is not Consul's.
 FAILURES = (TransportError, Refused, _failure, ValueError, TypeError,
             LookupError, AttributeError, RecursionError)
 
 
-class _Answer:
+class _Answer(NamedTuple):
     """An answer, with the attributes that the package reads."""
 
-    def __init__(self, code: int, headers: dict[str, str], body: str) -> None:
-        self.code = code
-        self.headers = headers
-        self.body = body
+    code: int
+    headers: dict[str, str]
+    body: str
 
 
 class _Http:
-    """The HTTP layer of the ``consul`` package, on the transport.
+    """What a lock needs of the package's HTTP layer, on the transport.
 
     Raises :class:`Refused` for each status but 200.  The two packages would
     raise different exceptions, which do not have the status.
@@ -65,38 +59,7 @@ class _Http:
 
     def put(self, callback: Callback, path: str, params: Params = None,
             data: str | bytes = '', **_: object) -> object:
-        if path == CREATE_SESSION:
-            return self._create_session(callback, path, params, data)
         return self._send('PUT', callback, path, params, data)
-
-    def _create_session(self, callback: Callback, path: str, params: Params,
-                        data: str | bytes) -> object:
-        """Create a session, with the name that Consul has for its checks.
-
-        The package uses the name of versions before 1.7, which is deprecated.
-        Those versions do not know the new one, and refuse a request with it
-        without doing anything.
-        """
-        fields = json.loads(data)
-        checks = [fields.pop(name) for name in list(fields)
-                  if name.lower() == 'checks']
-        if not checks:
-            return self._send('PUT', callback, path, params, data)
-        try:
-            return self._send('PUT', callback, path, params, json.dumps(
-                {**fields, 'NodeChecks': checks[0]}))
-        except Refused as exc:
-            if exc.status != 400 or not exc.says(UNKNOWN_FIELD):
-                raise
-            return self._send('PUT', callback, path, params, data)
-
-    def post(self, *_: object, **__: object) -> object:
-        raise NotImplementedError('a lock needs GET and PUT only')
-
-    delete = post
-
-    def close(self) -> None:
-        self._transport.close()
 
     def _send(self, method: str, callback: Callback, path: str, params: Params,
               data: str | bytes = '') -> object:
@@ -105,8 +68,7 @@ class _Http:
         response = self._transport.request(
             method, path, params, data.encode() if isinstance(data, str) else data,
             timeout=self._timeout(dict(params)))
-        if response.status != 200:
-            raise Refused(response)
+        refuse_failure(response)
         headers = {'X-Consul-Index': str(response.index)}
         return callback(_Answer(response.status, headers, response.text))
 

@@ -1,25 +1,22 @@
 """Asking Consul for something, and noting how it went.
 
-The requests do not go by the client that locks have.  That client tries again
-what has failed, needs more than one right for a call, and turns a refusal into
-an error of the lock.  Here each request needs one right, is sent once, and its
-refusal is shown in Consul's own words.
+The calls are those of which the client of the locks is made.  That client tries
+again what has failed, needs more than one right for a call, and turns a refusal
+into an error of the lock.  Here each request needs one right, is sent once, and
+its refusal is shown in Consul's own words.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
+from jobslib.consul.api import FAILURES
+from jobslib.consul.calls import Calls
+from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.refusals import Refused
-from jobslib.consul.transport import (
-    Endpoint,
-    Response,
-    Transport,
-    TransportError,
-)
+from jobslib.consul.transport import Response, TransportError
 from jobslib.findings import DENIED, FAILED, NOT_TRIED, OK, Finding
 
 __all__ = ['Attempts', 'SkippedError', 'denial', 'undisturbed']
@@ -30,18 +27,18 @@ class SkippedError(Exception):
 
 
 class Attempts:
-    """Requests to one agent, each of which may lead to a finding."""
+    """Calls of one agent, each of which may lead to a finding."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.findings: list[Finding] = []
         #: True when Consul did not answer, so that nothing more is tried.
         self.away = False
-        self._transport = Transport(endpoint)
+        self.calls = Calls(endpoint)
 
     def close(self) -> None:
         """Close the connection."""
-        self._transport.close()
+        self.calls.close()
 
     def attempt(self, what: str, call: Callable[[], object],
                 grant: str = '') -> None:
@@ -67,9 +64,10 @@ class Attempts:
         except TransportError as exc:
             self.away = True
             finding = Finding(what, FAILED, str(exc))
-        except (ValueError, LookupError, TypeError, AttributeError) as exc:
+        except FAILURES as exc:
+            # The package puts what it has found wrong into an error of its own.
             finding = Finding(what, FAILED, f'not an answer of Consul: '
-                                            f'{type(exc).__name__}')
+                                            f'{type(exc.__cause__ or exc).__name__}')
         else:
             finding = Finding(
                 what, OK, detail if isinstance(detail, str) else '')
@@ -80,24 +78,6 @@ class Attempts:
         away, self.away = self.away, False
         self.attempt(what, call)
         self.away = self.away or away
-
-    def ask(self, method: str, path: str, body: object = None,
-            **params: object) -> Response:
-        """Send a request and return the answer.
-
-        :raises Refused: the status is not 200.
-        :raises TransportError: no answer came.
-        """
-        data = b'' if body is None else json.dumps(body).encode()
-        response = self._transport.request(
-            method, f'/v1/{path}', list(params.items()), data)
-        if response.status != 200:
-            raise Refused(response)
-        return response
-
-    def transact(self, *operations: Mapping[str, object]) -> None:
-        """Do the *operations*, see :mod:`jobslib.consul.transactions`."""
-        self.ask('PUT', 'txn', [{'KV': each} for each in operations])
 
 
 def denial(text: str) -> Refused:

@@ -1,14 +1,21 @@
-"""The calls of locks and commands, through the API of the ``consul`` package."""
+"""The calls of locks: sessions, and keys that are taken and released by them."""
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from jobslib.consul import transactions
-from jobslib.consul.api import FAILURES, duration, make_consul
+from jobslib.consul.calls import decode
+from jobslib.consul.endpoint import Endpoint
+from jobslib.consul.failures import (
+    PermissionDeniedError,
+    SessionLostError,
+    is_settled,
+    is_undone,
+)
+from jobslib.consul.keyclient import KeyClient, KeyState
 from jobslib.consul.names import (
     control_key,
     handed_in_key,
@@ -16,7 +23,7 @@ from jobslib.consul.names import (
     history_key,
     progress_key,
 )
-from jobslib.consul.refusals import BAD_TTL, ELSEWHERE, NO_NODE, Refused
+from jobslib.consul.refusals import Refused
 from jobslib.consul.transactions import (
     CHANGED,
     HELD,
@@ -25,67 +32,14 @@ from jobslib.consul.transactions import (
     SESSION_LOST,
     unchanged,
 )
-from jobslib.consul.transport import Endpoint, Transport, TransportError
-from jobslib.exceptions import ConfigError, LockError, LockUnavailableError
+from jobslib.exceptions import LockUnavailableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from jobslib.documents import Document
 
-__all__ = ['Acquired', 'ConsulClient', 'Entry', 'KeyState', 'PermissionDeniedError',
+__all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
            'SessionLostError', 'history_key', 'progress_key']
-
-T = TypeVar('T')
-
-# The pause after the first attempt, in seconds; it doubles up to the longest.
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 1.0
-
-# The longest wait of a blocking query, in seconds.  Consul answers up to a
-# sixteenth later, and some proxies cut off every answer that takes longer than
-# 30 seconds.
-LONGEST_WAIT = 20.0
-# How long after it began a blocking query that was cut off is followed by another
-# read, in seconds.
-SHORTEST_WAIT = 1.0
-
-# Texts of Consul's refusals, in lower case.  The status is 500 whatever the
-# cause, so the text decides.
-_NO_LEADER = ('no cluster leader',)
-_UNKNOWN = ('does not have associated ttl', 'unknown check', 'unknown service')
-_BAD_NAME = ('invalid key name',)
-# It is of no use to try again what was refused with one of these.
-_FINAL = MAY_NOT + SESSION_LOST + NO_NODE + BAD_TTL + _BAD_NAME + (
-    'missing check ', 'failed session lookup', 'cross datacenter lock')
-
-
-class PermissionDeniedError(LockUnavailableError):
-    """The token does not allow the call, or Consul does not know the token."""
-
-
-class SessionLostError(LockError):
-    """The session that the call was made for has ended."""
-
-
-class KeyState:
-    """The key of a lock as it was read, and its control key.
-
-    *index* is where a blocking query goes on from.  *record* is the value, None
-    if the key is missing or empty.  *session* is the holder's, None if the lock
-    is free.  *modify_index* is 0 if the key is missing.  *control* is the value
-    of the control key, and *control_index* its index, 0 if it is missing.
-    """
-
-    def __init__(
-        self, index: int, record: bytes | None, session: str | None,
-        modify_index: int, control: bytes | None = None, control_index: int = 0,
-    ) -> None:
-        self.index = index
-        self.record = record
-        self.session = session
-        self.modify_index = modify_index
-        self.control = control
-        self.control_index = control_index
 
 
 class Acquired(NamedTuple):
@@ -102,22 +56,10 @@ class Acquired(NamedTuple):
     handed_in: dict[str, bytes]
 
 
-class Entry(NamedTuple):
-    """A key as it was read; *session* is None if nobody holds it."""
+class ConsulClient(KeyClient):
+    """A client of one Consul agent, for locks.
 
-    value: bytes
-    session: str | None
-    modify_index: int
-
-
-class ConsulClient:
-    """A client of one Consul agent.  Not thread-safe.
-
-    A call that failed is tried again when the cause may pass and the call is
-    safe to repeat: up to *retry_max_attempts* times in all, and not after
-    *patience* seconds.  Then it raises :class:`LockUnavailableError`, or its
-    subclass :class:`PermissionDeniedError`; what else a call raises is in its
-    description.  *sleep* is called with the seconds to pause.
+    It also takes and releases keys, by sessions.
     """
 
     def __init__(
@@ -125,100 +67,52 @@ class ConsulClient:
         sleep: Callable[[float], object] = time.sleep,
         patience: float = float('inf'),
     ) -> None:
-        self._transport = Transport(endpoint)
-        self._attempts = retry_max_attempts
-        self._sleep = sleep
+        super().__init__(endpoint, retry_max_attempts, sleep, patience)
         # The sessions of requests that may still be carried out, because their
         # answers did not come.
         self._doubtful: set[str] = set()
-        self._patience = patience
         # With another datacenter: the node there that sessions are bound to.
         self._node: str | None = None
-        self._consul = make_consul(self._transport)
 
     def create_session(
         self, name: str, ttl: float, lock_delay: float, checks: Sequence[str] = (),
         node: str | None = None,
     ) -> str:
-        """Create a session and return its id.
+        """Create a session and return its id, see :meth:`.Calls.create_session`.
 
-        *ttl*, 10 to 86400, and *lock_delay* are in seconds.  The session is
-        bound to the health checks with the ids *checks*, which may be none, and
-        to *node*, by default the agent's own.  In another datacenter than the
-        agent's it is bound to a server there, which the token must be allowed
-        to look up.
+        In another datacenter than the agent's it is bound to a server there,
+        which the token must be allowed to look up.
 
         It is not repeated when Consul may have carried it out: a session whose
         id nobody knows would stay until its TTL ends.
         """
         def create(node: str | None) -> str:
-            session = self._consul.session.create(
-                name=name, node=node, checks=list(checks), lock_delay=lock_delay,
-                behavior='release', ttl=ttl)
-            return _expect(str, session)
+            return self._calls.create_session(name, ttl, lock_delay, checks, node)
 
         def call() -> str:
             try:
                 return create(node or self._node)
             except Refused as exc:
-                # Another datacenter does not know the agent's node, or the
-                # token has no rights to a node of that name there.
-                elsewhere = self._transport.endpoint.dc and not node
-                if not elsewhere or not exc.says(ELSEWHERE):
+                if node or not self._calls.is_elsewhere(exc):
                     raise
                 self._node = self._find_server(exc)
             return create(self._node)
-        return self._call('create a session', call, _is_undone)
+        return self._call('create a session', call, is_undone)
 
     def register_check(self, check: str, name: str, ttl: float) -> None:
-        """Register a check that passes, and fails when it is not updated.
-
-        *check* is its id, *name* is for people.  It fails *ttl* seconds after
-        the last update.
-        """
-        self._call('register a check', lambda: self._consul.agent.check.register(
-            name, check_id=check,
-            check={'ttl': duration(ttl), 'status': 'passing'}))
+        """Register a check, see :meth:`.Calls.register_check`."""
+        self._call('register a check',
+                   lambda: self._calls.register_check(check, name, ttl))
 
     def deregister_checks(self, name: str) -> None:
         """Deregister the checks called *name* that have failed."""
-        def call() -> None:
-            for check, about in self._consul.agent.checks().items():
-                if about['Name'] == name and about['Status'] == 'critical':
-                    self._consul.agent.check.deregister(check)
-        self._call('deregister checks', call)
+        self._call('deregister checks',
+                   lambda: self._calls.deregister_checks(name))
 
     def destroy_session(self, session: str) -> None:
         """Destroy *session*, if it still exists."""
         self._call('destroy the session',
-                   lambda: self._consul.session.destroy(session))
-
-    def read(
-        self, key: str, index: int | None = None, wait: float = LONGEST_WAIT,
-    ) -> KeyState:
-        """Read *key* and its control key, from a leader that a quorum confirms.
-
-        With *index* this is a blocking query: the answer comes when the key has
-        changed since then, or after *wait* seconds, 20 at the most, and up to a
-        sixteenth more.  It can also come with nothing changed.  When the index
-        of an answer is lower than the one before, or 0, start again without
-        one.  A blocking query that is cut off or gets no answer is not an
-        error: the key is then read without waiting, and only if that fails an
-        error is raised.
-        """
-        if index:
-            began = time.monotonic()
-            try:
-                return self._read(key, index, min(wait, LONGEST_WAIT))
-            except FAILURES as exc:
-                if not _is_passing(exc):
-                    raise _translated(f'read {key}', exc) from exc
-            # Where each query is cut off at once, requests must not follow each
-            # other without a pause.
-            early = began + min(wait, SHORTEST_WAIT) - time.monotonic()
-            if early > 0:
-                self._sleep(early)
-        return self._call(f'read {key}', lambda: self._read(key))
+                   lambda: self._calls.api.session.destroy(session))
 
     def acquire(self, key: str, value: bytes, session: str,
                 state: KeyState) -> Acquired | None:
@@ -251,11 +145,10 @@ class ConsulClient:
             except Refused as exc:
                 # Consul may name several reasons.  If one of them is that the
                 # session has ended, no other attempt with it can succeed.
-                if (exc.status == 409 and exc.says(HELD + CHANGED)
-                        and not exc.says(SESSION_LOST)):
-                    return None
-                raise
-            values = {entry['Key']: _decode(entry) for entry in results
+                if not exc.conflicts(HELD + CHANGED) or exc.says(SESSION_LOST):
+                    raise
+                return None
+            values = {entry['Key']: decode(entry) for entry in results
                       if entry['Key'].startswith(history_key(key))}
             return Acquired(transactions.modify_index(results, key),
                             values.get(history_key(key)),
@@ -293,7 +186,7 @@ class ConsulClient:
                 transactions.modify_index(
                     self._transact(operations, session), key)
             except Refused as exc:
-                if exc.status != 409 or not exc.says(CHANGED + NOT_HELD):
+                if not exc.conflicts(CHANGED + NOT_HELD):
                     raise
                 # The lock was lost, or freed by an earlier attempt, or somebody
                 # has written to its key by hand: read which of these it is.
@@ -310,125 +203,16 @@ class ConsulClient:
         """
         return session in self._doubtful
 
-    def read_all(self, prefixes: Sequence[str]) -> dict[str, Entry]:
-        """Read all keys that begin with any of *prefixes*."""
-        def call() -> dict[str, Entry]:
-            found = self._transact(
-                [transactions.get_tree(prefix) for prefix in prefixes])
-            return {_expect(str, each['Key']): Entry(
-                _decode(each), each.get('Session') or None,
-                _expect(int, each['ModifyIndex'])) for each in found}
-        return self._call(f'read {", ".join(prefixes)}', call)
-
-    def list_keys(self, prefix: str) -> list[str]:
-        """Return the names of all keys that begin with *prefix* and that the
-        token may read."""
-        def call() -> list[str]:
-            try:
-                _, found = self._consul.kv.get(
-                    prefix, keys=True, consistency='consistent')
-            except Refused as exc:
-                if exc.is_missing:
-                    return []
-                raise
-            return [_expect(str, key) for key in found or ()]
-        return self._call(f'list the keys in {prefix}', call)
-
-    def prove_readable(self, key: str) -> None:
-        """Raise :class:`PermissionDeniedError` if the token may not read *key*.
-
-        When several keys are read at once, Consul leaves out those that the
-        token may not read, as if they did not exist.  When one is read by its
-        name, Consul says so, even if it does not exist.
-        """
-        def call() -> None:
-            try:
-                self._consul.kv.get(key, consistency='consistent')
-            except Refused as exc:
-                if not exc.is_missing:
-                    raise
-        self._call(f'read {key}', call)
-
-    def write_if(self, key: str, value: bytes, index: int) -> bool:
-        """Write *value* to *key* if that has the *index*; 0 stands for a key
-        that does not exist."""
-        def call() -> bool:
-            try:
-                transactions.modify_index(self._transact([
-                    unchanged(key, index), transactions.put(key, value)]), key)
-            except Refused as exc:
-                if exc.status != 409 or not exc.says(CHANGED):
-                    raise
-                # An earlier attempt whose answer was lost may have written it.
-                return self._read(key).record == value
-            return True
-        return self._call(f'write {key}', call)
-
-    def hand_in(self, key: str, name: str, value: bytes, state: KeyState,
-                control: bytes | None) -> bool:
-        """Hand in *value* by *name* for the history of the job; False if the
-        key or its control key is not *state*, as it was read, any more.
-
-        It is written once, however often it is tried.  *control*, if it is
-        given, is written to the control key in the same transaction.
-        """
-        operations = [
-            unchanged(key, state.modify_index),
-            unchanged(control_key(key), state.control_index),
-            transactions.compare_and_set(handed_in_key(key, name), value, 0)]
-        if control is not None:
-            operations.append(transactions.put(control_key(key), control))
-
-        def call() -> bool:
-            try:
-                self._transact(operations)
-            except Refused as exc:
-                if exc.status == 409 and exc.says(CHANGED):
-                    return False
-                # An earlier attempt whose answer was lost has written it.
-                if exc.status != 409 or not exc.says(transactions.STALE):
-                    raise
-            return True
-        return self._call(f'write {handed_in_key(key, name)}', call)
-
-    def sessions(self) -> dict[str, str]:
-        """Return the names of all sessions that the token may read, by id."""
-        def call() -> dict[str, str]:
-            _, found = self._consul.session.list()
-            return {_expect(str, each['ID']): each.get('Name') or ''
-                    for each in found}
-        return self._call('list the sessions', call)
-
-    def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        self._transport.close()
-
-    def _read(self, key: str, index: int | None = None, wait: float = 0) -> KeyState:
-        try:
-            new_index, items = self._consul.kv.get(
-                key, index=index, wait=duration(wait), recurse=True,
-                consistency='consistent')
-        except Refused as exc:
-            if not exc.is_missing:
-                raise
-            return KeyState(exc.index, None, None, 0)
-        found = {_expect(str, item['Key']): item for item in items}
-        if not found:
-            raise LookupError('an empty list is not an answer of Consul')
-        return _key_state(int(new_index), key, found)
-
     def _find_server(self, reason: Refused) -> str:
         """Return the name of a server of the datacenter, the same for all."""
-        _, servers = self._consul.catalog.service('consul')
-        names = sorted(_expect(str, server['Node']) for server in servers)
-        if names:
+        if names := self._calls.servers():
             return names[0]
         if reason.says(MAY_NOT):
             raise reason
         # An empty list can also mean that the token may read none of them.
         raise LockUnavailableError(
             f'cannot create a session: {reason}; and no server of datacenter '
-            f'{self._transport.endpoint.dc!r} is there, or may be read with this '
+            f'{self._calls.endpoint.dc!r} is there, or may be read with this '
             f'token, to bind the session to') from reason
 
     def _find_index(self, key: str, session: str, state: KeyState) -> int | None:
@@ -451,167 +235,16 @@ class ConsulClient:
         return state.modify_index if unchanged else None
 
     def _transact(
-        self, operations: Sequence[Mapping[str, object]], session: str | None = None,
+        self, operations: Sequence[Mapping[str, object]], session: str,
     ) -> list[Document]:
-        """Do all *operations* on keys or none; return the keys that result.
+        """Do *operations* on keys, see :meth:`.Calls.transact`.
 
         If it is interrupted in a way that it may still be carried out,
         *session* becomes doubtful.
         """
         try:
-            result = self._consul.txn.put([{'KV': each} for each in operations])
-            return [each['KV'] for each in _expect(list, result['Results'])]
+            return self._calls.transact(operations)
         except BaseException as exc:
-            if session is not None and not _is_settled(exc):
+            if not is_settled(exc):
                 self._doubtful.add(session)
             raise
-
-    def _call(
-        self, what: str, call: Callable[[], T],
-        may_repeat: Callable[[Exception], bool] | None = None,
-    ) -> T:
-        attempt = 1
-        ends = time.monotonic() + self._patience
-        while True:
-            try:
-                return call()
-            except FAILURES as exc:
-                repeat = (may_repeat or _is_passing)(exc)
-                if (not repeat or attempt >= self._attempts
-                        or time.monotonic() >= ends):
-                    _refuse_key_name(what, exc)
-                    raise _translated(what, exc) from exc
-            self._sleep(min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
-            attempt += 1
-
-    def put(self, key: str, value: bytes) -> None:
-        """Write *value* to *key*, whoever else writes to it."""
-        self._call(f'write {key}', lambda: self._consul.kv.put(key, value))
-
-    def register_service(
-        self, service: str, name: str, ttl: float, status: str, remove_after: float,
-    ) -> None:
-        """Register a service with the agent, with a check that has to be updated.
-
-        *service* is its id, *name* is for DNS.  The check has the id
-        ``service:`` followed by that of the service, and *status* to begin
-        with.  It becomes critical *ttl* seconds after the last update; when it
-        was critical for *remove_after* seconds, the agent removes the service.
-        """
-        self._call(f'register the service {name}', lambda: (
-            self._consul.agent.service.register(name, service_id=service, check={
-                'TTL': duration(ttl), 'Status': status,
-                'DeregisterCriticalServiceAfter': duration(remove_after)})))
-
-    def deregister_service(self, service: str) -> None:
-        """Remove the service with this id from the agent, if it is there."""
-        def call() -> None:
-            try:
-                self._consul.agent.service.deregister(service)
-            except Refused as exc:
-                if not exc.says(_UNKNOWN):
-                    raise
-        self._call(f'remove the service {service}', call)
-
-    def expired_services(self, name: str) -> list[str]:
-        """Return the ids of the services *name* that nobody updates any more."""
-        def call() -> list[str]:
-            return [about['ServiceID']
-                    for about in self._consul.agent.checks().values()
-                    if about['ServiceName'] == name
-                    and about['Status'] == 'critical'
-                    and about['Output'].startswith('TTL expired')]
-        return self._call('list the checks', call)
-
-    def update_check(self, check: str, status: str, note: str) -> bool:
-        """Set a check with a TTL to passing, warning or critical.
-
-        Returns False if the agent does not know the check.
-        """
-        ttl = self._consul.agent.check
-        update = {'passing': ttl.ttl_pass, 'warning': ttl.ttl_warn,
-                  'critical': ttl.ttl_fail}[status]
-
-        def call() -> bool:
-            try:
-                update(check, notes=note)
-            except Refused as exc:
-                if exc.says(_UNKNOWN):
-                    return False
-                raise
-            return True
-        return self._call('update the check', call)
-
-
-def _key_state(index: int, key: str, found: Document) -> KeyState:
-    """Return the state of *key*, from the entries *found* under its prefix."""
-    item, control = found.get(key), found.get(control_key(key))
-    asked = {} if control is None else {
-        'control': control['Value'],
-        'control_index': _expect(int, control['ModifyIndex'])}
-    if item is None:
-        return KeyState(index, None, None, 0, **asked)
-    return KeyState(
-        index, item['Value'], item.get('Session') or None,
-        _expect(int, item['ModifyIndex']), **asked)
-
-
-def _decode(entry: Document) -> bytes:
-    return base64.b64decode(entry['Value'] or '')
-
-
-def _expect(kind: type[T], value: object) -> T:
-    if not isinstance(value, kind):
-        raise TypeError(f'not an answer of Consul: {value!r:.100}')
-    return value
-
-
-def _is_passing(exc: Exception) -> bool:
-    """Tell whether the same call may succeed in a moment."""
-    if isinstance(exc, Refused):
-        return exc.status == 429 or exc.status >= 500 and not exc.says(_FINAL)
-    return isinstance(exc, TransportError)
-
-
-def _is_undone(exc: BaseException) -> bool:
-    """Tell whether a call has certainly not been carried out, and may succeed in
-    a moment."""
-    if isinstance(exc, Refused):
-        return exc.status == 429 or exc.status >= 500 and exc.says(_NO_LEADER)
-    return isinstance(exc, TransportError) and not exc.sent
-
-
-def _refuse_key_name(what: str, exc: Exception) -> None:
-    """Raise :class:`ConfigError` if Consul refuses the name of the key.
-
-    It would be refused each time, with the status of a fault that passes.
-    """
-    if isinstance(exc, Refused) and exc.says(_BAD_NAME):
-        raise ConfigError(
-            f'key: not allowed by this version of Consul: cannot {what}: '
-            f'{exc}; allowed by 1.21.5: ASCII letters, digits and ,_./-?&= '
-            f'(versions before it, and those from 1.21.6 on, take more): '
-            f'choose another name for the task, or another key') from None
-
-
-def _is_settled(exc: BaseException) -> bool:
-    """Tell whether a call that failed so is not carried out, now or later."""
-    if isinstance(exc, Refused):
-        # Other statuses can come from something between here and Consul, which
-        # does not know what became of the request.
-        return (exc.status in (400, 401, 403, 409, 413)
-                or exc.status >= 500 and exc.says(_FINAL) or _is_undone(exc))
-    return _is_undone(exc)
-
-
-def _translated(what: str, exc: Exception) -> LockError:
-    message = f'cannot {what}: {exc}'
-    if isinstance(exc, Refused):
-        if exc.is_denied:
-            return PermissionDeniedError(message)
-        if exc.says(SESSION_LOST):
-            return SessionLostError(message)
-    if isinstance(exc, TransportError | Refused):
-        return LockUnavailableError(message)
-    return LockUnavailableError(
-        f'cannot {what}: not an answer of Consul: {type(exc).__name__}: {exc!s:.200}')

@@ -8,14 +8,11 @@ from collections.abc import Callable
 from functools import cached_property
 
 from jobslib.consul.address import AddressError, parse_address, plain_host
+from jobslib.consul.endpoint import Endpoint
 from jobslib.exceptions import ConfigError
 from jobslib.legacy import superseded
 from jobslib.options import BOOLEANS, ConfigGroup, Given, option
 from jobslib.slips import is_slip
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from jobslib.consul.transport import Endpoint
 
 __all__ = ['ConsulConnection', 'refuse_key']
 
@@ -277,7 +274,6 @@ class ConsulConnection(ConfigGroup):
                 or source == f'environment, {self.declared()[name].env}')
 
     def _endpoint(self, replaced: dict[str, object]) -> Endpoint:
-        from jobslib.consul.transport import Endpoint
         values = {name: getattr(self, name)
                   for name in ConsulConnection.declared()} | replaced
         del values['retry_max_attempts'], values['retry_wait_multiplier']

@@ -11,8 +11,9 @@ import binascii
 import json
 import threading
 
+from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.names import control_key
-from jobslib.consul.transport import Endpoint, Transport, TransportError
+from jobslib.consul.transport import Transport, TransportError
 from jobslib.consul.writes import NOT_CONSULS, free, write_note
 from jobslib.keeper.engine import (
     ANOTHERS,

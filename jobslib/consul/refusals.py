@@ -1,14 +1,21 @@
-"""What it means when Consul refuses a request."""
+"""What it means when Consul refuses a request.
+
+Standard library only, see :mod:`jobslib.keeper.keeper`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 
 from jobslib.consul import transactions
 from jobslib.consul.transport import LIMIT, Response, TransportError
 
-__all__ = ['BAD_TTL', 'ELSEWHERE', 'NO_NODE', 'Refused']
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ['BAD_TTL', 'ELSEWHERE', 'NO_NODE', 'UNKNOWN_FIELD', 'Refused',
+           'refuse_failure']
 
 # Texts of refusals of sessions, in lower case; those of transactions are in
 # :mod:`.transactions`.
@@ -18,6 +25,8 @@ NO_NODE = ('missing node registration',)
 ELSEWHERE = NO_NODE + ('permission denied',)
 #: The TTL is outside of what the servers allow.
 BAD_TTL = ('invalid session ttl',)
+#: There is a field in the request that this version of Consul does not know.
+UNKNOWN_FIELD = ('unknown field', 'invalid keys')
 
 
 class Refused(Exception):
@@ -55,12 +64,22 @@ class Refused(Exception):
         """Whether any of *phrases*, in lower case, is among Consul's words."""
         return any(phrase in self.text.lower() for phrase in phrases)
 
+    def conflicts(self, phrases: Sequence[str]) -> bool:
+        """Whether a transaction was refused for one of these reasons."""
+        return self.status == 409 and self.says(phrases)
+
     def __str__(self) -> str:
         text = f'{self.origin}: {self.status} {self.text[:200]}'
         # This is how newer agents refuse a connection that is one too many;
         # older ones just end it.
         too_many = self.status == 429 and self.says(('concurrent connections',))
         return f'{text}; {LIMIT}' if too_many else text
+
+
+def refuse_failure(response: Response) -> None:
+    """Raise :class:`Refused` for each status but 200."""
+    if response.status != 200:
+        raise Refused(response)
 
 
 def _is_hidden(response: Response) -> bool:
@@ -73,6 +92,8 @@ def _reason(response: Response) -> str:
     if _is_hidden(response):
         return 'Permission denied: the token may not read it'
     if response.status == 409:
+        # A transaction may have failed for several reasons.
         with contextlib.suppress(TransportError, LookupError, TypeError):
-            return transactions.reasons(response.json())
+            return '; '.join(
+                str(error['What']) for error in response.json()['Errors'])
     return response.text

@@ -11,33 +11,31 @@ again.  If this process is killed, session and key go by themselves within twice
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import uuid
 from collections.abc import Callable
 
 from jobslib.consul import transactions
+from jobslib.consul.api import FAILURES
 from jobslib.consul.attempts import (
     Attempts,
     SkippedError,
     denial,
     undisturbed,
 )
+from jobslib.consul.calls import Entry
+from jobslib.consul.endpoint import Endpoint
 from jobslib.consul.names import (
     control_key,
     handed_in_key,
     history_key,
     scratch_key,
 )
-from jobslib.consul.refusals import BAD_TTL, ELSEWHERE, Refused
-from jobslib.consul.transport import Endpoint, TransportError
+from jobslib.consul.refusals import BAD_TTL, Refused, refuse_failure
+from jobslib.consul.transport import TransportError
 from jobslib.findings import NOT_TRIED, Finding
 from jobslib.keeper.timings import Timings
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from jobslib.documents import Document
 
 __all__ = ['TTL', 'examine']
 
@@ -103,9 +101,8 @@ class _Examination(Attempts):
         # With another datacenter the session is on a node there, so the
         # agent's own does not matter.
         if not self.away and not self.endpoint.dc:
-            with contextlib.suppress(
-                    Refused, TransportError, LookupError, TypeError):
-                about = self.ask('GET', 'agent/self').json()
+            with contextlib.suppress(*FAILURES):
+                about = self.calls.api.agent.self()
                 self._own_node = str(about['Config']['NodeName'])
 
     def ask_session(self) -> None:
@@ -116,8 +113,7 @@ class _Examination(Attempts):
         self.attempt('create a session', self._create,
                      self._rule('session', 'write'))
         self.attempt('renew the session', self._with_session(
-            lambda session: self.ask('PUT', f'session/renew/{session}')),
-            self._rule('session', 'write'))
+            self.calls.api.session.renew), self._rule('session', 'write'))
         self.attempt('read the session', self._with_session(self._read_session),
                      self._rule('session', 'read'))
         self.attempt('list the sessions', self._with_session(self._list_sessions),
@@ -146,19 +142,19 @@ class _Examination(Attempts):
             if self._scratch_made:
                 self.remove('delete the scratch key', self._delete_scratch)
             if self._session is not None:
-                path = f'session/destroy/{self._session}'
-                self.remove('destroy the session',
-                            lambda: self.ask('PUT', path))
+                self.remove('destroy the session', self._with_session(
+                    self.calls.api.session.destroy))
             if self._check_made:
-                path_of_check = f'agent/check/deregister/{self._check}'
-                self.remove('deregister the check',
-                            lambda: self.ask('PUT', path_of_check))
+                self.remove('deregister the check', lambda: (
+                    self.calls.api.agent.check.deregister(self._check)))
             self.close()
 
     # The requests.
 
     def _ask_leader(self) -> str:
-        leader = self.ask('GET', 'status/leader').json()
+        response = self.calls.ask_leader()
+        refuse_failure(response)
+        leader = response.json()
         if not leader:
             self.away = True
             raise TransportError('the servers have no leader', False)
@@ -166,14 +162,11 @@ class _Examination(Attempts):
 
     def _register(self) -> None:
         # First remove the checks of examinations that were killed.
-        for check, about in self.ask('GET', 'agent/checks').json().items():
-            if about['Name'] == CHECK_NAME and about['Status'] == 'critical':
-                self.ask('PUT', f'agent/check/deregister/{check}')
+        self.calls.deregister_checks(CHECK_NAME)
         self._check_made = True
         try:
-            self.ask('PUT', 'agent/check/register', {
-                'ID': self._check, 'Name': CHECK_NAME, 'Status': 'passing',
-                'TTL': f'{round((self._timings.check_ttl or 0) * 1000)}ms'})
+            self.calls.register_check(
+                self._check, CHECK_NAME, self._timings.check_ttl or 0)
         except Refused:
             self._check_made = False
             raise
@@ -182,9 +175,8 @@ class _Examination(Attempts):
         try:
             return self._create_on(None)
         except Refused as exc:
-            if not self.endpoint.dc or not exc.says(ELSEWHERE):
+            if not self.calls.is_elsewhere(exc):
                 raise
-        # Another datacenter does not know the agent's own node.
         self.attempt(f'look up a server of datacenter {self.endpoint.dc}',
                      self._look_up, 'service "consul" { policy = "read" } '
                      'node_prefix "" { policy = "read" }')
@@ -193,32 +185,26 @@ class _Examination(Attempts):
         return self._create_on(self._node)
 
     def _create_on(self, node: str | None) -> str:
-        fields: dict[str, object] = {
-            'Name': 'jobslib check', 'LockDelay': '0s', 'TTL': f'{TTL}s',
+        checks = ['serfHealth', self._check] if self._check_made else []
+
+        def create(ttl: float) -> None:
             # When the session ends, the key that it holds is deleted.
-            'Behavior': 'delete',
-            'NodeChecks': (['serfHealth', self._check] if self._check_made
-                           else [])}
-        if node:
-            fields['Node'] = node
+            self._session = self.calls.create_session(
+                'jobslib check', ttl, 0, checks, node, behavior='delete')
         # A signal has to wait until the id of the session is known, so that it
         # can be removed.
         with undisturbed():
             try:
-                answer = self.ask('PUT', 'session/create', fields)
+                create(TTL)
             except Refused as exc:
                 if not exc.says(BAD_TTL):
                     raise
-                fields['TTL'] = f'{round(self._timings.ttl * 1000)}ms'
-                answer = self.ask('PUT', 'session/create', fields)
-            self._session = str(answer.json()['ID'])
+                create(self._timings.ttl)
         return f'on {node}' if node else ''
 
     def _look_up(self) -> str:
-        nodes = sorted(str(each['Node']) for each in self.ask(
-            'GET', 'catalog/service/consul').json())
+        nodes = self.calls.servers()
         if not nodes:
-            # Consul leaves out what the token may not read.
             raise denial('no server is there to be read')
         self._node = nodes[0]
         return self._node
@@ -233,20 +219,17 @@ class _Examination(Attempts):
         return with_session
 
     def _read_session(self, session: str) -> None:
-        if not self.ask('GET', f'session/info/{session}').json():
+        _, found = self.calls.api.session.info(session)
+        if not found:
             raise denial('Consul leaves it out')
 
     def _list_sessions(self, session: str) -> None:
-        listed = self.ask('GET', 'session/list').json()
-        if session not in [each['ID'] for each in listed]:
+        if session not in self.calls.sessions():
             raise denial('Consul leaves it out')
 
     def _read(self, key: str) -> str:
-        try:
-            [entry] = self.ask('GET', f'kv/{key}', consistent='').json()
-        except Refused as exc:
-            if not exc.is_missing:
-                raise
+        entry = self.calls.read(key)
+        if entry is None:
             return 'nobody has held it yet'
         self._key_exists = True
         return _holder(entry)
@@ -265,8 +248,8 @@ class _Examination(Attempts):
     def _probe(self, key: str) -> None:
         """Try the right to write *key*, by a request that Consul refuses."""
         try:
-            self.transact(transactions.unlock(
-                key, _EMPTY, self._session or NOBODY))
+            self.calls.transact([transactions.unlock(
+                key, _EMPTY, self._session or NOBODY)])
         except Refused as exc:
             if not exc.says(transactions.NOT_HELD):
                 raise
@@ -276,8 +259,8 @@ class _Examination(Attempts):
             raise SkippedError('there is no session')
         self._scratch_made = True
         try:
-            self.transact(transactions.lock(
-                self._scratch, _EMPTY, self._session))
+            self.calls.transact([transactions.lock(
+                self._scratch, _EMPTY, self._session)])
         except Refused as exc:
             self._scratch_made = False
             if exc.is_denied and self._key_writable:
@@ -291,20 +274,14 @@ class _Examination(Attempts):
             self._scratch, _EMPTY, self._session or NOBODY)
         delete = transactions.delete(self._scratch)
         try:
-            self.transact(unlock, delete)
+            self.calls.transact([unlock, delete])
         except Refused:
-            self.transact(delete)
+            self.calls.transact([delete])
 
     def _list(self, prefix: str, key: str) -> None:
-        try:
-            listed = self.ask('GET', f'kv/{prefix}', keys='',
-                              separator='/').json()
-        except Refused as exc:
-            if not exc.is_missing:
-                raise
-            listed = []
         expected = {self._scratch} if self._scratch_made else set()
         expected |= {key} if self._key_exists else set()
+        listed = self.calls.list_keys(prefix, '/')
         if not expected:
             raise SkippedError('there is nothing in it that is known of')
         if not expected <= set(listed):
@@ -322,12 +299,12 @@ def _key_rule(key: str, policy: str = 'write', prefix: bool = False) -> str:
     return f'{resource} "{key}" {{ policy = "{policy}" }}'
 
 
-def _holder(entry: Document) -> str:
+def _holder(entry: Entry) -> str:
     """Return who holds a key, from its record."""
-    if not entry.get('Session'):
+    if entry.session is None:
         return 'free'
     try:
-        record = json.loads(base64.b64decode(entry['Value'] or b''))
+        record = json.loads(entry.value)
         return (f'held by {record["fqdn"]}, process {record["pid"]}, '
                 f'since {record["time_local"]}')
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ['CHANGED', 'HELD', 'MAY_NOT', 'NOT_HELD', 'SESSION_LOST', 'STALE',
            'body', 'compare_and_set', 'delete', 'get_tree', 'lock', 'modify_index',
-           'put', 'reasons', 'unchanged', 'unlock']
+           'put', 'unchanged', 'unlock']
 
 # Texts of Consul's refusals, in lower case.  A transaction that failed has the
 # status 409 whatever the cause, so the text decides.
@@ -82,15 +82,6 @@ def get_tree(prefix: str) -> dict[str, object]:
 def body(operations: Sequence[Mapping[str, object]]) -> bytes:
     """Return the body of a request for these operations."""
     return json.dumps([{'KV': each} for each in operations]).encode()
-
-
-def reasons(answer: Document) -> str:
-    """Return why Consul refused a transaction, in its own words.
-
-    :param answer: the decoded body of a 409.
-    :raises LookupError, TypeError: it is not an answer of Consul.
-    """
-    return '; '.join(str(error['What']) for error in answer['Errors'])
 
 
 def modify_index(results: Sequence[Document], key: str) -> int:

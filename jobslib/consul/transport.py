@@ -6,39 +6,21 @@ the lease keeper loads it in an interpreter that sees no installed packages.
 
 from __future__ import annotations
 
-import io
 import os
-import select
-import socket
 import time
 
 from jobslib.consul.answers import read_answer
+from jobslib.consul.endpoint import Endpoint
+from jobslib.consul.sockets import Connection, connect, has_ended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterable, Sequence
     from typing import Any
-
-    from _typeshed import WriteableBuffer
-
-    #: The family of an address, and the address; that of a unix socket is a path.
-    Address = tuple[int, tuple[object, ...] | str]
 
 __all__ = ['LIMIT', 'Endpoint', 'Response', 'Transport', 'TransportError']
 
 MAX_BODY = 8 * 1024 * 1024
-
-# While a blocking query waits, nothing is sent, so without keep-alive packets
-# nobody would notice that its connection was lost on the way.  With these it is
-# noticed after 11 seconds.
-SOCKET_OPTIONS = (
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-)
 
 #: What to look at when an agent takes no more connections from this address.
 LIMIT = ("has this machine more connections to it than the agent's "
@@ -77,68 +59,6 @@ class TransportError(Exception):
     def __init__(self, message: str, sent: bool) -> None:
         super().__init__(message)
         self.sent = sent
-
-
-class Endpoint:
-    """Where the agent is and how to talk to it.
-
-    *timeout* is in seconds.  With *socket_path* the connection goes to that
-    unix socket instead of *host* and *port*.  *server_name* is the name that
-    the server's certificate must have, by default *host*.  *token_file* is
-    read for each request, and only if *token* is not set.
-    """
-
-    __slots__ = (
-        'scheme', 'host', 'port', 'socket_path', 'ca_cert', 'client_cert',
-        'client_key', 'verify', 'server_name', 'token', 'token_file', 'dc',
-        'namespace', 'timeout',
-    )
-
-    def __init__(
-        self, *, scheme: str = 'http', host: str = '127.0.0.1', port: int = 8500,
-        socket_path: str | None = None, ca_cert: str | None = None,
-        client_cert: str | None = None, client_key: str | None = None,
-        verify: bool = True, server_name: str | None = None,
-        token: str | None = None, token_file: str | None = None,
-        dc: str | None = None, namespace: str | None = None, timeout: float = 5.0,
-    ) -> None:
-        self.scheme = scheme
-        self.host = host
-        self.port = port
-        self.socket_path = socket_path
-        self.ca_cert = ca_cert
-        self.client_cert = client_cert
-        self.client_key = client_key
-        self.verify = verify
-        self.server_name = server_name
-        self.token = token
-        self.token_file = token_file
-        self.dc = dc
-        self.namespace = namespace
-        self.timeout = timeout
-
-    @property
-    def url(self) -> str:
-        """The address, for people."""
-        if self.socket_path:
-            return f'unix://{self.socket_path}'
-        return f'{self.scheme}://{self.netloc}'
-
-    @property
-    def netloc(self) -> str:
-        """The value of the Host header."""
-        if self.socket_path:
-            return 'localhost'
-        host = f'[{self.host}]' if ':' in self.host else self.host
-        return f'{host}:{self.port}'
-
-    def to_dict(self) -> dict[str, object]:
-        """The constructor's arguments, as JSON takes them; the token is among
-        them."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    def __repr__(self) -> str:
-        return f'<Endpoint {self.url}>'
 
 
 class Response:
@@ -185,64 +105,6 @@ class Response:
             raise TransportError(message, sent=True) from exc
 
 
-class _Connection:
-    """A connected socket whose every operation ends by one deadline.
-
-    The timeout of a socket is per operation, so a server that sends a byte now
-    and then could hold a request for ever: the time that remains is set anew
-    before each one.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.sent = self.received = False
-
-    def start(self, deadline: float) -> None:
-        """Begin a request that must end by *deadline* (monotonic seconds)."""
-        self.deadline = deadline
-        self.sent = False
-        self.received = False
-
-    def send(self, data: bytes) -> None:
-        # Not by sendall(): with TLS its timeout is for each piece that it sends.
-        left = memoryview(data)
-        while left:
-            self.sock.settimeout(_remaining(self.deadline))
-            left = left[self.sock.send(left):]
-            self.sent = True
-
-    def recv_into(self, buffer: WriteableBuffer) -> int:
-        self.sock.settimeout(_remaining(self.deadline))
-        count = self.sock.recv_into(buffer)
-        self.received = self.received or count > 0
-        return count
-
-    def is_stale(self) -> bool:
-        """Tell whether an idle connection has ended, or has received bytes that
-        nobody has asked for."""
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def close(self) -> None:
-        # Closed, but not shut down: this process may be a fork, and its parent
-        # may be using the connection.
-        self.sock.close()
-
-
-class _Reader(io.RawIOBase):
-    """The bytes that a connection receives, as a raw file."""
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        return self._connection.recv_into(buffer)
-
-
 class Transport:
     """Requests to one agent, over one connection that is kept open.
 
@@ -252,7 +114,7 @@ class Transport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self._idle: _Connection | None = None
+        self._idle: Connection | None = None
         self._pid = os.getpid()
 
     def request(
@@ -282,13 +144,13 @@ class Transport:
                         raise
                     connection = None
             connected = time.monotonic()
-            connection = _Connection(_connect(self.endpoint, deadline))
+            connection = connect(self.endpoint, deadline)
             return self._exchange(connection, deadline, request, origin)
         except _FAILURES as exc:
             sent = connection is not None and connection.sent
             received = connection is not None and connection.received
             reason = _reason(exc, timeout)
-            if (_is_end(exc) and not received
+            if (has_ended(exc) and not received
                     and time.monotonic() < connected + AT_ONCE):
                 reason = f'{reason}; {LIMIT}'
             raise TransportError(f'{origin}: {reason}', sent) from exc
@@ -299,7 +161,7 @@ class Transport:
         if connection is not None:
             connection.close()
 
-    def _take(self) -> _Connection | None:
+    def _take(self) -> Connection | None:
         """Return the idle connection, if it is usable.
 
         It is taken out for the time of a request, and put back only when the
@@ -315,13 +177,12 @@ class Transport:
         return connection
 
     def _exchange(
-        self, connection: _Connection, deadline: float, request: bytes, origin: str,
+        self, connection: Connection, deadline: float, request: bytes, origin: str,
     ) -> Response:
         try:
             connection.start(deadline)
             connection.send(request)
-            answer = read_answer(
-                io.BufferedReader(_Reader(connection)), MAX_BODY)
+            answer = read_answer(connection.reader(), MAX_BODY)
         except BaseException:
             connection.close()
             raise
@@ -357,7 +218,7 @@ def _quote(text: str, plain: frozenset[int] = PLAIN) -> str:
                    for byte in text.encode())
 
 
-def _may_repeat(connection: _Connection, method: str, exc: Exception) -> bool:
+def _may_repeat(connection: Connection, method: str, exc: Exception) -> bool:
     """Tell whether a request that failed on a kept connection may be repeated.
 
     A server may have carried out a request and then closed the connection.  So
@@ -366,14 +227,6 @@ def _may_repeat(connection: _Connection, method: str, exc: Exception) -> bool:
     if connection.received or isinstance(exc, TimeoutError):
         return False
     return method == 'GET' or not connection.sent
-
-
-def _is_end(exc: Exception) -> bool:
-    """Tell whether the other side has ended the connection."""
-    # The exceptions of TLS are compared by name, so that it is not imported
-    # where it is not used.
-    return isinstance(exc, ConnectionResetError | BrokenPipeError) or (
-        type(exc).__name__ in ('SSLEOFError', 'SSLZeroReturnError'))
 
 
 def _with_defaults(
@@ -405,84 +258,6 @@ def _token(endpoint: Endpoint, origin: str) -> str:
         raise TransportError(f'{origin}: the token has characters that cannot be '
                              f'sent in a header', False)
     return token
-
-
-def _remaining(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-def _connect(endpoint: Endpoint, deadline: float) -> socket.socket:
-    """Return a socket that is connected and, for https, has shaken hands."""
-    sock = _connect_any(_addresses(endpoint, deadline), deadline)
-    if endpoint.scheme != 'https':
-        return sock
-    try:
-        sock.settimeout(_remaining(deadline))
-        # The context is made anew each time, so that certificates that were
-        # renewed on the disk are used from the next connection on.
-        return _tls_context(endpoint).wrap_socket(
-            sock, server_hostname=endpoint.server_name or endpoint.host)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _addresses(endpoint: Endpoint, deadline: float) -> Sequence[Address]:
-    """Return family and address of each place where the agent may listen."""
-    if endpoint.socket_path:
-        return [(socket.AF_UNIX, endpoint.socket_path)]
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, endpoint.host)
-        except (OSError, ValueError):
-            continue
-        return [(family, (endpoint.host, endpoint.port))]
-    # Imported here, because an agent that is given by its address needs no
-    # resolver.
-    from jobslib.resolver import addresses
-    return addresses(endpoint.host, endpoint.port, deadline)
-
-
-def _connect_any(addresses: Sequence[Address], deadline: float) -> socket.socket:
-    """Try one address after the other, each for its share of the time left."""
-    error = OSError('the name has no address')
-    for position, (family, address) in enumerate(addresses):
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(_remaining(deadline) / (len(addresses) - position))
-            sock.connect(address)
-            if family != socket.AF_UNIX:
-                for level, name, value in SOCKET_OPTIONS:
-                    sock.setsockopt(level, name, value)
-            return sock
-        except BaseException as exc:
-            sock.close()
-            if not isinstance(exc, OSError):
-                raise
-            error = exc
-    raise error
-
-
-def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    import ssl
-    try:
-        context = ssl.create_default_context(cafile=endpoint.ca_cert)
-        if endpoint.client_cert:
-            # A password is given so that an encrypted key fails instead of
-            # asking for one on a terminal.
-            context.load_cert_chain(
-                endpoint.client_cert, endpoint.client_key, password='')
-    except OSError as exc:
-        files = (endpoint.ca_cert, endpoint.client_cert, endpoint.client_key)
-        names = ', '.join(filter(None, files))
-        raise OSError(f'cannot load the certificates {names}: {exc}') from exc
-    if not endpoint.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _reason(exc: Exception, timeout: float) -> str:

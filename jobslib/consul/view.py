@@ -11,7 +11,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from jobslib.consul.client import ConsulClient, Entry, PermissionDeniedError
+from jobslib.consul.calls import Entry
+from jobslib.consul.failures import PermissionDeniedError
+from jobslib.consul.keyclient import KeyClient
 from jobslib.consul.names import (
     control_key,
     handed_in_key,
@@ -49,7 +51,7 @@ class KeysOfJob(NamedTuple):
     handed_in: dict[str, bytes]
 
 
-def read_job(client: ConsulClient, key: str) -> KeysOfJob:
+def read_job(client: KeyClient, key: str) -> KeysOfJob:
     """Return the values of the keys of the job whose lock is *key*.
 
     :raises PermissionDeniedError: the token may not read all of them.
@@ -65,7 +67,7 @@ def read_job(client: ConsulClient, key: str) -> KeysOfJob:
 
 
 def find_jobs(
-    client: ConsulClient, prefix: str,
+    client: KeyClient, prefix: str,
     is_lock: Callable[[bytes], bool],
 ) -> tuple[dict[str, KeysOfJob], str]:
     """Find the jobs whose locks begin with *prefix*.
@@ -114,7 +116,7 @@ def find_jobs(
     return found, missing
 
 
-def write_control(client: ConsulClient, key: str, value: bytes,
+def write_control(client: KeyClient, key: str, value: bytes,
                   is_expected: Callable[[bytes | None], bool]) -> bool:
     """Write what operators ask of the job whose lock is *key*.
 
@@ -132,13 +134,13 @@ def write_control(client: ConsulClient, key: str, value: bytes,
             name, value, entry.modify_index if entry else 0)
 
 
-def read_handed_in(client: ConsulClient, key: str) -> dict[str, bytes]:
+def read_handed_in(client: KeyClient, key: str) -> dict[str, bytes]:
     """Return what was handed in for the history of the job, by name."""
     entries = client.read_all([handed_in_key(key)])
     return _handed_in(key, entries)
 
 
-def hand_in(client: ConsulClient, key: str, name: str, value: bytes,
+def hand_in(client: KeyClient, key: str, name: str, value: bytes,
             tell: Callable[[bytes | None], bytes | None]) -> bool:
     """Leave *value* by *name* for the holder of the lock, or for the next one.
 
@@ -158,7 +160,7 @@ def hand_in(client: ConsulClient, key: str, name: str, value: bytes,
     return False
 
 
-def _is_readable(client: ConsulClient, name: str) -> bool:
+def _is_readable(client: KeyClient, name: str) -> bool:
     try:
         client.prove_readable(name)
     except PermissionDeniedError:

@@ -10,6 +10,7 @@ Standard library only, see :mod:`jobslib.keeper.keeper`.
 from __future__ import annotations
 
 from jobslib.consul import transactions
+from jobslib.consul.refusals import Refused
 from jobslib.consul.transport import TransportError
 
 TYPE_CHECKING = False
@@ -64,8 +65,8 @@ def _unlock(transport: Requests, key: str, session: str, index: int,
     puts = [transactions.put(name, value.encode())
             for name, value in notes.items()]
     response = _transact(transport, unlock + puts)
-    if puts and response.status in (403, 409, 413) and not _says(
-            response, transactions.CHANGED + transactions.NOT_HELD):
+    if puts and response.status in (403, 409, 413) and not Refused(
+            response).conflicts(transactions.CHANGED + transactions.NOT_HELD):
         # The notes may be what was refused; freeing the key matters more.
         response = _transact(transport, unlock)
     return response.status == 200
@@ -99,13 +100,14 @@ def write_note(transport: Requests, lock: str, token: int, key: str,
         if response.status == 200:
             results = [each['KV'] for each in response.json()['Results']]
             return True, transactions.modify_index(results, key)
-        if _says(response, transactions.STALE):
+        refused = Refused(response)
+        if refused.conflicts(transactions.STALE):
             # Somebody else has written to it, or an earlier attempt of ours has
             # been carried out late: its index has to be read again.
             index = None
         # The lock has changed when it is not held with that token any more, and
         # then the note is of no use.
-        return _says(response, transactions.CHANGED), index
+        return refused.conflicts(transactions.CHANGED), index
     except NOT_CONSULS:
         return False, index
 
@@ -128,11 +130,3 @@ def _transact(transport: Requests,
               operations: Sequence[Mapping[str, object]]) -> Response:
     return transport.request(
         'PUT', '/v1/txn', body=transactions.body(operations))
-
-
-def _says(response: Response, phrases: tuple[str, ...]) -> bool:
-    """Return whether a transaction was refused for one of these reasons."""
-    if response.status != 409:
-        return False
-    text = transactions.reasons(response.json()).lower()
-    return any(phrase in text for phrase in phrases)

@@ -29,6 +29,12 @@ Who does what:
 - :mod:`~jobslib.keeper.processes` finds and ends what a run has started.
 - :mod:`~jobslib.keeper.timings` is the arithmetic.
 
+And on the ward's side:
+
+- :mod:`~jobslib.keeper.lease` tells the keeper what the ward is about to do.
+- :mod:`~jobslib.keeper.handle` is the way to the keeper's process: it starts another
+  one when it dies or stands still, by :mod:`~jobslib.keeper.launch`.
+
 All of it uses the standard library only, because the keeper may be started in a
 fresh interpreter without installed packages.  What stays open: a keeper, a guard
 and a ward that are all stopped in the same moment have nobody left to end the run.

@@ -31,7 +31,7 @@ that the keeper forked ends the ward before the lease ends
 ward is not, nobody is left; and a machine that freezes as a whole cannot know
 of it before it wakes.  For these there is the fencing token.
 
-It is started by :mod:`jobslib.consul.launch`, beside programs of users in
+It is started by :mod:`jobslib.keeper.launch`, beside programs of users in
 an interpreter without installed packages (``-I -S``), so it uses the standard
 library only, and of jobslib what does the same.
 

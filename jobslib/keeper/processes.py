@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 
 __all__ = ['GUARD_NAME', 'KEEPER_NAME', 'KEEPER_VARIABLE', 'children', 'end',
@@ -43,6 +44,9 @@ MARKER_VARIABLE = 'JOBSLIB_LEASE'
 # inherited whatever else a process sheds (environment, parent, session), and
 # its value can be a mark.
 RLIMIT_LOCKS = 10
+
+# Where the id of the newest process stands, the last word of it.
+LOAD = '/proc/loadavg'
 
 # How long killed processes are waited for before all are looked at again, and
 # from one call of *tick* to the next, in seconds.
@@ -295,12 +299,31 @@ def _youngest(root: int, marker: str, since: int,
 
 def _by_age() -> list[int]:
     """Return the ids of all processes, the youngest first."""
+    ids = [int(name) for name in os.listdir('/proc') if name.isdigit()]
     # Ids go up to the kernel's limit and then begin anew, so those above the
-    # newest one, which stands here, are the oldest.
-    with open('/proc/loadavg', 'rb') as file:
-        last = int(file.read().split()[-1])
-    return sorted(map(int, filter(str.isdigit, os.listdir('/proc'))),
-                  key=lambda pid: (pid > last, -pid))
+    # newest one are the oldest.
+    last = _newest_id()
+    return sorted(ids, key=lambda pid: (pid > last, -pid))
+
+
+def _newest_id() -> int:
+    """Return the id that the kernel gave last, or nearly so."""
+    try:
+        with open(LOAD, 'rb') as file:
+            return int(file.read().split()[-1])
+    except OSError:
+        # Some sandboxes show nothing of /proc but processes.  A thread gets the
+        # next id of the same count.
+        import threading
+        thread = threading.Thread(target=int)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The system has no room for a thread; ids that begin anew are rare.
+            return sys.maxsize
+        thread.join()
+        assert thread.native_id is not None
+        return thread.native_id
 
 
 class _Waiting:
@@ -346,7 +369,11 @@ class _Waiting:
 
 
 def _status(pid: int) -> tuple[int, int] | None:
-    """Return parent and start time of *pid*, ``None`` if it has ended."""
+    """Return parent and start time of *pid*, ``None`` if it has ended.
+
+    A process whose first thread has ended while others go on looks like one that
+    has ended, but for the number of its threads.
+    """
     try:
         with open(f'/proc/{pid}/stat', 'rb') as file:
             # The fields are counted from behind the name of the command, which
@@ -354,7 +381,7 @@ def _status(pid: int) -> tuple[int, int] | None:
             fields = file.read().rpartition(b')')[2].split()
     except OSError:
         return None
-    if not fields or fields[0] in (b'Z', b'X', b'x'):
+    if not fields or fields[0] in (b'Z', b'X', b'x') and int(fields[17]) < 2:
         return None
     return int(fields[1]), int(fields[19])
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.backends import BackendContext
-    from jobslib.consul.client import ConsulClient
+    from jobslib.consul.services import ServiceClient
 
 __all__ = ['ConsulLiveness', 'parse']
 
@@ -58,13 +58,13 @@ class ConsulLiveness(BaseLiveness):
         self._lock = threading.Lock()
 
     @cached_property
-    def client(self) -> ConsulClient:
+    def client(self) -> ServiceClient:
         """The client of Consul; not for two threads at once."""
         # Imported here, because it takes longer than all the rest, and the run's
         # process does not need it.
-        from jobslib.consul.client import ConsulClient
-        return ConsulClient(self._endpoint, self.options.retry_max_attempts,
-                            patience=self.options.patience)
+        from jobslib.consul.services import ServiceClient
+        return ServiceClient(self._endpoint, self.options.retry_max_attempts,
+                             patience=self.options.patience)
 
     def write(self) -> None:
         self.write_at(time.time())
@@ -90,8 +90,8 @@ class ConsulLiveness(BaseLiveness):
                                     f'of a success, and is replaced by the next one')
             return record
 
-    def _refuse_denied(self, client: ConsulClient) -> None:
-        from jobslib.consul.client import PermissionDeniedError
+    def _refuse_denied(self, client: ServiceClient) -> None:
+        from jobslib.consul.failures import PermissionDeniedError
         try:
             client.prove_readable(self.key)
         except PermissionDeniedError as exc:
@@ -104,7 +104,7 @@ class ConsulLiveness(BaseLiveness):
                 client.close()
 
     @contextlib.contextmanager
-    def _calling(self) -> Iterator[ConsulClient]:
+    def _calling(self) -> Iterator[ServiceClient]:
         with self._lock:
             try:
                 yield self.client

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from jobslib.backends import BackendContext
-    from jobslib.consul.client import ConsulClient
+    from jobslib.consul.services import ServiceClient
     from jobslib.observers import Observer
 
 __all__ = ['ConsulCheckLiveness', 'ServiceCheck']
@@ -102,7 +102,7 @@ class ConsulCheckLiveness(ConsulLiveness):
             else:
                 self.service_check.update(client, *self._rate(client, *state))
 
-    def _rate(self, client: ConsulClient, status: str,
+    def _rate(self, client: ServiceClient, status: str,
               note: str) -> tuple[str, str]:
         """Return status and note, made worse if ``max_age`` is exceeded."""
         max_age = self.options.max_age
@@ -150,7 +150,7 @@ class ServiceCheck:
         self._register_at = 0.0
         self._clear_at: list[float] = []
 
-    def update(self, client: ConsulClient, status: str, note: str) -> None:
+    def update(self, client: ServiceClient, status: str, note: str) -> None:
         """Set the check, and register it where the agent does not know it."""
         known = self._registered and self._set(client, status, note)
         if not known or time.monotonic() >= self._register_at:
@@ -163,7 +163,7 @@ class ServiceCheck:
                 client.deregister_service(service)
             del self._clear_at[0]
 
-    def _register(self, client: ConsulClient, status: str,
+    def _register(self, client: ServiceClient, status: str,
                   known: bool) -> None:
         if self._registered and not known:
             self._logger.info(
@@ -179,13 +179,13 @@ class ServiceCheck:
             self._clear_at = [now, now + 1.5 * self._ttl]
         self._registered = True
 
-    def remove(self, client: ConsulClient) -> None:
+    def remove(self, client: ServiceClient) -> None:
         """Remove the service, if it was registered."""
         if self._registered:
             client.deregister_service(self.id)
             self._registered = False
 
-    def _set(self, client: ConsulClient, status: str, note: str) -> bool:
+    def _set(self, client: ServiceClient, status: str, note: str) -> bool:
         # The note becomes part of a URL, so it has to be encodable.
         return client.update_check(
             f'service:{self.id}', status, encodable(note))

@@ -135,16 +135,13 @@ class Demands:
     def _note(self, control: Control, expected: Control) -> bool:
         """Write *control* beside the lock in place of *expected*; return whether
         that is done."""
-        self.lock.sign_of_life(LONGEST_NOTE)
         try:
-            noted: bool = self.lock.ask(control, expected)
-            return noted
+            with self.lock.silence(LONGEST_NOTE):
+                return self.lock.ask(control, expected)
         except LockError as exc:
             # It is tried again when the loop looks next.
             self.logger.debug('not noted: %s', exc)
             return False
-        finally:
-            self.lock.sign_of_life()
 
     # While a run is under way.
 

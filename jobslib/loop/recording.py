@@ -148,14 +148,12 @@ class Recording:
     def merge_handed_in(self) -> bool:
         """Merge what was handed in while the lock is held; return whether that is
         done."""
-        self.lock.sign_of_life(LONGEST_NOTE)
         try:
-            handed_in = self.lock.find_handed_in()
+            with self.lock.silence(LONGEST_NOTE):
+                handed_in = self.lock.find_handed_in()
         except LockError as exc:
             self.logger.debug('not merged: %s', exc)
             return False
-        finally:
-            self.lock.sign_of_life()
         if self.history.merge_all(handed_in) and self.config.keep_lock:
             self.save()
         return True

@@ -23,7 +23,7 @@ from jobslib.loop.recording import Recording
 from jobslib.loop.standby import Standby
 from jobslib.observers import Observer, Observers
 from jobslib.owner import OwnerRecord
-from jobslib.run.handle import LOOK
+from jobslib.run.handle import LATE_HOOKS, LOOK
 from jobslib.run.result import Result
 from jobslib.runs import Outcome, Run, describe
 from jobslib.schedule.ledger import Ending, Records
@@ -228,6 +228,9 @@ class Runner:
     # Between two runs.
 
     def _wait_until_due(self) -> None:
+        # First, because what asks for the lock at once would also interrupt the
+        # making of a new process, again and again.
+        self._obey()
         if not self.config.cold_standby and not self._ends:
             # After a run that was interrupted or killed, a new process is made now,
             # so that neither the next run nor a takeover has to wait for imports.
@@ -547,12 +550,14 @@ class Runner:
         a pool, for instance, is broken then.  So the next run gets another,
         and this one ends first, since it knows best how to end what it has;
         unless a hook is still to be called in it.  A process that ends in any
-        case takes along what goes on in its threads.
+        case takes along what goes on in its threads, and calls what runs have
+        registered for its end.
         """
         if self.process.leaves_processes() or (
-                self._ends and self.process.leaves_threads()):
+                (self._ends or self.config.run_once)
+                and self.process.leaves_code()):
             self._retires = True
-            if not {'on_released', 'on_lost'}.intersection(self.process.hooks):
+            if LATE_HOOKS.isdisjoint(self.process.hooks):
                 self._retire(self.process.grace if self._ends
                              else self.config.max_hook_time)
         self.process.end_leftovers()

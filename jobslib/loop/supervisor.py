@@ -171,7 +171,10 @@ def _supervise(process: RunHandle, exported: Document,
             if 'exit' in made:
                 logger.error('the task cannot be made: %s',
                              describe_end(made['exit']))
-            return ExitCode.TASK_FAILED
+            # A process that has lost its connection has reported itself that it was
+            # refused.
+            return (ExitCode.USAGE if made.get('exit') == ExitCode.USAGE
+                    else ExitCode.TASK_FAILED)
     return _run(process, lock, context, config, interrupts, logger)
 
 
@@ -223,11 +226,8 @@ def answers_of(lock: BaseLock, context: Context) -> Document:
         def answer(*args: object) -> object:
             # A service may be slow to answer, and so may a user's class.  While the
             # supervisor waits for it, it must not be taken to stand still.
-            lock.sign_of_life(LONGEST_ANSWER)
-            try:
+            with lock.silence(LONGEST_ANSWER):
                 return call(*args)
-            finally:
-                lock.sign_of_life()
         return answer
 
     answers: dict[str, Callable[..., object]] = {

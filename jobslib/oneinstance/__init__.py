@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from functools import cached_property
 
 from jobslib.clock import shown
@@ -26,7 +27,13 @@ from jobslib.runs import ProgressReport
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Collection,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from typing import Any
 
     from jobslib.backends import BackendContext
@@ -277,8 +284,8 @@ class BaseLock:
         raise NotImplementedError
 
     def peek(self) -> None:
-        """Bring :attr:`control` up to date while the lock is not held, if that
-        takes a request to the lock's service.
+        """Bring :attr:`~.BaseLock.control` up to date while the lock is not held,
+        if that takes a request to the lock's service.
 
         :raises LockUnavailableError: the lock's service did not answer.
         """
@@ -357,6 +364,18 @@ class BaseLock:
 
         :param seconds: for how long the supervisor may be silent from now on.
         """
+
+    @contextmanager
+    def silence(self, seconds: float) -> Iterator[None]:
+        """Let the supervisor be silent in here without being taken to stand still.
+
+        :param seconds: for how long at most.
+        """
+        self.sign_of_life(seconds)
+        try:
+            yield
+        finally:
+            self.sign_of_life()
 
     def handles(self) -> Sequence[int]:
         """Return the descriptors that the run's process must have as well while

@@ -14,6 +14,7 @@ import weakref
 
 from jobslib.config import option
 from jobslib.exceptions import LockUnavailableError
+from jobslib.history import MAX_SIZE as MAX_HISTORY
 from jobslib.history import shortened
 from jobslib.keeper import processes
 from jobslib.oneinstance import BaseLock, FoundLocks, LockState
@@ -134,7 +135,9 @@ class FileLock(BaseLock):
         self.barred = None
         fd = self._open(os.O_RDWR | os.O_CREAT)
         try:
-            if self._lock(fd) and self._may_take(record := _read(fd)):
+            if ((self._lock(fd) or self._end_orphans(_read(fd))
+                 and self._lock(fd))
+                    and self._may_take(record := _read(fd))):
                 if self._inherit(record):
                     self._end_leftovers(record or {})
                     self._take(fd, record)
@@ -190,6 +193,8 @@ class FileLock(BaseLock):
         ends = time.monotonic() + timeout
         while (state := self.look()).held or self._find_restraint(
                 state.control, state.record):
+            if state.held:
+                self._end_orphans(state.record)
             left = ends - time.monotonic()
             if left <= 0:
                 return
@@ -264,7 +269,8 @@ class FileLock(BaseLock):
 
     def make_record(self) -> dict[str, object]:
         return super().make_record() | {
-            'token': self._token, 'marker': self._marker}
+            'token': self._token, 'marker': self._marker,
+            'namespace': _namespace()}
 
     @property
     def marker(self) -> str:
@@ -287,8 +293,24 @@ class FileLock(BaseLock):
         self.history = self.previous_history = history or None
         return self.consider(None if record is None else left)
 
-    def _end_leftovers(self, record: dict[str, object]) -> None:
-        """End what a holder that vanished has left running.
+    def _end_orphans(self, record: Mapping[str, object] | None) -> bool:
+        """End what keeps the file locked although its holder has died; return
+        whether there was something.
+
+        The kernel kills the run's process with its supervisor, unless the task has
+        changed its user, or asked the kernel not to.  A copy of the descriptor may
+        also be in a process that the task has started.
+        """
+        record = record or {}
+        pid = count(record.get('pid'))
+        # In another namespace the process id would be that of somebody else.
+        return (pid is not None and record.get('namespace') == _namespace()
+                and not processes.start_time(pid)
+                and self._end_leftovers(record) > 0)
+
+    def _end_leftovers(self, record: Mapping[str, object]) -> int:
+        """End what a holder that vanished has left running; return how many
+        processes that were.
 
         When its supervisor died, the kernel has killed the run's process, but
         not the processes that this one had started.
@@ -299,12 +321,13 @@ class FileLock(BaseLock):
                 # This process is itself one of those, and must not end them: a
                 # run may have started it to take its place.
                 or processes.is_marked(os.getpid(), marker)):
-            return
-        count = processes.end(
+            return 0
+        ended = processes.end(
             NOBODY, None, marker, set(), report=self.logger.warning)
-        if count:
+        if ended:
             self.logger.warning('the last holder vanished; ended %d processes '
-                                'that it left running', count)
+                                'that it left running', ended)
+        return ended
 
     def _take(self, fd: int, record: dict[str, object] | None) -> None:
         """Become the holder, after the one that left *record*."""
@@ -358,11 +381,15 @@ class FileLock(BaseLock):
 
     def _write(self, fd: int, record: dict[str, object]) -> None:
         """Write *record*, and what stands beside it."""
-        if self.history is not None:
-            record = record | {'history': shortened(self.history)}
         if self._progress is not None:
             record = record | {'progress': self._progress}
+        if self.history is not None:
+            record = record | {'history': self.history}
         data = json.dumps(record).encode() + b'\n'
+        if self.history is not None and len(data) > MAX_HISTORY:
+            # Only now it can be the history that is too long.
+            record['history'] = shortened(self.history)
+            data = json.dumps(record).encode() + b'\n'
         try:
             _reserve(fd, len(data))
             if os.pwrite(fd, data, 0) < len(data):
@@ -375,6 +402,11 @@ class FileLock(BaseLock):
         fd, self._fd, self._token = self._fd, None, None
         if fd is not None:
             os.close(fd)
+
+
+def _namespace() -> int:
+    """Return the number of the namespace in which this process has its id."""
+    return os.stat('/proc/self/ns/pid').st_ino
 
 
 def _same_file(fd: int, path: str) -> bool:

@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     #: for questions, and the memory.  It never returns.
     Body = Callable[[Channel, Channel, Memory], None]
 
-__all__ = ['RunHandle', 'concerns']
+__all__ = ['LATE_HOOKS', 'RunHandle', 'concerns']
 
 #: The longest wait until the supervisor looks what else it has to do, in seconds.
 LOOK = 0.25
+#: The hooks that are called when the lock is not held any more.
+LATE_HOOKS = frozenset({'on_released', 'on_lost'})
 # From a signal to the kill, in seconds, while there is no lock yet that names it.
 FIRST_GRACE = 3.0
 # How often the memory is looked at when the task has closed the descriptor of the
@@ -73,6 +75,8 @@ class RunHandle:
         #: goes on: until when that may live.
         self.deadline: float | None = None
         self._made = False
+        # Whether runs or hooks have registered functions that it calls at its end.
+        self._exits = False
         # The threads of the process when it had made the task.
         self._first_threads: set[str] = set()
         self._pidfd = -1
@@ -260,9 +264,10 @@ class RunHandle:
         """Return whether runs have left processes running."""
         return leftovers.remain(os.getpid(), self._kept(), self._look)
 
-    def leaves_threads(self) -> bool:
-        """Return whether runs or hooks have left threads running."""
-        return bool(self._threads() - self._first_threads)
+    def leaves_code(self) -> bool:
+        """Return whether runs or hooks have left threads running, or functions that
+        are called when the process ends."""
+        return self._exits or bool(self._threads() - self._first_threads)
 
     def end_leftovers(self) -> None:
         """End what runs have left running, but not the process itself."""
@@ -397,14 +402,23 @@ class RunHandle:
             self.questions.answer_all()
             if result.closed and self._channel is not None:
                 self._lose_channel()
+            self._exits = result.exits
             if (self._interrupt or result.outcome is Outcome.INTERRUPTED) and (
-                    self._goes_on(threads)):
+                    self._calls_at_exit() or self._goes_on(threads)):
                 self.deadline = (now() + self.grace if self._kill_at is None
                                  else self._kill_at)
             return result
         finally:
             self._busy = False
             self._kill_at = None
+
+    def _calls_at_exit(self) -> bool:
+        """Return whether the process is to end before the release, since it calls
+        functions at its end that runs have registered.
+
+        It is not if a hook is to be called in it after the release.
+        """
+        return self._exits and LATE_HOOKS.isdisjoint(self.hooks)
 
     def _goes_on(self, threads: set[str]) -> bool:
         """Return whether a thread that is not among *threads*, or a process that
@@ -538,7 +552,7 @@ class RunHandle:
             self._lose_channel()
         self.pid = None
         self._pidfd = -1
-        self._made = False
+        self._made = self._exits = False
         self.deadline = None
         return status
 

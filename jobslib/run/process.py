@@ -6,6 +6,7 @@ the other: make the task, run it, call a hook, end.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -67,6 +68,8 @@ class RunProcess:
         self._signals = RunSignals(
             self._interrupts, memory, self._pass_on)
         self._made_task: BaseTask | None = None
+        # How many functions of atexit there were when the task was made.
+        self._exit_functions = 0
         os.register_at_fork(
             before=self._signals.hold, after_in_child=self._forget,
             after_in_parent=self._signals.let_through)
@@ -103,7 +106,10 @@ class RunProcess:
 
     def serve(self, make_task: Callable[[], BaseTask],
               logger: logging.Logger) -> None:
-        """Carry out requests until the last one."""
+        """Carry out requests until the last one.
+
+        :raises ConfigError: to make the task has cut the connection.
+        """
         while received := self._channel.receive():
             message, descriptors = received
             do = message.pop('do')
@@ -111,6 +117,10 @@ class RunProcess:
                 return
             if do == 'make':
                 self.tell(self._make(make_task, logger))
+                if not self._channel.is_intact:
+                    raise ConfigError(
+                        'the task closes descriptors that it has not opened while '
+                        'it is made; allowed: to do so in task()')
                 continue
             self._serve(do, message, descriptors)
             if not self._channel.is_intact:
@@ -149,6 +159,7 @@ class RunProcess:
                 f"__init__() that does not call super().__init__(config); "
                 f"call it first, or override initialize() instead")}
         if error is None:
+            self._exit_functions = atexit._ncallbacks()
             return {'made': True, 'hooks': self._find_hooks()}
         if isinstance(error, ConfigError | LockError):
             if error.__cause__ is not None:
@@ -195,6 +206,7 @@ class RunProcess:
         if do != 'run' or not isinstance(error, TaskError | Interrupt):
             result['traceback'] = _traceback(error)
         result['closed'] = not self._channel.is_intact
+        result['exits'] = atexit._ncallbacks() > self._exit_functions
         _flush()
         self._memory.finish(number, result)
         self.tell({'finished': number})
@@ -375,7 +387,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:
+        except BaseException:
             # The stream was closed, or is an object of the task's own that
             # cannot be flushed.
             pass

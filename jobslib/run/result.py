@@ -23,16 +23,19 @@ class Result:
     :param message: the whole message of what was raised.
     :param traceback: ``None`` where the message explains the failure.
     :param closed: whether the process cannot be sent another request.
+    :param exits: whether runs or hooks have registered functions that the process
+        will call when it ends.
     """
 
     def __init__(self, outcome: str, error: str | None = None,
                  message: str = '', traceback: str | None = None,
-                 closed: bool = False) -> None:
+                 closed: bool = False, exits: bool = False) -> None:
         self.outcome = Outcome(outcome)
         self.error = error
         self.message = message
         self.traceback = traceback
         self.closed = closed
+        self.exits = exits
 
     @classmethod
     def killed(cls, status: int, interrupt: Interrupt | None) -> Result:

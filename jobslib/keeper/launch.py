@@ -25,9 +25,6 @@ __all__ = ['has_interpreter', 'start']
 # The environment variables that the interpreter and the TLS library need.
 PASSED_ON = ('LD_LIBRARY_PATH', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'TZ')
 
-# The module that makes the engine of the lock service.
-ENGINES = 'jobslib.consul.engine'
-
 # The folder that the package jobslib is in.
 ROOT = os.path.realpath(__file__).rsplit(os.sep, 3)[0]
 
@@ -36,7 +33,7 @@ ROOT = os.path.realpath(__file__).rsplit(os.sep, 3)[0]
 # that the interpreter would have to clear up.
 BOOT = """
 import os, sys, types
-for name in ('jobslib', 'jobslib.consul', 'jobslib.keeper'):
+for name in {'jobslib', 'jobslib.keeper', sys.argv[2].rpartition('.')[0]}:
     module = sys.modules[name] = types.ModuleType(name)
     module.__path__ = [sys.argv[1] + '/' + name.replace('.', '/')]
 from jobslib.keeper.keeper import main
@@ -53,34 +50,38 @@ def has_interpreter() -> bool:
         'python' in name or 'pypy' in name)
 
 
-def start(messages_fd: int, memory_fd: int, supervised: bool = False) -> int:
+def start(engines: str, messages_fd: int, memory_fd: int,
+          supervised: bool = False) -> int:
     """Start a keeper; return its process id.
 
+    :param engines: the name of the module that makes the engine; it is in a
+        folder of this package, and uses the standard library alone.
     :param messages_fd: the keeper's end of the socket for messages.
     :param memory_fd: the file of the shared memory.
     :param supervised: whether this process is a supervisor.
     :raises OSError: the system lets no process be started.
     """
     if has_interpreter() and not supervised:
-        return _spawn(messages_fd, memory_fd)
-    return _fork(messages_fd, memory_fd)
+        return _spawn(engines, messages_fd, memory_fd)
+    return _fork(engines, messages_fd, memory_fd)
 
 
-def _spawn(messages_fd: int, memory_fd: int) -> int:
+def _spawn(engines: str, messages_fd: int, memory_fd: int) -> int:
     environment = {processes.KEEPER_VARIABLE: '1'} | {
         name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, '-I', '-S', '-c', BOOT, ROOT, ENGINES], environment,
+        [sys.executable, '-I', '-S', '-c', BOOT, ROOT, engines], environment,
         file_actions=[(os.POSIX_SPAWN_DUP2, messages_fd, 0),
                       (os.POSIX_SPAWN_DUP2, memory_fd, 1)],
         setsigmask=[])
 
 
-def _fork(messages_fd: int, memory_fd: int) -> int:
+def _fork(engines: str, messages_fd: int, memory_fd: int) -> int:
     # Imported before the fork: if another thread holds the lock of the imports
     # at that moment, nobody ever releases it in the child.
-    from jobslib.consul import engine as consulengine
+    import importlib
+    maker = importlib.import_module(engines)
     from jobslib.keeper import keeper
     # Signals are blocked, so that no handler of this process runs in the child.
     every = signal.valid_signals()
@@ -96,7 +97,7 @@ def _fork(messages_fd: int, memory_fd: int) -> int:
             os.dup2(messages_fd, 0)
             os.dup2(memory_fd, 1)
             _shed(every, keeper.IGNORED)
-            keeper.main(consulengine)
+            keeper.main(maker)
         except BaseException:
             with contextlib.suppress(BaseException):
                 os.write(2, traceback.format_exc().encode())
