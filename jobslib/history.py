@@ -341,11 +341,10 @@ def written_ledger(document: Mapping[str, object] | None,
         return None
     if found.settled != written.settled:
         return written if written.settled > found.settled else None
-    # The slot is the same.  If it is done, it was not begun again after that,
-    # unless by somebody who did not know.
-    is_older = (written.state is not State.DONE
-                and (written.began or 0.0) < (found.began or 0.0))
-    return None if is_older else written
+    if written.slot is not None and written.state is State.DONE:
+        # A slot that is done is not begun again, unless by somebody who did not know.
+        return written
+    return written if (written.began or 0.0) >= (found.began or 0.0) else None
 
 
 def shortened(document: Document) -> Document:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobslib.history import MAX_SIZE, HandIn, History, encode
+from jobslib.history import MAX_SIZE, HandIn, History, encode, written_ledger
 from jobslib.oneinstance.control import Control, Restraint
 from jobslib.oneinstance.requests import PATIENCE, Pause, Request
 from jobslib.owner import OwnerRecord
@@ -65,6 +65,21 @@ def test_holder_with_an_old_ledger() -> None:
     history = read(document, later | {'schedule': newer | {'due': 400.0}})
     assert history.unfinished is not None
     assert history.ledger is None
+
+
+@pytest.mark.parametrize('slot', [300.0, None])
+def test_ledger_of_an_earlier_holder(slot: float | None) -> None:
+    """A slot that is done is done; without slots the last run counts."""
+    done = Ledger('x', 300.0, slot=slot, began=300.0, ended=301.0,
+                  records=Records.ENDS)
+    document = {**exported(kept(ended())), 'ledger': done.export()}
+    later = OwnerRecord({'timestamp': 400.0, 'schedule': Ledger(
+        'x', 300.0, slot=slot, state=State.BEGUN, began=400.0).export()})
+    assert written_ledger(document, later) == (done if slot else None)
+    same = OwnerRecord({**HOLDER, 'schedule': later.ledger and later.ledger.export()})
+    assert written_ledger(document, same) == done
+    assert written_ledger(document, None) == done
+    assert written_ledger(None, later) is None
 
 
 def test_control_characters_of_others() -> None:

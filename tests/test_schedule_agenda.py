@@ -1,5 +1,6 @@
 """What a process remembers of its schedule when its wall clock is set."""
 
+import random
 from typing import Any
 
 import pytest
@@ -262,6 +263,39 @@ def test_holders_vanish_one_after_the_other(
     clock.time += begin + 400 - clock.wall()
     later_one.look()
     assert later_one.runs and later_one.ledger.slot == begin + 400
+
+
+@pytest.mark.parametrize('catch_up', CatchUp)
+@pytest.mark.parametrize('rhythm', [Grid(100.0, FakeClock().wall()), Every(100.0)])
+def test_holders_of_all_kinds(rhythm: Rhythm, catch_up: CatchUp) -> None:
+    """Whatever becomes of holders that keep the lock, no slot that has succeeded is
+    run again."""
+    for seed in range(100):
+        chance = random.Random(seed)
+        clock = FakeClock()
+        plan = Plan(rhythm, catch_up=catch_up)
+        record: dict[str, Any] | None = None
+        history: dict[str, Any] | None = None
+        done: list[float | None] = []
+        for _ in range(12):
+            clock.time += chance.choice([1, 20, 50, 99, 100, 130, 260])
+            holder = Agenda(plan, clock, 'alpha', keeps=True, records=Records.ENDS)
+            record = take(holder, record, history)
+            while chance.random() < 0.7:
+                clock.time += chance.choice([0.5, 20, 100])
+                holder.look()
+                # Otherwise it vanishes before the run, or hands the lock over.
+                if holder.runs and chance.random() < 0.8:
+                    holder.begin()
+                    clock.time += chance.choice([0.1, 30])
+                    done.append(holder.ledger.slot)
+                    holder.end(Ending.SUCCEEDED)
+                    history = {'hold': record['timestamp'],
+                               'ledger': holder.ledger.export()}
+            if chance.random() < 0.3:
+                holder.cancel()
+                record |= {'schedule': holder.export(), 'released': 'x'}
+        assert len(done) == len(set(done)), (seed, done)
 
 
 def test_schedule_is_changed_and_the_holder_vanishes() -> None:

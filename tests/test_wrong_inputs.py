@@ -499,6 +499,27 @@ def test_silent_service(tmp_path: pathlib.Path, args: str) -> None:
     assert done.returncode == ExitCode.LOCK_SERVICE_UNAVAILABLE
 
 
+@pytest.mark.parametrize('options', [
+    '', "'host': '127.0.0.1', 'port': {port}, 'timeout': 9"])
+def test_silent_service_of_a_probe(tmp_path: pathlib.Path, options: str) -> None:
+    """A probe has its answer in 2 s as well, and it is not FAIL."""
+    write_module(tmp_path, 'jobs', JOBS)
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+        write_module(tmp_path, 'settings', f'''
+            LIVENESS = {{'backend': 'jobslib.liveness.consul.ConsulLiveness',
+                         'options': {{{options.format(port=port)}}}}}
+        ''')
+        done = run_job(tmp_path, '-s', 'settings', 'check-liveness', '--max-age',
+                       '60', 'jobs.Copy', **CONSUL | {
+                           'CONSUL_HTTP_ADDR': f'127.0.0.1:{port}'})
+        server.settimeout(0)
+        with server.accept()[0], pytest.raises(BlockingIOError):
+            server.accept()
+    assert done.stderr.endswith(': no answer within 2 s\n')
+    assert done.returncode == ExitCode.LOCK_SERVICE_UNAVAILABLE
+
+
 def test_own_names_are_let_be(tmp_path: pathlib.Path) -> None:
     """A settings module, and an environment, may have names that are not
     jobslib's: declared ones, and in the settings any that are like none."""

@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 
-from jobslib.commands.common import add_json, require_task
+from jobslib.commands.common import add_json, hasten, require_task
 from jobslib.commands.output import print_json, print_line
 from jobslib.config import Config
 from jobslib.context import Context
@@ -45,6 +45,7 @@ def run(config: Config) -> ExitCode:
         raise ConfigError(
             'check-liveness: no liveness is configured; set '
             "LIVENESS['backend'] or JOBSLIB_LIVENESS_BACKEND")
+    hasten(config)
     # A plain context is made, because that of the task opens what only runs need.
     liveness = Context(config).liveness
     try:

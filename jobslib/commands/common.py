@@ -64,10 +64,12 @@ def warn_of_default_lock(config: Config) -> None:
 
 
 def hasten(config: Config) -> None:
-    """Shorten the requests to the lock's service, because a person waits."""
-    shorten = getattr(config.one_instance.options, 'hasten', None)
-    if shorten is not None:
-        shorten(PATIENCE)
+    """Shorten the requests to the services of lock and liveness, because somebody
+    waits."""
+    for group in (config.one_instance, config.liveness):
+        shorten = getattr(group.options, 'hasten', None)
+        if shorten is not None:
+            shorten(PATIENCE)
 
 
 def next_step(config: Config, error: LockUnavailableError) -> str:

@@ -63,7 +63,8 @@ class ConsulLiveness(BaseLiveness):
         # Imported here, because it takes longer than all the rest, and the run's
         # process does not need it.
         from jobslib.consul.services import ServiceClient
-        return ServiceClient(self._endpoint, self.options.retry_max_attempts)
+        return ServiceClient(self._endpoint, self.options.retry_max_attempts,
+                             patience=self.options.patience)
 
     def write(self) -> None:
         self.write_at(time.time())
