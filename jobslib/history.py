@@ -104,9 +104,12 @@ class History:
         #: The run of the last holder that ended because its process did.
         self.unfinished: Run | None = None
         #: When the next run was due, as UNIX time, and the ledger, by the holder
-        #: that wrote this; the ledger is there if that holder kept the lock.
+        #: that wrote this; the ledger is there if that holder kept the lock, and
+        #: no later holder has a newer one.
         self.due: float | None = None
         self.ledger: Ledger | None = None
+        # The same ledger, whatever a later holder has.
+        self._written: Ledger | None = None
         self._token: int | None = None
 
     @classmethod
@@ -157,6 +160,7 @@ class History:
         merged = document.get('merged')
         self.merged = set(map(str, merged if isinstance(merged, list) else ()))
         self._token = count(document.get('token'))
+        self._written = Ledger.parse(mapping(document.get('ledger')))
         self.due = number(document.get('due'))
 
     def _add_unfinished(self, record: OwnerRecord, now: float) -> None:
@@ -173,9 +177,9 @@ class History:
         anybody can know; ``None`` if it had none."""
         is_writer = record.timestamp == self.hold
         ledger = record.ledger
-        if is_writer and self.ledger is not None:
+        if is_writer and self._written is not None:
             # This ledger is newer than the one of the record.
-            ledger = self.ledger
+            ledger = self._written
         elif self.ledger is not None:
             # So it is here: the holder took the lock with a ledger that was out of
             # date, and decided anew.  What it did then, nobody can know.
@@ -183,7 +187,7 @@ class History:
         is_begun = ledger is not None and ledger.state is State.BEGUN
         if ledger is not None and (
                 ledger.records is Records.BEGINS
-                or is_begun and ledger is self.ledger):
+                or is_begun and ledger is self._written):
             began = ledger.began if is_begun else None
         else:
             began = self._guess_begin(record, now)

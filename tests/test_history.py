@@ -234,6 +234,22 @@ def test_holders_that_vanish_one_after_another() -> None:
     assert [run.number for run in third.newest] == [1, 2]
 
 
+@pytest.mark.parametrize('records', [Records.BEGINS, Records.ENDS])
+def test_run_of_a_holder_before_the_last(records: Records) -> None:
+    """The run that a holder has written to be under way is not lost when the next
+    one vanishes as well, with a newer ledger and before it can write."""
+    begun = Ledger('x', 300.0, slot=400.0, state=State.BEGUN, began=400.0,
+                   records=records)
+    document = {**exported(kept(ended())), 'ledger': begun.export()}
+    newer = Ledger('x', 600.0, slot=600.0, state=State.BEGUN, began=600.0,
+                   records=records)
+    found = read(document, {**next_record(HOLDER, 600.0),
+                            'schedule': newer.export()})
+    assert found.ledger is None
+    assert [(run.started, run.slot) for run in found.newest[1:]] == [
+        (400.0, 400.0), (600.0, 600.0)]
+
+
 def test_holders_that_vanished_are_few() -> None:
     """A record does not grow with each holder that vanishes."""
     record = LOST
