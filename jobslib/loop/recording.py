@@ -75,7 +75,13 @@ class Recording:
         """
         self._inherited = False
         try:
-            return self.lock.acquire()
+            acquired: object = self.lock.acquire()
+            if not isinstance(acquired, bool):
+                # A coroutine, for instance, would count as true, and the run would
+                # have no lock.
+                raise TypeError(f'{type(self.lock).__qualname__}.acquire() has '
+                                f'returned {acquired!r}; allowed: True or False')
+            return acquired
         finally:
             if self.lock.unheard is not None:
                 # The lock may have been taken with this record.  Whoever finds it
