@@ -81,9 +81,11 @@ ln -s /proc/self/fd dev/fd
 cp -a "$folder/etc/." etc
 mount --bind "$folder/opt" opt/jobs
 mount --bind "$python" opt/python
+mount -o remount,bind,ro opt/python
 number=0
 while read -r path; do
     mount --bind "$path" "opt/jobs/path/$number"
+    mount -o remount,bind,ro "opt/jobs/path/$number"
     number=$((number + 1))
 done < "$folder/path"
 pivot_root . old

@@ -29,7 +29,7 @@ from jobslib.exceptions import (
     OneInstanceWatchdogError,
 )
 from jobslib.history import HandIn
-from jobslib.keeper import processes
+from jobslib.keeper import proc
 from jobslib.keeper.memory import LeaseMemory
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.oneinstance.lease import INTERRUPT_SIGNAL
@@ -896,4 +896,4 @@ def test_frozen_program_that_ignores_its_loss(consul: ConsulStandIn) -> None:
     assert holder.returncode == -signal.SIGKILL
     assert 'keeper: killing process' in err
     until(lambda: not consul.sessions, 'for the end of the session')
-    assert not processes.start_time(int(out))
+    assert not proc.start_time(int(out))

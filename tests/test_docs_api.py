@@ -17,6 +17,7 @@ from jobslib.consul.connection import ConsulConnection
 # What works behind the names in the reference; nobody else imports it.
 INTERNAL = re.compile(r"""jobslib\.(
     bar
+    | configure
     | folding
     | documents
     | environment

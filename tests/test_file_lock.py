@@ -23,7 +23,7 @@ from jobslib.exceptions import (
     LockUnavailableError,
 )
 from jobslib.history import MAX_SIZE
-from jobslib.keeper import processes
+from jobslib.keeper import proc
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.file import FileLock
 from jobslib.oneinstance.lockfolder import MAX_NAME, default_folder
@@ -870,8 +870,8 @@ def test_many_processes(folder: pathlib.Path) -> None:
 LEAVING = """
 import subprocess
 from jobslib.history import MAX_SIZE
-from jobslib.keeper import processes
-processes.mark(lock.marker)
+from jobslib.keeper import marks
+marks.mark(lock.marker)
 child = subprocess.Popen(['sleep', '3600'], start_new_session=True, env={})
 print(f'left {child.pid}.', flush=True)
 """
@@ -893,7 +893,7 @@ def test_what_the_last_holder_has_left(
         try:
             lock = make_file_lock(tmp_path)
             assert lock.acquire()
-            assert bool(processes.start_time(pid)) == released
+            assert bool(proc.start_time(pid)) == released
             assert (('the last holder vanished; ended 1 processes that it left '
                      'running') in caplog.messages) != released
             assert lock.release()
@@ -905,8 +905,8 @@ def test_what_the_last_holder_has_left(
 # What goes on has a copy of the locked descriptor.
 KEEPING = """
 import os, subprocess
-from jobslib.keeper import processes
-processes.mark(lock.marker)
+from jobslib.keeper import marks
+marks.mark(lock.marker)
 copy = os.dup(*lock.handles())
 child = subprocess.Popen(['sleep', '3600'], start_new_session=True, env={},
                          pass_fds=[copy])
@@ -934,14 +934,14 @@ def test_what_keeps_the_file_locked(
             assert not lock.acquire()
             lock.wait(0.2)
             # While its holder lives, it is left alone.
-            assert processes.start_time(pid)
+            assert proc.start_time(pid)
             process.send(signal.SIGKILL)
             process.wait()
             if waits:
                 lock.wait(DEADLINE if ends else 0.3)
-                assert bool(processes.start_time(pid)) != ends
+                assert bool(proc.start_time(pid)) != ends
             assert lock.acquire() == ends
-            assert bool(processes.start_time(pid)) != ends
+            assert bool(proc.start_time(pid)) != ends
         finally:
             lock.close()
             with contextlib.suppress(ProcessLookupError):

@@ -7,7 +7,7 @@ import subprocess
 from jobslib.clock import now
 from jobslib.keeper.guard import Guard
 from jobslib.keeper.memory import LeaseMemory
-from jobslib.keeper.processes import start_time
+from jobslib.keeper.proc import start_time
 
 
 def test_keeper_that_is_gone_already() -> None:

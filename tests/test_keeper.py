@@ -33,7 +33,7 @@ from jobslib.keeper.engine import (
 )
 from jobslib.keeper.keeper import Keeper
 from jobslib.keeper.memory import LeaseMemory
-from jobslib.keeper.processes import start_time
+from jobslib.keeper.proc import start_time
 from jobslib.logs import make_handler
 from jobslib.machine import fqdn
 

@@ -17,6 +17,7 @@ PACKAGE = pathlib.Path(jobslib.__file__).parent
 LAYERS = [
     {'jobslib.__main__', 'jobslib.testing'},
     {'jobslib.main'},
+    {'jobslib.configure'},
     {'jobslib.commands'},
     {'jobslib.strictness'},
     {'jobslib', 'jobslib.cmdlineparser', 'jobslib.parsing'},

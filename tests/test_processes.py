@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from support import DEADLINE
 
-from jobslib.keeper import processes
+from jobslib.keeper import marks, proc, processes
 
 # Each prints the process id of the program that is to be found.
 SLEEP = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'
@@ -43,9 +43,9 @@ PROGRAMS = {
 def marker() -> Iterator[str]:
     """Mark what is started, and end what is left in any case."""
     marker = secrets.token_hex(16)
-    processes.mark(marker)
+    marks.mark(marker)
     yield marker
-    processes.unmark()
+    marks.unmark()
     processes.end(os.getpid(), None, marker, set())
 
 
@@ -88,7 +88,7 @@ def test_found_and_ended(
 
 def test_others_are_spared(marker: str) -> None:
     """Neither this process nor one that nobody marked is found."""
-    processes.unmark()
+    marks.unmark()
     outsider = subprocess.Popen(
         [sys.executable, '-c', SLEEP], stdout=subprocess.PIPE)
     try:
@@ -108,7 +108,7 @@ def test_keepers_are_spared(
     marker: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A keeper ends on its own."""
-    monkeypatch.setenv(processes.KEEPER_VARIABLE, '1')
+    monkeypatch.setenv(proc.KEEPER_VARIABLE, '1')
     keeper = subprocess.Popen(
         [sys.executable, '-c', SLEEP], stdout=subprocess.PIPE)
     try:
@@ -125,7 +125,7 @@ def test_known_processes(
     start: Callable[[str], int],
 ) -> None:
     """One seen before is found by id and start time, not by its id alone."""
-    processes.unmark()
+    marks.unmark()
     marker = secrets.token_hex(16)
     pid = start(PROGRAMS['a daemon with a clean environment'])
     try:
@@ -149,7 +149,7 @@ def test_root_is_ended(marker: str) -> None:
     root = subprocess.Popen([sys.executable, '-c', program],
                             stdout=subprocess.PIPE)
     # Whoever is marked, and not the root, would be ended.
-    processes.unmark()
+    marks.unmark()
     assert root.stdout is not None
     child = int(root.stdout.readline())
     pidfd = os.pidfd_open(root.pid)
@@ -178,15 +178,15 @@ def test_older_processes_are_not_looked_at(
 ) -> None:
     """What is older than the root is not found by its marks."""
     pid = start(PROGRAMS['a daemon'])
-    processes.unmark()
-    begun = processes.start_time(pid)
+    marks.unmark()
+    begun = proc.start_time(pid)
     assert begun > 0
     nobody = 1 << 22
     found = processes.find(nobody, marker, set(), begun)
     assert pid in {found_pid for found_pid, _ in found}
     assert not processes.find(nobody, marker, set(), begun + 1)
     assert processes.end(nobody, None, marker, set()) == 1
-    assert processes.start_time(pid) == 0
+    assert proc.start_time(pid) == 0
 
 
 # What a program starts beside its processes, as far as it can be seen.
@@ -304,7 +304,7 @@ def test_kernel_that_lists_no_children(
 ) -> None:
     """Without its list of children, all processes are looked at."""
     pid = start(PROGRAMS['a child'])
-    monkeypatch.setattr(processes, '_children', lambda pid: [])
+    monkeypatch.setattr(proc, '_children', lambda pid: [])
     monkeypatch.setattr(os.path, 'exists', lambda path: False)
     # Its parent is this process, which has not waited for it.
     assert pid in {found for found, _ in processes.leftovers(os.getpid())}
@@ -312,14 +312,14 @@ def test_kernel_that_lists_no_children(
 
 def test_named_keeper_is_spared(marker: str) -> None:
     """A keeper that was forked is known by its name, from the first moment."""
-    before = processes.rename(processes.KEEPER_NAME)
+    before = proc.rename(proc.KEEPER_NAME)
     try:
         keeper = os.fork()
         if keeper == 0:
             time.sleep(60)
             os._exit(0)
     finally:
-        assert processes.rename(before) == processes.KEEPER_NAME
+        assert proc.rename(before) == proc.KEEPER_NAME
     try:
         # Of earlier tests there may be something to be ended.
         processes.end(os.getpid(), None, marker, set())
@@ -338,11 +338,11 @@ CHAIN = (
     '    time.sleep(0.005)')
 
 
-@pytest.mark.parametrize('load', [processes.LOAD, '/proc/not-shown'])
+@pytest.mark.parametrize('load', [proc.LOAD, '/proc/not-shown'])
 def test_chain_of_forks_is_ended(
         marker: str, monkeypatch: pytest.MonkeyPatch, load: str) -> None:
     """A process that forks and ends, again and again, is caught."""
-    monkeypatch.setattr(processes, 'LOAD', load)
+    monkeypatch.setattr(proc, 'LOAD', load)
     for _ in range(5):
         with subprocess.Popen([sys.executable, '-c', CHAIN],
                               stdout=subprocess.PIPE) as process:

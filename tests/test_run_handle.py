@@ -30,7 +30,7 @@ from jobslib import BaseTask, OneInstanceWatchdogError, Terminate
 from jobslib.exceptions import LockUnavailableError
 from jobslib.exitcodes import ExitCode
 from jobslib.interrupts import Interrupts
-from jobslib.keeper import processes
+from jobslib.keeper import proc
 from jobslib.run.channel import Channel
 from jobslib.run.handle import RunHandle
 from jobslib.runs import Outcome
@@ -85,7 +85,7 @@ def test_process_that_dies_takes_what_it_started_along() -> None:
     with Forked(dying(how)) as forked:
         assert forked.run().outcome is Outcome.KILLED
         child = int(os.read(read_fd, 100))
-        until(lambda: processes.start_time(child) == 0)
+        until(lambda: proc.start_time(child) == 0)
     os.close(read_fd)
     os.close(write_fd)
 
@@ -273,7 +273,7 @@ def test_finish() -> None:
         pid = forked.handle.pid
         assert pid is not None
         assert forked.handle.finish() == 0
-        assert processes.start_time(pid) == 0
+        assert proc.start_time(pid) == 0
         assert not forked.handle.lives
         assert forked.handle.finish() == 0
 
@@ -538,7 +538,7 @@ def test_job_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
     found = re.search(r'ended what a run had left running: .*'
                       r'time\.sleep\(99\) \(pid (\d+)\)', done.stderr)
     assert found, done.stderr
-    assert processes.start_time(int(found[1])) == 0
+    assert proc.start_time(int(found[1])) == 0
 
 
 def test_interrupted_job_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
@@ -551,7 +551,7 @@ def test_interrupted_job_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
         found = re.search(r'ended what a run had left running: .*'
                           r'time\.sleep\(99\) \(pid (\d+)\)', job.output)
         assert found, job.output
-        assert processes.start_time(int(found[1])) == 0
+        assert proc.start_time(int(found[1])) == 0
 
 
 def test_killed_run_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
@@ -561,7 +561,7 @@ def test_killed_run_that_leaves_a_process(tmp_path: pathlib.Path) -> None:
     assert done.returncode == ExitCode.TASK_FAILED
     [pid] = re.findall(r'ended what a run had left running: .*\(pid (\d+)\)',
                        done.stderr)
-    assert processes.start_time(int(pid)) == 0
+    assert proc.start_time(int(pid)) == 0
 
 
 def test_orphans_that_end_in_a_wait() -> None:

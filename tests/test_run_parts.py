@@ -18,7 +18,7 @@ import pytest
 from support import DEADLINE, until
 
 from jobslib import Terminate
-from jobslib.keeper import processes
+from jobslib.keeper import proc, processes
 from jobslib.run.channel import PACKET, Channel, fill_standard, pair, shed
 from jobslib.run.leftovers import end_gently, left_below
 from jobslib.run.memory import MAX_REASON, Memory
@@ -507,7 +507,7 @@ def test_leftovers_of_leftovers(start: Start, others: set[int]) -> None:
     popen = start(PARENT)
     [child] = [pid for pid, _ in processes.children(popen.pid)]
     assert len(end_gently(os.getpid(), MARKER, others, DEADLINE, never)) == 2
-    until(lambda: processes.start_time(child) == 0)
+    until(lambda: proc.start_time(child) == 0)
 
 
 def test_kept_process(start: Start, others: set[int]) -> None:

@@ -17,7 +17,7 @@ from support import (
 from jobslib.exitcodes import ExitCode
 
 JOBS = '''
-import asyncio, os, signal, sys, time
+import asyncio, itertools, os, signal, sys, time
 from jobslib import BaseTask, Context, Terminate
 
 def doze():
@@ -57,8 +57,9 @@ class Stuck(BaseTask):
     """Spends its time in one call that no handler interrupts."""
     name = 'job'
     def task(self):
-        print('running', flush=True)
-        sum(range(10 ** 12))
+        # Said from within the call, after which no handler gets its turn.
+        said = map(os.write, [1], [b'running\\n'])
+        sum(itertools.chain(said, range(10 ** 12)))
 
 class Coroutine(BaseTask):
     name = 'job'

@@ -13,7 +13,7 @@ from support import until
 
 from jobslib.consul.client import history_key
 from jobslib.exceptions import LockUnavailableError
-from jobslib.keeper import processes
+from jobslib.keeper import proc
 from jobslib.loop.supervisor import LONGEST_ANSWER, answers_of
 from jobslib.oneinstance import BaseLock
 from jobslib.oneinstance.consul import ConsulLock
@@ -22,7 +22,7 @@ from jobslib.testing import ConsulStandIn, make_lock
 #: A supervisor with the lock; what a run may do is up to its program.
 HEAD = '''
 import ctypes, os, signal, sys, time
-from jobslib.keeper import processes
+from jobslib.keeper import proc, processes
 from jobslib.oneinstance.consul import ConsulLock
 from jobslib.keeper.memory import LeaseMemory
 from jobslib.testing import make_lock
@@ -91,7 +91,7 @@ def lines(supervisor: subprocess.Popen[str]) -> tuple[list[str], str]:
 
 def is_gone(pid: int) -> bool:
     """Return whether the process has ended."""
-    return not processes.start_time(pid)
+    return not proc.start_time(pid)
 
 
 def test_supervisor_survives_the_kill_of_its_run(

@@ -26,7 +26,9 @@ Who does what:
 - :mod:`~jobslib.keeper.memory` is the memory that keeper, ward and run share.
 - :mod:`~jobslib.keeper.guard` is a fork of the keeper that does nothing but wait. It
   ends the run when the keeper is stopped and nobody replaces it.
-- :mod:`~jobslib.keeper.processes` finds and ends what a run has started.
+- :mod:`~jobslib.keeper.processes` finds and ends what a run has started, by the marks
+  of :mod:`~jobslib.keeper.marks`; :mod:`~jobslib.keeper.proc` is what ``/proc`` says
+  of a single process.
 - :mod:`~jobslib.keeper.timings` is the arithmetic.
 
 And on the ward's side:

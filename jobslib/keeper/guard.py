@@ -41,8 +41,8 @@ class Guard:
     :param keeper_fd: a pidfd of the keeper.
     :param pidfd: a pidfd of the ward.
     :param pid: the process id of the ward.
-    :param marker: marks what the ward starts, see :func:`.processes.mark`.
-    :param since: when the ward started, see :func:`.processes.start_time`.
+    :param marker: marks what the ward starts, see :func:`.marks.mark`.
+    :param since: when the ward started, see :func:`.proc.start_time`.
     :param kill: how long a kill may take until all is gone, in seconds.
     :param report: see :func:`.processes.end`.
     """

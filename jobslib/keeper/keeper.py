@@ -50,7 +50,7 @@ import threading
 import time
 
 from jobslib.clock import now
-from jobslib.keeper import processes
+from jobslib.keeper import proc, processes
 from jobslib.keeper.decisions import Decisions, Interrupt, Kill
 from jobslib.keeper.guard import Guard
 from jobslib.keeper.memory import LeaseMemory
@@ -439,7 +439,7 @@ def _fork_guard(keeper: Keeper) -> None:
     # The guard has its own name from its first moment.  When its keeper is gone
     # it becomes a child of the supervisor, where only its name tells it from
     # the next keeper.
-    name = processes.rename(processes.GUARD_NAME)
+    name = proc.rename(proc.GUARD_NAME)
     if os.fork() == 0:
         # Whatever is raised here, the guard must never go on as a keeper.
         try:
@@ -448,5 +448,5 @@ def _fork_guard(keeper: Keeper) -> None:
                   keeper.marker, keeper.since, keeper.kill, _log).run()
         finally:
             os._exit(0)
-    processes.rename(name)
+    proc.rename(name)
     os.close(keeper_fd)

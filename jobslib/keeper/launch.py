@@ -18,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 
-from jobslib.keeper import processes
+from jobslib.keeper import proc
 
 __all__ = ['has_interpreter', 'start']
 
@@ -67,7 +67,7 @@ def start(engines: str, messages_fd: int, memory_fd: int,
 
 
 def _spawn(engines: str, messages_fd: int, memory_fd: int) -> int:
-    environment = {processes.KEEPER_VARIABLE: '1'} | {
+    environment = {proc.KEEPER_VARIABLE: '1'} | {
         name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return os.posix_spawn(
         sys.executable,
@@ -88,7 +88,7 @@ def _fork(engines: str, messages_fd: int, memory_fd: int) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, every)
     # The child inherits the name, so that it is seen to be a keeper from its
     # first moment.
-    name = processes.rename(processes.KEEPER_NAME)
+    name = proc.rename(proc.KEEPER_NAME)
     try:
         if pid := os.fork():
             return pid
@@ -104,7 +104,7 @@ def _fork(engines: str, messages_fd: int, memory_fd: int) -> int:
         finally:
             os._exit(0)
     finally:
-        processes.rename(name)
+        proc.rename(name)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

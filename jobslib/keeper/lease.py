@@ -15,7 +15,7 @@ import threading
 from collections.abc import Collection, Mapping
 
 from jobslib.clock import now
-from jobslib.keeper import processes
+from jobslib.keeper import marks, proc, processes
 from jobslib.keeper.handle import KeeperHandle, Kept
 from jobslib.keeper.memory import LeaseMemory
 from jobslib.keeper.timings import Timings
@@ -54,12 +54,12 @@ class Lease(Kept):
         self.session = session
         self.pid = os.getpid()
         #: Marks the processes that run under this lease, see
-        #: :func:`.processes.mark`.
+        #: :func:`.marks.mark`.
         self.marker = os.urandom(16).hex()
         self._config = {
             'pid': self.pid, 'marker': self.marker, 'supervised': supervised,
             'about': about,
-            'since': processes.start_time(self.pid),
+            'since': proc.start_time(self.pid),
             'ttl': timings.ttl, 'window': timings.window,
             'renew_interval': timings.renew_interval,
             'grace': timings.grace, 'kill': timings.kill,
@@ -143,7 +143,7 @@ class Lease(Kept):
         :raises LockUnavailableError: there is no keeper to keep it.
         """
         # The processes that the task starts from here on inherit the mark.
-        processes.mark(self.marker)
+        marks.mark(self.marker)
         self.memory.set_state(LeaseMemory.FINE)
         self.sign_of_life()
         self._hold = {'do': 'hold', 'proof': proof, 'record': record,
@@ -216,7 +216,7 @@ class Lease(Kept):
         :param notes: what to leave in keys beside it.
         """
         self._hold = None
-        processes.unmark()
+        marks.unmark()
         self._keeper.ask({'do': 'release', 'record': record, 'notes': notes})
 
     def released(self) -> None:
@@ -233,7 +233,7 @@ class Lease(Kept):
         if os.getpid() != self.pid or (
                 self._keeper.closed and not self._keeper.abandoned):
             return True
-        processes.unmark()
+        marks.unmark()
         return self._keeper.close()
 
     # What the keeper's handle asks.

@@ -16,7 +16,7 @@ from jobslib.config import option
 from jobslib.exceptions import LockUnavailableError
 from jobslib.history import MAX_SIZE as MAX_HISTORY
 from jobslib.history import shortened
-from jobslib.keeper import processes
+from jobslib.keeper import marks, proc, processes
 from jobslib.oneinstance import BaseLock, FoundLocks, LockState
 from jobslib.oneinstance.control import Control
 from jobslib.oneinstance.lockfolder import (
@@ -305,7 +305,7 @@ class FileLock(BaseLock):
         pid = count(record.get('pid'))
         # In another namespace the process id would be that of somebody else.
         return (pid is not None and record.get('namespace') == _namespace()
-                and not processes.start_time(pid)
+                and not proc.start_time(pid)
                 and self._end_leftovers(record) > 0)
 
     def _end_leftovers(self, record: Mapping[str, object]) -> int:
@@ -320,7 +320,7 @@ class FileLock(BaseLock):
                 or not re.fullmatch(MARKER, marker)
                 # This process is itself one of those, and must not end them: a
                 # run may have started it to take its place.
-                or processes.is_marked(os.getpid(), marker)):
+                or marks.is_marked(os.getpid(), marker)):
             return 0
         ended = processes.end(
             NOBODY, None, marker, set(), report=self.logger.warning)

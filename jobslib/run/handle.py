@@ -10,7 +10,7 @@ import warnings
 
 from jobslib.clock import now
 from jobslib.exceptions import Terminate
-from jobslib.keeper import processes
+from jobslib.keeper import proc
 from jobslib.run import leftovers
 from jobslib.run.channel import descriptors, pair, shed
 from jobslib.run.memory import Memory
@@ -87,7 +87,7 @@ class RunHandle:
         self._kill_at: float | None = None
         self._interrupt: Interrupt | None = None
         self._marker = os.urandom(16).hex()
-        self._since = processes.start_time(os.getpid())
+        self._since = proc.start_time(os.getpid())
         # The descriptors that were open when the supervisor was started; they
         # are the user's, and the run inherits them.
         self._given = set(descriptors())
@@ -136,7 +136,7 @@ class RunHandle:
         """Whether there is a process that can be asked something."""
         if self.pid is None:
             return False
-        if _has_ended(self._pidfd):
+        if proc.has_ended(self._pidfd):
             self._reap()
             return False
         return self._channel is not None
@@ -257,7 +257,7 @@ class RunHandle:
     def kill(self) -> None:
         """Kill the process, and everything that it has started."""
         self._end_all()
-        if self.pid is not None and _has_ended(self._pidfd):
+        if self.pid is not None and proc.has_ended(self._pidfd):
             self._reap()
 
     def leaves_processes(self) -> bool:
@@ -561,10 +561,6 @@ def concerns(interrupt: Interrupt, do: str) -> bool:
     """Return whether a pending interrupt interrupts a request of the kind *do*."""
     return do == 'run' or (
         do == 'hook' and not isinstance(interrupt, Terminate))
-
-
-def _has_ended(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
 
 
 def _nothing() -> float:

@@ -54,7 +54,7 @@ def end_gently(root: int, marker: str, keep: Iterable[int], grace: float,
                report: Callable[[str], None] | None = None) -> list[str]:
     """End what :func:`left_below` finds: SIGTERM, then SIGKILL.
 
-    :param marker: see :func:`.processes.mark`.
+    :param marker: see :func:`.marks.mark`.
     :param grace: seconds between the two.
     :param tick: called at least four times a second while it waits.
     :param report: called with a line that says what is waited for.
@@ -74,7 +74,7 @@ def end_with(root: int, marker: str, owners: Iterable[int], since: int,
     """Kill *owners*, which *root* has started, and what :func:`left_below`
     finds beside them.
 
-    :param marker: see :func:`.processes.mark`.
+    :param marker: see :func:`.marks.mark`.
     :param since: see :func:`.processes.find`.
     :param tick: called at least four times a second while it waits.
     :param report: called with a line that says what is waited for.

@@ -228,7 +228,7 @@ class RunProcess:
 
     def _begin(self, run: Document, marker: str | None) -> None:
         from jobslib import logs
-        from jobslib.keeper import processes
+        from jobslib.keeper import marks
         token = run['token']
         if token is None:
             os.environ.pop(FENCING_TOKEN_VARIABLE, None)
@@ -239,7 +239,7 @@ class RunProcess:
         self._export_slot(run.get('slot'))
         if marker is not None:
             # The processes that the task starts from here on inherit the mark.
-            processes.mark(marker)
+            marks.mark(marker)
         logs.set_run(token, run['run'])
 
     def _export_slot(self, slot: float | None) -> None:
