@@ -597,7 +597,8 @@ def test_odd_config_class(tmp_path: pathlib.Path, body: str, said: str) -> None:
 
 
 @pytest.mark.parametrize('body', [
-    'async def acquire(self): return True', 'def acquire(self): pass'])
+    'async def acquire(self): return True',
+    'def acquire(self): super().acquire()'])
 def test_lock_that_says_neither(tmp_path: pathlib.Path, body: str) -> None:
     """A lock that does not say whether it is held is not taken to be."""
     write_module(tmp_path, 'jobs', f'{JOBS}\nclass Odd(FileLock):\n    {body}\n')
@@ -606,6 +607,23 @@ def test_lock_that_says_neither(tmp_path: pathlib.Path, body: str) -> None:
     assert done.returncode == ExitCode.TASK_FAILED
     assert 'TypeError: Odd.acquire() has returned ' in done.stderr
     assert done.stdout == ''
+
+
+@pytest.mark.parametrize(('value', 'code'), [
+    ('None', ExitCode.LOCK_NOT_AVAILABLE), ('0', ExitCode.LOCK_NOT_AVAILABLE),
+    ('int(super().acquire())', ExitCode.DONE)])
+def test_lock_that_says_it_in_other_words(tmp_path: pathlib.Path, value: str,
+                                          code: ExitCode) -> None:
+    """What some services answer counts as yes or no."""
+    write_module(tmp_path, 'jobs', f'''{JOBS}
+class Odd(FileLock):
+    def acquire(self):
+        return {value}
+''')
+    done = run_job(tmp_path, 'jobs.Copy', '--run-once',
+                   JOBSLIB_ONE_INSTANCE_BACKEND='jobs.Odd')
+    assert done.returncode == code
+    assert (done.stdout == 'ran\n') == (code == ExitCode.DONE)
 
 
 def test_folder_that_is_relative(tmp_path: pathlib.Path) -> None:

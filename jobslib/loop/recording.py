@@ -76,12 +76,15 @@ class Recording:
         self._inherited = False
         try:
             acquired: object = self.lock.acquire()
-            if not isinstance(acquired, bool):
+            if acquired is None and not self.lock.held:
+                return False
+            if not isinstance(acquired, int):
                 # A coroutine, for instance, would count as true, and the run would
-                # have no lock.
+                # have no lock.  None would count as false where a "return" is
+                # missing, and nobody would run again.
                 raise TypeError(f'{type(self.lock).__qualname__}.acquire() has '
                                 f'returned {acquired!r}; allowed: True or False')
-            return acquired
+            return bool(acquired)
         finally:
             if self.lock.unheard is not None:
                 # The lock may have been taken with this record.  Whoever finds it
