@@ -11,7 +11,7 @@ from jobslib.cmdlineparser import (
 )
 from jobslib.commands import COMMANDS, describe_commands, load_command
 from jobslib.config import Config
-from jobslib.exceptions import ImportNameError
+from jobslib.exceptions import ConfigError, ImportNameError
 from jobslib.imports import import_module, import_object
 from jobslib.legacy import translate
 from jobslib.strictness import refuse_class
@@ -53,7 +53,12 @@ def configure(line: CommandLine) -> Config:
         if line.argv not in HELP:
             raise
         settings = None
-    line = line.under(_load_config_class(settings))
+    config_class = _load_config_class(settings)
+    try:
+        line = line.under(config_class)
+    except (argparse.ArgumentError, TypeError, ValueError) as exc:
+        raise UsageError(f'config_class: {_name_of(config_class)} has a flag that '
+                         f'argparse refuses: {exc}') from exc
     argv = translate(line.argv, line.word)
     if argv != line.argv:
         line = CommandLine(argv, line.config_class)
@@ -61,7 +66,6 @@ def configure(line: CommandLine) -> Config:
         return _configure_program(line, settings)
     if line.word in COMMANDS:
         return _configure_command(line, line.word, settings)
-    config_class = line.config_class
     task_cls = _find_class(
         line.word, line.unknown, lambda: build_parser(None, config_class))
     try:
@@ -72,7 +76,22 @@ def configure(line: CommandLine) -> Config:
         raise UsageError(f'task {line.word}: {exc}') from exc
     args = parser.parse_args(line.words)
     assert task_cls is not None, 'the parser demands a task'
-    return config_class(settings, args, task_cls)
+    return _make_config(config_class, settings, args, task_cls)
+
+
+def _make_config(config_class: type[Config], *args: Any) -> Config:
+    try:
+        return config_class(*args)
+    except ConfigError:
+        raise
+    except Exception as exc:
+        # An __init__() of the user may do, or want, anything.
+        raise ConfigError(f'{_name_of(config_class)} cannot be made of the settings, '
+                          f'see above') from exc
+
+
+def _name_of(cls: type[Any]) -> str:
+    return f'{cls.__module__}.{cls.__qualname__}'
 
 
 def _configure_command(line: CommandLine, name: str,
@@ -98,7 +117,7 @@ def _configure_command(line: CommandLine, name: str,
                              f'allowed: one of them')
         refuse_name(job)
         task_cls = make_program(job)
-    return config_class(settings, args, task_cls)
+    return _make_config(config_class, settings, args, task_cls)
 
 
 def _configure_program(line: CommandLine, settings: object) -> Config:
@@ -118,8 +137,8 @@ def _configure_program(line: CommandLine, settings: object) -> Config:
     refuse_program(program[0])
     # It is carried out as a run, and not as a command.
     del args.runjob_command
-    return line.config_class(
-        settings, args, make_program(args.runjob_name, program))
+    return _make_config(
+        line.config_class, settings, args, make_program(args.runjob_name, program))
 
 
 def _find_class(path: str | None, unknown: list[str],

@@ -915,6 +915,25 @@ print(f'left {child.pid}.', flush=True)
 """
 
 
+def test_kernel_that_tells_no_namespace(
+        tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is taken all the same, and nothing that keeps it is ended."""
+    def refuse(path: Any, **more: Any) -> os.stat_result:
+        if path == '/proc/self/ns/pid':
+            raise FileNotFoundError(path)
+        return stat(path, **more)
+
+    stat = os.stat
+    monkeypatch.setattr(os, 'stat', refuse)
+    lock, other = make_file_lock(tmp_path), make_file_lock(tmp_path)
+    assert lock.acquire()
+    # As if the holder had died.
+    lock._record['pid'] = 1 << 22
+    lock.save_history()
+    assert not other.acquire()
+    assert lock.release()
+
+
 @pytest.mark.parametrize('waits', [False, True])
 @pytest.mark.parametrize(('more', 'ends'), [
     # Of a holder in another namespace nothing is known.

@@ -602,6 +602,23 @@ def test_done_by_a_holder_that_vanished(messages: list[str]) -> None:
     assert not job.lock.held
 
 
+@pytest.mark.parametrize('changed', [True, False])
+def test_last_holder_had_another_schedule(
+        messages: list[str], changed: bool) -> None:
+    """It is said, because slots of before are not made up for."""
+    job = Job(succeed, SCHEDULE='* * * * * *', RUN_ONCE=True)
+    wall = job.clock.wall()
+    job.lock.record = {'released': wall - 1, 'schedule': Ledger(
+        'another' if changed else job.agenda.plan.fingerprint, wall - 60,
+        slot=wall - 60, began=wall - 60, ended=wall - 59,
+        ending=Ending.SUCCEEDED).export()}
+    assert job.run() is ExitCode.DONE
+    assert len(job.starts) == 1
+    assert list(messages).count(
+        'INFO the last holder had another schedule; nothing that came due before '
+        'is caught up') == changed
+
+
 @pytest.mark.parametrize('schedule', [
     {'SCHEDULE': '* * * * *'}, {'SLEEP_INTERVAL': 60}])
 def test_one_run_and_a_ledger_from_the_future(schedule: dict[str, Any]) -> None:

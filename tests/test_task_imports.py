@@ -53,6 +53,15 @@ def test_import_that_forks(tmp_path: pathlib.Path) -> None:
     assert done.stdout == 'RUN\n'
 
 
+def test_thread_of_an_import_that_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """The log says that the process of the task does not end."""
+    write_task(tmp_path, 'threading.Thread(target=time.sleep, args=(300,)).start()')
+    with Process(tmp_path, '-m', 'jobslib', '--run-once', 'work.Task') as job:
+        job.wait_for('waiting for the process of the task')
+        job.popen.send_signal(signal.SIGTERM)
+        job.popen.send_signal(signal.SIGTERM)
+
+
 def test_thread_of_an_import_ends_with_the_job(tmp_path: pathlib.Path) -> None:
     """A thread that goes on for ever does not keep a job that is told to end."""
     write_task(tmp_path, 'threading.Thread(target=time.sleep, args=(300,)).start()')

@@ -581,6 +581,51 @@ def test_settings_without_a_setting(tmp_path: pathlib.Path) -> None:
     assert done.stdout == 'ran\n'
 
 
+@pytest.mark.parametrize(('body', 'said'), [
+    ("own = option(attrtype=str, flag='--settings')",
+     'config_class: jobs.Odd has a flag that argparse refuses: argument --settings: '
+     'conflicting option string: --settings'),
+    ('def __init__(self): pass',
+     'jobs.Odd cannot be made of the settings, see above')])
+def test_odd_config_class(tmp_path: pathlib.Path, body: str, said: str) -> None:
+    """A class of options that cannot be made is a wrong input."""
+    write_module(tmp_path, 'jobs', f'{JOBS}\nclass Odd(Config):\n    {body}\n')
+    for args in ('jobs.Copy --run-once', 'status jobs.Copy'):
+        done = run_job(tmp_path, *args.split(), JOBSLIB_CONFIG_CLASS='jobs.Odd')
+        assert done.returncode == ExitCode.USAGE
+        assert done.stderr.endswith(f'runjob: error: {said}\n')
+
+
+@pytest.mark.parametrize('body', [
+    'async def acquire(self): return True',
+    'def acquire(self): super().acquire()'])
+def test_lock_that_says_neither(tmp_path: pathlib.Path, body: str) -> None:
+    """A lock that does not say whether it is held is not taken to be."""
+    write_module(tmp_path, 'jobs', f'{JOBS}\nclass Odd(FileLock):\n    {body}\n')
+    done = run_job(tmp_path, 'jobs.Copy', '--run-once',
+                   JOBSLIB_ONE_INSTANCE_BACKEND='jobs.Odd')
+    assert done.returncode == ExitCode.TASK_FAILED
+    assert 'TypeError: Odd.acquire() has returned ' in done.stderr
+    assert done.stdout == ''
+
+
+@pytest.mark.parametrize(('value', 'code'), [
+    ('None', ExitCode.LOCK_NOT_AVAILABLE), ('0', ExitCode.LOCK_NOT_AVAILABLE),
+    ('int(super().acquire())', ExitCode.DONE)])
+def test_lock_that_says_it_in_other_words(tmp_path: pathlib.Path, value: str,
+                                          code: ExitCode) -> None:
+    """What some services answer counts as yes or no."""
+    write_module(tmp_path, 'jobs', f'''{JOBS}
+class Odd(FileLock):
+    def acquire(self):
+        return {value}
+''')
+    done = run_job(tmp_path, 'jobs.Copy', '--run-once',
+                   JOBSLIB_ONE_INSTANCE_BACKEND='jobs.Odd')
+    assert done.returncode == code
+    assert (done.stdout == 'ran\n') == (code == ExitCode.DONE)
+
+
 def test_folder_that_is_relative(tmp_path: pathlib.Path) -> None:
     """Which folder it is depends on where the job is started."""
     write_module(tmp_path, 'jobs', JOBS)

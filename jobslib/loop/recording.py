@@ -75,7 +75,16 @@ class Recording:
         """
         self._inherited = False
         try:
-            return self.lock.acquire()
+            acquired: object = self.lock.acquire()
+            if acquired is None and not self.lock.held:
+                return False
+            if not isinstance(acquired, int):
+                # A coroutine, for instance, would count as true, and the run would
+                # have no lock.  None would count as false where a "return" is
+                # missing, and nobody would run again.
+                raise TypeError(f'{type(self.lock).__qualname__}.acquire() has '
+                                f'returned {acquired!r}; allowed: True or False')
+            return bool(acquired)
         finally:
             if self.lock.unheard is not None:
                 # The lock may have been taken with this record.  Whoever finds it

@@ -345,6 +345,9 @@ class Runner:
         self.agenda.inherit(
             OwnerRecord.parse(self.lock.previous_record),
             self.recording.history.ledger)
+        if self.agenda.is_changed:
+            self.logger.info('the last holder had another schedule; nothing that '
+                             'came due before is caught up')
         self.process.show_lock(self.lock)
         self.recording.report_unfinished()
         # Done before the hooks, because these are called in that process.

@@ -302,9 +302,10 @@ class FileLock(BaseLock):
         also be in a process that the task has started.
         """
         record = record or {}
-        pid = count(record.get('pid'))
+        pid, namespace = count(record.get('pid')), _namespace()
         # In another namespace the process id would be that of somebody else.
-        return (pid is not None and record.get('namespace') == _namespace()
+        return (pid is not None and namespace > 0
+                and record.get('namespace') == namespace
                 and not proc.start_time(pid)
                 and self._end_leftovers(record) > 0)
 
@@ -405,8 +406,12 @@ class FileLock(BaseLock):
 
 
 def _namespace() -> int:
-    """Return the number of the namespace in which this process has its id."""
-    return os.stat('/proc/self/ns/pid').st_ino
+    """Return the number of the namespace in which this process has its id; 0 where
+    the kernel does not tell."""
+    try:
+        return os.stat('/proc/self/ns/pid').st_ino
+    except OSError:
+        return 0
 
 
 def _same_file(fd: int, path: str) -> bool:

@@ -43,6 +43,9 @@ LOOK = 0.25
 LATE_HOOKS = frozenset({'on_released', 'on_lost'})
 # From a signal to the kill, in seconds, while there is no lock yet that names it.
 FIRST_GRACE = 3.0
+# For how long the process may take to end before it is said that it is waited for,
+# in seconds.
+SAY_AFTER = 3.0
 # How often the memory is looked at when the task has closed the descriptor of the
 # channel, in seconds.
 POLL = 0.02
@@ -244,8 +247,22 @@ class RunHandle:
                 pass
         self._kill_at = (self.deadline if self.deadline is not None
                          else None if limit is None else now() + limit)
+        say_at = now() + SAY_AFTER
+
+        def say() -> bool:
+            nonlocal say_at
+            if now() >= say_at:
+                say_at = float('inf')
+                self._report(
+                    f'waiting for the process of the task (pid {self.pid}) to end: '
+                    f'its context is being closed, or a thread or what is called at '
+                    f'the exit goes on' + ('' if self._kill_at is None else
+                                           '; it is killed in '
+                                           f'{max(self._kill_at - now(), 0):.0f} s'))
+            return False
+
         with self._interrupts.interruptible(self._hurry):
-            status = self._listen(lambda message: False)
+            status = self._listen(lambda message: False, say)
         assert status is not None
         return os.waitstatus_to_exitcode(status)
 

@@ -136,6 +136,13 @@ class Agenda:
         """Whether the ledger that was found is from the future."""
         return self._found is not None and self.memory.distrusts(self._found)
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether the ledger that was found is of another schedule, so that nothing
+        is caught up."""
+        return (self.plan.has_slots and self._found is not None
+                and self._found.schedule != self.plan.fingerprint)
+
     def describe(self) -> str:
         """Return a line that says what became of the newest slot, and when the
         next one is due."""
