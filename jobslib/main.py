@@ -21,8 +21,8 @@ from jobslib.strictness import refuse_slips, remarks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator
-    from typing import NoReturn
 
     from jobslib.run.channel import Channel
     from jobslib.run.memory import Memory
@@ -56,7 +56,14 @@ def _main(argv: list[str]) -> int:
     line = CommandLine(argv)
     if _names_job(line):
         return _run_job(line)
-    return _reported(lambda: _answer(line))
+    before = _threads()
+    try:
+        code = _reported(lambda: _answer(line))
+    except SystemExit as exc:
+        _leave_threads(before, exc.code)
+        raise
+    _leave_threads(before, code)
+    return code
 
 
 def _names_job(line: CommandLine) -> bool:
@@ -72,8 +79,7 @@ def _names_job(line: CommandLine) -> bool:
 
 def _answer(line: CommandLine) -> int:
     """Carry out a command, or show the help."""
-    import threading
-    pid, before = os.getpid(), set(threading.enumerate())
+    pid = os.getpid()
     config = configure(line)
     if os.getpid() != pid:
         # A child that an import has forked.  The command is carried out once.
@@ -81,24 +87,31 @@ def _answer(line: CommandLine) -> int:
         exit_like_python(None)
     refuse_slips(config)
     command = getattr(config.args, 'runjob_command', None)
-    if command is None:
-        return _run_job(line)
-    code = _command(command, config)
-    if any(not thread.daemon and thread not in before
-           for thread in threading.enumerate()):
-        _end_at_once(code)
-    return code
+    return (_run_job(line) if command is None
+            else _command(command, config))
 
 
-def _end_at_once(code: int) -> NoReturn:
-    """End this process without waiting for threads.
+def _threads() -> set[threading.Thread]:
+    """Return the threads for which the interpreter would wait at its end."""
+    import threading
+    return {each for each in threading.enumerate() if not each.daemon}
+
+
+def _leave_threads(before: set[threading.Thread], code: object) -> None:
+    """End this process with *code* if it has other threads than *before*.
 
     One that the import of a task has started may go on for ever, and nobody waits
-    for its work here.
+    for its work where a command was carried out, or something was refused.
     """
+    if not isinstance(code, int) or _threads() <= before:
+        return
     import atexit
     protect_exit_code()
     atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # They may be closed, or what they lead to.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 
@@ -215,12 +228,17 @@ def _run_job(line: CommandLine) -> int:
             os.environ.pop(name, None)
         from jobslib.run.process import RunProcess, exit_like_python
         process = RunProcess(channel, questions, memory)
+        before = _threads()
         try:
             code = _reported(lambda: _be_run_process(process, line))
         except BaseException as exc:
             process.leave()
+            if isinstance(exc, SystemExit) and not process.serves:
+                _leave_threads(before, exc.code)
             exit_like_python(exc)
         process.leave()
+        if not process.serves:
+            _leave_threads(before, code)
         exit_like_python(None, code)
 
     return supervise(body)

@@ -83,6 +83,25 @@ def test_command_for_a_task_with_an_import_of_this_kind(
     assert json.loads(done.stdout)['state'] == 'free'
 
 
+@pytest.mark.parametrize('words, exit_code, said', [
+    (('--help',), ExitCode.DONE, 'usage:'),
+    (('--no-such-flag',), ExitCode.USAGE, 'unrecognized arguments'),
+    (('--retries', '-1'), ExitCode.USAGE, 'retries'),
+    (('status', '--help'), ExitCode.DONE, 'usage:'),
+    (('status', '--no-such-flag'), ExitCode.USAGE, 'unrecognized arguments'),
+    (('status', '--name', 'x'), ExitCode.USAGE, 'one of them'),
+])
+def test_refusal_for_a_task_whose_import_starts_a_thread(
+        tmp_path: pathlib.Path, words: tuple[str, ...], exit_code: int,
+        said: str) -> None:
+    """What is refused ends at once, and so does the help, since a unit of systemd
+    that is refused and goes on looks as if it ran."""
+    write_task(tmp_path, 'threading.Thread(target=time.sleep, args=(300,)).start()')
+    done = run_job(tmp_path, *words, 'work.Task')
+    assert done.returncode == exit_code, done.stderr
+    assert said in done.stdout + done.stderr
+
+
 def test_initialize_that_closes_descriptors(tmp_path: pathlib.Path) -> None:
     """It is refused with the reason, as an import is that does so."""
     write_module(tmp_path, 'work', TASK.format(code='') + """

@@ -64,6 +64,8 @@ class RunProcess:
         self._memory = memory
         self.link = Link(questions, memory)
         self._pid = os.getpid()
+        #: Whether there is a job: nothing that was asked for has been refused.
+        self.serves = False
         self._interrupts = Interrupts()
         self._signals = RunSignals(
             self._interrupts, memory, self._pass_on)
@@ -110,6 +112,7 @@ class RunProcess:
 
         :raises ConfigError: to make the task has cut the connection.
         """
+        self.serves = True
         while received := self._channel.receive():
             message, descriptors = received
             do = message.pop('do')
