@@ -328,11 +328,11 @@ def written_ledger(document: Mapping[str, object] | None,
     """Return the ledger in the history *document*, ``None`` if the one of *record*
     is newer, or if there is none.
 
-    A holder that keeps the lock writes its ledger there.  When it vanishes, the
-    ledger of its record is that from when it took the lock.  The next holder takes
-    the lock with a ledger that is made from this one, before it sees what is written
-    in the history.  So of the history and of the record of a later holder either
-    can be the newer one, and what became of the slots has to tell.
+    A holder that keeps the lock writes its ledger there.  When it vanishes, its record
+    still has the ledger from when it took the lock.  From that the next holder makes
+    the ledger with which it takes the lock, before it sees what is written in the
+    history.  So either the history or the record of a later holder may be newer, and
+    what became of the slots has to tell.
     """
     written = Ledger.parse(mapping(document).get('ledger'))
     found = None if record is None else record.ledger

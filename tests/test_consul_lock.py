@@ -18,10 +18,8 @@ from typing import Any
 import pytest
 from support import STEADY, PlainTask, make_context, until
 
-from jobslib.consul.client import history_key
 from jobslib.consul.keys import refuse_lock_key
-from jobslib.keeper.handle import CHECK_INTERVAL, KeeperHandle
-from jobslib.keeper.lease import Lease
+from jobslib.consul.names import history_key
 from jobslib.consul.transport import TransportError
 from jobslib.exceptions import (
     ConfigError,
@@ -30,10 +28,12 @@ from jobslib.exceptions import (
 )
 from jobslib.history import HandIn
 from jobslib.keeper import proc
+from jobslib.keeper.handle import CHECK_INTERVAL, KeeperHandle
+from jobslib.keeper.lease import Lease
 from jobslib.keeper.memory import LeaseMemory
 from jobslib.oneinstance.consul import ConsulLock
-from jobslib.oneinstance.lease import INTERRUPT_SIGNAL
 from jobslib.oneinstance.control import Control
+from jobslib.oneinstance.lease import INTERRUPT_SIGNAL
 from jobslib.oneinstance.record import parse
 from jobslib.oneinstance.requests import Extra, Pause
 from jobslib.owner import OwnerRecord

@@ -478,7 +478,7 @@ def test_status_of_a_file_of_somebody_else(folder: pathlib.Path) -> None:
         path.write_bytes(value)
         done = run_job(folder, 'status', 'jobs.Quick')
         assert done.stdout.count('the owner record and the history: its value is '
-                                 'not of jobslib, and counts for nothing') == count
+                                 "not jobslib's, and is ignored") == count
         listed = json.loads(run_job(folder, 'status', '--json', 'jobs.Quick').stdout)
         assert len(listed['unreadable']) == count
 

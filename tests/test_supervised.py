@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from support import until
 
-from jobslib.consul.client import history_key
+from jobslib.consul.names import history_key
 from jobslib.exceptions import LockUnavailableError
 from jobslib.keeper import proc
 from jobslib.loop.supervisor import LONGEST_ANSWER, answers_of

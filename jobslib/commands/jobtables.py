@@ -17,7 +17,7 @@ __all__ = ['JobTable', 'demands', 'details', 'overview', 'runs',
            'shown_progress']
 
 SHOWN_RUNS = 10
-NOT_OURS = 'its value is not of jobslib, and counts for nothing'
+NOT_OURS = "its value is not jobslib's, and is ignored"
 
 Row = tuple[Cell | str, ...]
 

@@ -1,8 +1,8 @@
 """Single requests to Consul, from which everything but the lease keeper is made.
 
-They go by the API of the ``consul`` package.  Locks and commands try them again and
-get errors of their own (:mod:`.client`); ``runjob check`` shows how each one went
-(:mod:`.rights`).
+They use the API of the ``consul`` package.  For locks and commands they are tried
+again, and what fails becomes an error of the lock (:mod:`.keyclient`);
+``runjob check`` shows how each one went (:mod:`.rights`).
 """
 
 from __future__ import annotations

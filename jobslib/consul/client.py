@@ -21,7 +21,6 @@ from jobslib.consul.names import (
     handed_in_key,
     handed_in_of,
     history_key,
-    progress_key,
 )
 from jobslib.consul.refusals import Refused
 from jobslib.consul.transactions import (
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from jobslib.documents import Document
 
 __all__ = ['Acquired', 'ConsulClient', 'KeyState', 'PermissionDeniedError',
-           'SessionLostError', 'history_key', 'progress_key']
+           'SessionLostError']
 
 
 class Acquired(NamedTuple):

@@ -79,7 +79,7 @@ class LockState:
         self.others = others
         self.token = token
         self.handed_in = handed_in or {}
-        #: What has a value that is not jobslib's, and so counts as if it was not
+        #: What has a value that is not jobslib's, and so counts as if it were not
         #: there, in words.
         self.unreadable: list[str] = []
 

@@ -55,8 +55,8 @@ UNDISTURBED = 1.0
 class LeaseLock(BaseLock):
     """One instance, as long as a session of the lock's service is renewed.
 
-    The base of :class:`jobslib.oneinstance.consul.ConsulLock`, and what its users
-    call: nothing in it depends on Consul.
+    The base of :class:`jobslib.oneinstance.consul.ConsulLock`, with what its users
+    call.  Nothing in it depends on Consul.
     """
 
     # The module that makes the keeper's engine for the lock's service.
