@@ -180,7 +180,8 @@ class History:
         if is_writer and self._written is not None:
             # This ledger is newer than the one of the record.
             ledger = self._written
-        elif self.ledger is not None:
+        elif ledger is not None and self.ledger is not None and (
+                not ledger.agrees(self.ledger)):
             # So it is here: the holder took the lock with a ledger that was out of
             # date, and decided anew.  What it did then, nobody can know.
             return None

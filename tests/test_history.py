@@ -234,6 +234,19 @@ def test_holders_that_vanish_one_after_another() -> None:
     assert [run.number for run in third.newest] == [1, 2]
 
 
+@pytest.mark.parametrize('slot', [300.0, None])
+def test_first_run_of_a_holder_that_knew_all(slot: float | None) -> None:
+    """A holder that took the lock between two slots, from one that had kept it, was
+    not out of date: the run that came due is presumed when it vanishes."""
+    ledger = Ledger('x', 300.0 if slot else 0.0, slot=slot, began=300.0, ended=301.0,
+                    records=Records.ENDS).export()
+    document = {**exported(kept(ended())), 'ledger': ledger}
+    later = {'fqdn': 'there', 'pid': 6, 'timestamp': 400.0, 'lock_delay': 15.0,
+             'schedule': ledger | {'due': 450.0}}
+    unfinished = read(document, later).unfinished
+    assert unfinished is not None and unfinished.started == 450.0
+
+
 @pytest.mark.parametrize('records', [Records.BEGINS, Records.ENDS])
 def test_run_of_a_holder_before_the_last(records: Records) -> None:
     """The run that a holder has written to be under way is not lost when the next

@@ -134,6 +134,11 @@ class Ledger:
             cuts=self.cuts if tried else 0,
             began=now, ended=None, by=by, presumed=False)
 
+    def agrees(self, other: Ledger) -> bool:
+        """Return whether *other* says the same of the slots."""
+        return (self.settled, self.slot, self.state, self.began) == (
+            other.settled, other.slot, other.state, other.began)
+
     def export(self) -> Document:
         """Return the ledger as JSON takes it."""
         return {
