@@ -103,7 +103,7 @@ def find_jobs(
                   if key in entries and is_lock(entries[key].value)}
     if missing:
         # Of a job whose other keys may not be read, it is not known whether it is
-        # paused, and how it went.
+        # paused, nor how it went.
         locks = {key: lock for key, lock in locks.items() if all(
             name in names or _is_readable(client, name) for name in _beside(key))}
     sessions = client.sessions()

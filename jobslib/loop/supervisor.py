@@ -132,7 +132,7 @@ def _report_death(code: int) -> int:
     """
     print(f'runjob: error: the task, or the settings, cannot be imported: '
           f'{describe_end(code)}', file=sys.stderr)
-    # A process that has lost its connection has reported itself that it was refused.
+    # A process that has lost its connection has itself reported that it was refused.
     return ExitCode.USAGE if code == ExitCode.USAGE else ExitCode.TASK_FAILED
 
 
@@ -171,7 +171,7 @@ def _supervise(process: RunHandle, exported: Document,
             if 'exit' in made:
                 logger.error('the task cannot be made: %s',
                              describe_end(made['exit']))
-            # A process that has lost its connection has reported itself that it was
+            # A process that has lost its connection has itself reported that it was
             # refused.
             return (ExitCode.USAGE if made.get('exit') == ExitCode.USAGE
                     else ExitCode.TASK_FAILED)
