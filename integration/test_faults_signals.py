@@ -120,6 +120,15 @@ def test_killed(agent: Agent) -> None:
         judge('SIGKILL of the process', pair, at, KILLED)
 
 
+def test_group_killed(agent: Agent) -> None:
+    """The keeper is in a group of its own, and is left to free the lock."""
+    with Pair([agent.http_addr], 'Shell', begins='program') as pair:
+        at = pair.a.signal_group(signal.SIGKILL)
+        pair.timeline.wait_for_begin('b', after=at)
+        assert pair.a.wait() == -signal.SIGKILL
+        judge('SIGKILL of the process group', pair, at, KILLED)
+
+
 def test_killed_with_a_large_heap(agent: Agent) -> None:
     """The lock is free when the kernel is done with a process, not before."""
     with Pair([agent.http_addr], 'Large', standby_task='Exclusive') as pair:
@@ -186,6 +195,18 @@ def test_process_and_keeper_killed(agent: Agent) -> None:
         begin = pair.timeline.wait_for_begin('b', timeout=40.0, after=at)
         assert begin.at - at > LOCK_DELAY
         judge('SIGKILL of process and keeper', pair, at, ALL_LOST)
+
+
+@together
+def test_group_stopped(agent: Agent) -> None:
+    """The keeper ends what stands still, though all else of the job does."""
+    with Pair([agent.http_addr]) as pair:
+        at = pair.a.signal_group(signal.SIGSTOP)
+        pair.timeline.wait_for_begin('b', timeout=20.0, after=at)
+        assert pair.a.wait() == -signal.SIGKILL
+        pair.a.wait_for_log('it stands still')
+        judge('SIGSTOP of the process group', pair, at, GRACE + 0.5 + KILLED,
+              noise=COMPANY)
 
 
 @together

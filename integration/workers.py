@@ -125,7 +125,18 @@ class Worker:
         return sent
 
     def signal_all(self, signum: signal.Signals) -> float:
-        """Send a signal to the process, its keeper and what runs in their group."""
+        """Send a signal to the process, its keeper and what runs in its group."""
+        keepers = [pid for pid in all_pids() if session_of(pid) == self.pid
+                   and (is_keeper(pid) or is_guard(pid))]
+        sent = now()
+        for pid in keepers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+        self.signal_group(signum)
+        return sent
+
+    def signal_group(self, signum: signal.Signals) -> float:
+        """Send a signal to the process group, which the keeper has left."""
         sent = now()
         os.killpg(self.pid, signum)
         return sent

@@ -280,6 +280,22 @@ def test_keeper_is_replaced(consul: ConsulStandIn, signum: str) -> None:
     until(lambda: not consul.sessions, 'for the end of the session')
 
 
+def test_keeper_stopped_with_a_short_window(consul: ConsulStandIn) -> None:
+    """It is replaced long before its guard ends the supervisor."""
+    supervisor = start(consul, 'short', '''
+        keeper, stopped = lease.keeper_pid, time.monotonic()
+        os.kill(keeper, signal.SIGSTOP)
+        while lease.keeper_pid == keeper:
+            lock.sign_of_life()
+            time.sleep(0.05)
+        say('soon', time.monotonic() - stopped < lock.timings.window / 2)
+        say('released', lock.release())
+        ''', lock_delay=5.0)
+    said, err = lines(supervisor)
+    assert said == ['soon True', 'released True'], err
+    assert supervisor.returncode == 0
+
+
 def test_keeper_that_was_left_is_reaped(consul: ConsulStandIn) -> None:
     """A lease that is closed is not waited for, and leaves no zombie."""
     supervisor = start(consul, 'left', '''

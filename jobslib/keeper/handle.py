@@ -30,9 +30,11 @@ __all__ = ['KeeperHandle', 'Kept']
 REPLY_TIMEOUT = 5.0
 PAUSE = 0.01
 # How often it is looked whether the keeper is at work, and after how long without
-# a sign of life it is replaced, in seconds.
+# a sign of life it is replaced, in seconds; with a short window after a part of
+# that, or the guard would end this process before.
 CHECK_INTERVAL = 1.0
 STALLED = 2.0
+PART = 5
 # When more keepers than this die within this time, in seconds, no other is
 # started.
 MAX_RESTARTS = 5
@@ -72,16 +74,18 @@ class KeeperHandle:
     :param kept: what it is for.
     :param engines: see :func:`.launch.start`.
     :param name: of the file of the shared memory, for people.
+    :param window: for how long the lease lasts without a keeper, in seconds.
     :param supervised: whether this process is a supervisor.  It forks the processes
         of its runs, so it has no threads, and calls :meth:`look_after`; otherwise a
         thread does what that does.
     :raises LockUnavailableError: the keeper cannot be started.
     """
 
-    def __init__(self, kept: Kept, engines: str, name: str,
+    def __init__(self, kept: Kept, engines: str, name: str, window: float,
                  supervised: bool) -> None:
         self._kept = kept
         self._engines = engines
+        self._stalled = min(STALLED, window / PART)
         self._supervised = supervised
         self._ward = os.getpid()
         #: Whether no keeper is wanted any more.
@@ -285,9 +289,9 @@ class KeeperHandle:
         # is late as well, and gets the time to show that it is at work.
         for _ in range(2):
             seen = max(self.memory.alive, self._awaited)
-            if not self._kept.needs_keeper or now() - seen < STALLED:
+            if not self._kept.needs_keeper or now() - seen < self._stalled:
                 return
-            time.sleep(CHECK_INTERVAL / 2)
+            time.sleep(self._stalled / 4)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 

@@ -69,7 +69,8 @@ __all__ = ['Keeper', 'main']
 # What a process manager or a terminal sends to all processes of a group; the
 # keeper must outlive them.
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT,
-           signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGPIPE)
+           signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTOU,
+           signal.SIGPIPE)
 
 # The longest wait while the lock may be held, in seconds.  A wait in poll() does
 # not count the time for which the machine was suspended, so after waking up a
@@ -410,6 +411,9 @@ def main(engines: ModuleType) -> None:
     """
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
+    # A group of its own: when the whole group of the job is killed, by the task for
+    # instance, the keeper is left to release the lock.
+    os.setpgid(0, 0)
     os.closerange(3, os.sysconf('SC_OPEN_MAX'))
     os.chdir('/')
     messages = socket.socket(fileno=0)

@@ -78,7 +78,7 @@ class Lease(Kept):
         self._run_begins = 0.0
         self._stopping = False
         self._keeper = KeeperHandle(
-            self, engines, f'jobslib-{self.marker}', supervised)
+            self, engines, f'jobslib-{self.marker}', timings.window, supervised)
         #: How the lease stands.
         self.memory = self._keeper.memory
 
