@@ -41,7 +41,7 @@ def test_one_key_runs_one(
     agent: Agent, tmp_path: pathlib.Path, options: list[str],
 ) -> None:
     """Of two jobs on one key only one runs at a time."""
-    key = 'one/' + '-'.join(options)
+    key = f'one/lock{"-".join(options)}'
     with (job(tmp_path, agent.http_addr, key, *options) as first,
           job(tmp_path, agent.http_addr, key, *options) as second):
         jobs = [first, second]
