@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from support import DEADLINE
@@ -370,3 +371,25 @@ def test_trackers_of_multiprocessing_clear_up(marker: str) -> None:
         processes.end(os.getpid(), None, marker, set())
         assert not os.path.exists(path)
         assert processes.find(os.getpid(), marker, set()) == set()
+
+
+def test_ended_before_it_is_waited_for(
+    start: Callable[[str], int], marker: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What ends in the instant before it would be waited for is not waited for."""
+    start(PROGRAMS['a child'])
+    find = processes.leftovers
+
+    def find_late(*args: Any) -> dict[tuple[int, int], str]:
+        found = find(*args)
+        for pid, began in found:
+            os.kill(pid, signal.SIGKILL)
+            while proc.start_time(pid) == began:
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(processes, 'leftovers', find_late)
+    monkeypatch.setattr(processes, 'TICK', 30.0)
+    began = time.monotonic()
+    processes.end_gently(os.getpid(), marker, set(), frozenset({os.getpid()}), 30.0)
+    assert time.monotonic() - began < 15.0

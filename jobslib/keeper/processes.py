@@ -306,10 +306,13 @@ def _wait_for_all(processes: Iterable[tuple[int, int]],
 def _wait_for_any(processes: Iterable[tuple[int, int]],
                   timeout: float) -> None:
     """Wait until one of *processes* has ended, at most *timeout* seconds."""
+    known = set(processes)
     poller = select.poll()
-    pidfds = [fd for each in processes if (fd := proc.open_pidfd(*each)) is not None]
+    pidfds = [fd for each in known if (fd := proc.open_pidfd(*each)) is not None]
     for fd in pidfds:
         poller.register(fd, select.POLLIN)
-    poller.poll(max(timeout, 0) * 1000)
+    # One that had ended before it was opened would not be waited for.
+    if len(pidfds) == len(known) or still_there(known) == known:
+        poller.poll(max(timeout, 0) * 1000)
     for fd in pidfds:
         os.close(fd)
