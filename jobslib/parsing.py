@@ -16,7 +16,7 @@ __all__ = ['Parser']
 # Hyphen, en dash, em dash.
 DASHES = '-\N{EN DASH}\N{EM DASH}'
 # What argparse says of "--run-once=yes".
-VALUE_OF_A_SWITCH = re.compile(r'^argument (\S+): ignored explicit argument (.*)$')
+VALUE_OF_A_SWITCH = r'^argument (\S+): ignored explicit argument (.*)$'
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,7 +74,9 @@ class Parser(argparse.ArgumentParser):
             if unknown and unknown != ['--']:
                 message += (f'; unknown: {" ".join(unknown)}'
                             f'{self.guess(unknown)}')
-        message = VALUE_OF_A_SWITCH.sub(
+        # Compiled here, since most command lines have no error.
+        message = re.sub(
+            VALUE_OF_A_SWITCH,
             r'argument \1: it takes no value, and \2 is given; allowed: \1 alone',
             message)
         self.print_usage(sys.stderr)
